@@ -1,0 +1,68 @@
+"""The arithmetic of ResNet depths, free of JAX so that a wrong config is refused at once."""
+
+BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
+STEMS = ("cifar", "imagenet")
+EXPANSION = {"basic": 1, "bottleneck": 4}
+
+_IMAGENET_STAGES = {
+    ("basic", 18): (2, 2, 2, 2),
+    ("basic", 34): (3, 4, 6, 3),
+    ("bottleneck", 50): (3, 4, 6, 3),
+}
+
+
+def block_kind(block: str) -> tuple[str, bool]:
+    """Splits a block name into ("basic" | "bottleneck", whether it is the pre-activation form)."""
+    if block not in BLOCKS:
+        raise ValueError(f"model.block must be one of {', '.join(BLOCKS)}, got {block!r}")
+    return block.removeprefix("preact_"), block.startswith("preact_")
+
+
+def blocks_per_stage(depth: int, block: str, stem: str) -> tuple[int, ...]:
+    """Number of blocks in each stage of a ResNet.
+
+    CIFAR (He et al. 2016a, section 4.2; 2016b for bottlenecks): three stages, depth `6n + 2` with basic blocks and
+    `9n + 2` with bottlenecks. ImageNet (He et al. 2016a, table 1): 18 and 34 with basic blocks, 50 with bottlenecks.
+
+    Raises:
+      ValueError: a depth that the stem and block do not have; unknown names.
+    """
+    kind, _ = block_kind(block)
+    if stem == "imagenet":
+        if (kind, depth) not in _IMAGENET_STAGES:
+            allowed = ", ".join(f"{d} ({k})" for k, d in _IMAGENET_STAGES)
+            raise ValueError(
+                f"model.depth={depth} with {block} blocks and the imagenet stem: may be {allowed}"
+            )
+        return _IMAGENET_STAGES[kind, depth]
+    if stem != "cifar":
+        raise ValueError(f"model.stem must be one of {', '.join(STEMS)}, got {stem!r}")
+    per_block = 6 if kind == "basic" else 9
+    n, remainder = divmod(depth - 2, per_block)
+    if n < 1 or remainder:
+        examples = "20, 32, 44, 56, 110, 1202" if kind == "basic" else "29, 56, 110, 164, 1001"
+        raise ValueError(
+            f"model.depth={depth} with {block} blocks: must be {per_block}n+2 (n >= 1), for example {examples}"
+        )
+    return (n, n, n)
+
+
+def stage_widths(width: int, stem: str) -> tuple[int, ...]:
+    """Base channels of each stage, before a bottleneck's expansion."""
+    return tuple(width * c for c in ((16, 32, 64) if stem == "cifar" else (64, 128, 256, 512)))
+
+
+def max_stem_weight_bits(stem: str, in_channels: int) -> int:
+    """The most stem weight bits for which every sum of `2 * pixel - 2 * mean` times a weight is below 2**24."""
+    taps = (9 if stem == "cifar" else 49) * in_channels
+    largest = (2**24 - 1) // (510 * taps)
+    return (largest + 1).bit_length()
+
+
+def has_integer_form(config) -> bool:
+    """Whether a `model` config describes a network that can be folded to integers: binary weights, no float activation."""
+    return (
+        config.weight_bits == 1
+        and config.activation != "none"
+        and all(bits != 32 for bits in config.act_bits)
+    )

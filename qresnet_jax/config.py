@@ -1,0 +1,205 @@
+"""All config fields, their defaults, and what each may be. Free of JAX: a wrong config is refused at once."""
+
+import math
+
+from ml_collections import ConfigDict
+
+from qresnet_jax import architecture
+from qresnet_jax.errors import ConfigError
+
+ACTIVATIONS = ("pact", "fixed", "lsq", "sigmoid", "power_of_two", "none")
+
+
+def default_config() -> ConfigDict:
+    """Every field with its default: CIFAR ResNet-20, 1-bit weights, 2-bit activations."""
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 128  # over all devices
+    config.num_epochs = 200
+    config.log_every_steps = 100
+    config.checkpoint_every_epochs = 1
+    config.steps_per_dispatch = (
+        0  # 0: one step on CPU, where XLA is slow inside loops; log_every_steps elsewhere
+    )
+    config.parallel = "shard_map"  # or "pmap"
+    config.dtype = (
+        "float32"  # or "bfloat16": of activations and convolutions; sums, parameters, statistics float32
+    )
+    config.init_from = ""  # a workdir or checkpoint to warm-start from
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"
+    config.data.data_dir = ""  # "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.data.raw_dir = ""  # where the published archives lie; "": download
+    config.data.holdout = (
+        0.1  # fraction of train kept for validation; 0: none, the last checkpoint is the model
+    )
+    config.data.crop_padding = 4  # random crop after padding so many pixels; 0: no crop
+    config.data.flip = True  # random left-right flip
+
+    config.model = ConfigDict()
+    config.model.depth = 20
+    config.model.width = 1
+    config.model.block = "basic"
+    config.model.stem = "cifar"
+    config.model.in_channels = 3
+    config.model.num_classes = 10
+    config.model.weight_bits = 1
+    config.model.weight_scale = "layer"  # or "channel"
+    config.model.act_bits = (2, 2, 2)  # per stage, 1 to 8, or 32 for float
+    config.model.activation = "pact"
+    config.model.stem_weight_bits = 11
+    config.model.stream_fraction_bits = 8  # of the residual stream; None: a float stream, for research
+    config.model.sync_bn = True  # batch norm over all devices' images, or over each device's own
+
+    config.optim = ConfigDict()
+    config.optim.name = "sgd"  # or "adamw"
+    config.optim.learning_rate = 0.1
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 0.0  # spares batch norm and clipping levels
+    config.optim.schedule = "cosine"  # to 0; "step": divided by 10 at 30, 60, 90 %; "constant"
+    config.optim.warmup_epochs = 0.0  # linear, from 0
+    config.optim.label_smoothing = 0.0
+    config.optim.gradient_clip = 0.0  # largest global norm; 0: none
+    config.optim.hysteresis = ConfigDict()
+    config.optim.hysteresis.threshold = 0.0
+    config.optim.hysteresis.relative = True
+    config.optim.clipping_level = ConfigDict()
+    config.optim.clipping_level.learning_rate = 0.01
+    config.optim.clipping_level.l2 = 1e-4
+    config.optim.temperature = ConfigDict()  # of the sigmoid activation
+    config.optim.temperature.start = 1.0
+    config.optim.temperature.end = 10.0
+    return config
+
+
+def _integer(least):
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least, f"an integer >= {least}"
+
+
+def _number(test, text):
+    return lambda v: isinstance(v, (int, float)) and math.isfinite(v) and test(v), text
+
+
+def _one_of(*values):
+    return lambda v: v in values, f"one of {', '.join(map(str, values))}"
+
+
+_AT_LEAST_0 = _number(lambda v: v >= 0, "a number >= 0")
+_ABOVE_0 = _number(lambda v: v > 0, "a number > 0")
+_TEXT = (lambda v: isinstance(v, str), "a string")
+_FLAG = (lambda v: isinstance(v, bool), "True or False")
+_BITS = (
+    lambda v: isinstance(v, tuple) and all(isinstance(b, int) and (1 <= b <= 8 or b == 32) for b in v),
+    "a tuple with one entry per stage, each 1 to 8 bits, or 32 for float",
+)
+
+_RULES = {
+    "seed": _integer(0),
+    "batch_size": _integer(1),
+    "num_epochs": _integer(1),
+    "log_every_steps": _integer(1),
+    "checkpoint_every_epochs": _integer(1),
+    "steps_per_dispatch": _integer(0),
+    "parallel": _one_of("shard_map", "pmap"),
+    "dtype": _one_of("float32", "bfloat16"),
+    "init_from": _TEXT,
+    "data.name": (lambda v: isinstance(v, str) and v != "", "the name of a data set"),
+    "data.data_dir": _TEXT,
+    "data.raw_dir": _TEXT,
+    "data.holdout": _number(lambda v: 0 <= v < 1, "a fraction of train, at least 0 and below 1"),
+    "data.crop_padding": _integer(0),
+    "data.flip": _FLAG,
+    "model.depth": _integer(1),
+    "model.width": _integer(1),
+    "model.block": _one_of(*architecture.BLOCKS),
+    "model.stem": _one_of(*architecture.STEMS),
+    "model.in_channels": _integer(1),
+    "model.num_classes": _integer(2),
+    "model.weight_bits": _one_of(1, 32),
+    "model.weight_scale": _one_of("layer", "channel"),
+    "model.act_bits": _BITS,
+    "model.activation": _one_of(*ACTIVATIONS),
+    "model.stem_weight_bits": _integer(2),
+    "model.stream_fraction_bits": (
+        lambda v: v is None or (isinstance(v, int) and 0 <= v <= 14),
+        "0 to 14, or None for a float stream",
+    ),
+    "model.sync_bn": _FLAG,
+    "optim.name": _one_of("sgd", "adamw"),
+    "optim.learning_rate": _ABOVE_0,
+    "optim.momentum": _number(lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "optim.weight_decay": _AT_LEAST_0,
+    "optim.schedule": _one_of("cosine", "step", "constant"),
+    "optim.warmup_epochs": _AT_LEAST_0,
+    "optim.label_smoothing": _number(lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "optim.gradient_clip": _AT_LEAST_0,
+    "optim.hysteresis.threshold": _AT_LEAST_0,
+    "optim.hysteresis.relative": _FLAG,
+    "optim.clipping_level.learning_rate": _AT_LEAST_0,
+    "optim.clipping_level.l2": _AT_LEAST_0,
+    "optim.temperature.start": _ABOVE_0,
+    "optim.temperature.end": _ABOVE_0,
+}
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """The fields of a config as `{"model.depth": 20, ...}`."""
+    fields = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            fields.update(flatten(value, f"{prefix}{name}."))
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuses unknown fields, missing fields and impossible values.
+
+    Raises:
+      ConfigError: names the field, its value, and what it may be.
+    """
+    fields = flatten(config)
+    for name in fields:
+        if name not in _RULES:
+            raise ConfigError(f"config.{name} is not a field; fields are: {', '.join(_RULES)}")
+    for name, (test, expected) in _RULES.items():
+        if name not in fields:
+            raise ConfigError(f"config.{name} is missing; start from qresnet_jax.config.default_config()")
+        if not test(fields[name]):
+            raise ConfigError(f"config.{name}={fields[name]!r}: must be {expected}")
+    _validate_model(config.model)
+    if config.optim.warmup_epochs >= config.num_epochs and config.optim.warmup_epochs > 0:
+        raise ConfigError(
+            f"config.optim.warmup_epochs={config.optim.warmup_epochs}: must be below num_epochs={config.num_epochs}"
+        )
+
+
+def _validate_model(model: ConfigDict) -> None:
+    try:
+        stages = architecture.blocks_per_stage(model.depth, model.block, model.stem)
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from None
+    if len(model.act_bits) != len(stages):
+        raise ConfigError(
+            f"config.model.act_bits={model.act_bits}: needs {len(stages)} entries, one per stage of this network"
+        )
+    if model.activation == "power_of_two" and any(4 < bits < 32 for bits in model.act_bits):
+        raise ConfigError(
+            f"config.model.act_bits={model.act_bits}: power_of_two activations have 1 to 4 bits"
+        )
+    most = architecture.max_stem_weight_bits(model.stem, model.in_channels)
+    if model.stem_weight_bits > most:
+        raise ConfigError(
+            f"config.model.stem_weight_bits={model.stem_weight_bits}: at most {most} with the {model.stem} stem and "
+            f"{model.in_channels} channels, so that its integer sums stay below 2**24"
+        )
+
+
+def validate_devices(config: ConfigDict, devices: int) -> None:
+    """Refuses a batch that cannot be divided over the devices."""
+    if config.batch_size % devices:
+        raise ConfigError(
+            f"config.batch_size={config.batch_size}: must be a multiple of the {devices} devices"
+        )

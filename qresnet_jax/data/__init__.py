@@ -1,0 +1,6 @@
+"""Image sets as uint8 arrays in memory: their archives, TFDS directories prepared from them, and splits."""
+
+from qresnet_jax.data.archives import DataError
+from qresnet_jax.data.sets import ImageDataset, Split, load_dataset, prepare_dataset
+
+__all__ = ["DataError", "ImageDataset", "Split", "load_dataset", "prepare_dataset"]

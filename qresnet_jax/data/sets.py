@@ -1,0 +1,262 @@
+"""An image set by name, as uint8 arrays with a train, a validation and a test split.
+
+    digits                                    scikit-learn's 8x8 digits, always there
+    cifar10, cifar100, mnist, fashion_mnist   TFDS directories, prepared on first use (see `builders`)
+    anything else                             an image classification set, prepared by TFDS as ArrayRecord
+
+A prepared set is read without TensorFlow and without a network, in the order of its files: TFDS shuffled them
+once, by key, so the order is random but the same everywhere. The validation split is the end of train.
+"""
+
+import dataclasses
+import io
+import json
+import logging
+import math
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from qresnet_jax.data import builders
+from qresnet_jax.data.archives import DataError
+
+log = logging.getLogger("qresnet_jax")
+
+DIGITS_TEST = 360  # the last images are by other writers than the first 1437
+
+
+class Split(NamedTuple):
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int32 [N]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset:
+    """A set in memory. `mean` and `std` are in pixel units, for `(pixels - mean) / std`.
+
+    `mean` is rounded to half-integers: the shipped network starts from the integer 2 * pixel - 2 * mean.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None  # None: train has it all
+    test: Split
+    class_names: tuple[str, ...]
+    mean: np.ndarray  # float64 [C], of train without validation
+    std: np.ndarray  # float64 [C], of the same, 1 where a channel is constant
+
+
+def load_dataset(data_config) -> ImageDataset:
+    """Loads a set; prepares it first if it is one of `builders.STANDARD` and not yet prepared.
+
+    Args:
+      data_config: has `name`; may have `data_dir` ("": $TFDS_DATA_DIR or ~/tensorflow_datasets), `raw_dir`
+        (where the published archive lies; "": download) and `holdout` (0.1), the fraction of train that
+        becomes the validation split: its last floor(N * holdout) images. 0: no validation split.
+
+    Returns:
+      The set. The arrays of train and validation share memory.
+
+    Raises:
+      DataError: the set is unknown, cannot be prepared, is damaged, or does not fit (see the message).
+    """
+    name, data_dir, raw_dir = _fields(data_config)
+    holdout = getattr(data_config, "holdout", 0.1)
+    if not 0 <= holdout < 1:
+        raise DataError(f"data.holdout={holdout}: expected a fraction of train, at least 0 and below 1.")
+    if name == "digits":
+        train, test, class_names = _digits()
+    else:
+        directory = builders.prepared_dir(name, data_dir)
+        if directory is None:
+            if name not in builders.STANDARD:
+                raise _unknown(name, data_dir)
+            log.info("%s is not prepared in %s: preparing it now", name, builders.data_root(data_dir))
+            directory = builders.prepare(name, data_dir, raw_dir)
+        train, test, class_names = read_prepared(directory)
+    kept = len(train.labels) - math.floor(len(train.labels) * holdout)
+    validation = Split(train.images[kept:], train.labels[kept:]) if kept < len(train.labels) else None
+    train = Split(train.images[:kept], train.labels[:kept])
+    return ImageDataset(name, train, validation, test, class_names, *_channel_statistics(train.images))
+
+
+def prepare_dataset(data_config) -> pathlib.Path:
+    """Prepares a set for `load_dataset`, or does nothing if that is done.
+
+    Args:
+      data_config: as for `load_dataset`.
+
+    Returns:
+      The directory that `load_dataset` will read; for digits, scikit-learn's own file.
+
+    Raises:
+      DataError: as `builders.prepare`; or only TFDS itself can prepare this set.
+    """
+    name, data_dir, raw_dir = _fields(data_config)
+    if name == "digits":
+        import sklearn.datasets
+
+        log.info("digits comes with scikit-learn, there is nothing to prepare")
+        return pathlib.Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
+    if name in builders.STANDARD:
+        return builders.prepare(name, data_dir, raw_dir)
+    if done := builders.prepared_dir(name, data_dir):
+        log.info("%s is already prepared in %s", name, done)
+        return done
+    raise _unknown(name, data_dir)
+
+
+def _fields(data_config) -> tuple[str, str, str]:
+    return data_config.name, getattr(data_config, "data_dir", ""), getattr(data_config, "raw_dir", "")
+
+
+def _unknown(name: str, data_dir: str) -> DataError:
+    root = builders.data_root(data_dir)
+    here = sorted({path.relative_to(root).parts[0] for path in root.glob("*/**/dataset_info.json")})
+    return DataError(
+        f"data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, and what is "
+        f"prepared in data.data_dir={str(root)!r}: {', '.join(here) or 'nothing yet'}. Another set of TFDS "
+        f"must be prepared there first, where TensorFlow is installed: "
+        f"tfds build {name} --file_format=array_record --data_dir={root}"
+    )
+
+
+def _digits() -> tuple[Split, Split, tuple[str, ...]]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = digits.target.astype(np.int32)
+    cut = len(labels) - DIGITS_TEST
+    return Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:]), tuple("0123456789")
+
+
+def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, rounded to half-integers, and standard deviation of uint8 [N, H, W, C]: float64 [C] each.
+
+    From exact counts of the 256 values: the images as float64 would take eight times their memory.
+    """
+    values = np.arange(256, dtype=np.float64)
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), 1000):
+        for c, channel in enumerate(counts):
+            channel += np.bincount(images[start : start + 1000, ..., c].ravel(), minlength=256)
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    variance = (weights * (values - mean[:, None]) ** 2).sum(axis=1)
+    return np.round(2 * mean) / 2, np.where(variance > 0, np.sqrt(variance), 1.0)
+
+
+# ---- Prepared directories ----------------------------------------------------------------------------------
+
+
+def read_prepared(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...]]:
+    """Reads an image classification set that TFDS, ours or stock, has prepared as ArrayRecord files.
+
+    Args:
+      directory: DATA_DIR/NAME/[CONFIG/]VERSION.
+
+    Returns:
+      train, test (or validation, where there is no test) and the class names.
+
+    Raises:
+      DataError: damaged, prepared in another format, or not a set of equally large uint8 images with classes.
+    """
+    import tensorflow_datasets as tfds
+
+    again = f"Delete {directory} and prepare the set again."
+    try:
+        stored = json.loads((directory / "dataset_info.json").read_text())
+        formats = {stored.get("fileFormat", "tfrecord"), *stored.get("alternativeFileFormats", [])}
+        if "array_record" not in formats:
+            raise DataError(
+                f"{directory} holds {', '.join(sorted(formats))} files, only array_record is read. Add it: "
+                f"tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record"
+            )
+        info = tfds.builder_from_directory(directory).info
+        # No change, unless ArrayRecord files were added later to a set prepared in another format.
+        info.set_file_format("array_record", override=True, override_if_initialized=True)
+    except DataError:
+        raise
+    except Exception as error:  # TFDS meets damaged metadata with whatever exception comes
+        raise DataError(f"{directory}: the description of the set is damaged ({error}). {again}") from error
+    features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    image, label = features.get("image"), features.get("label")
+    has_classes = isinstance(label, tfds.features.ClassLabel) and label.num_classes
+    if not isinstance(image, tfds.features.Image) or not has_classes:
+        raise DataError(
+            f"{directory}: expected the features 'image' (an Image) and 'label' (a ClassLabel), there are "
+            f"{features}: only image classification sets can be used."
+        )
+    if image.np_dtype != np.uint8:
+        raise DataError(f"{directory}: expected uint8 images, got {np.dtype(image.np_dtype)}.")
+    test = "test" if "test" in info.splits else "validation"
+    if "train" not in info.splits or test not in info.splits:
+        raise DataError(f"{directory}: expected the splits train and test, there are {list(info.splits)}.")
+    if test != "test":
+        log.info("%s has no test split: its validation split is used as test", info.full_name)
+    train, test = (_read_split(directory, info.splits[s], image, label, again) for s in ("train", test))
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise _uneven(directory, train.images.shape[1:], test.images.shape[1:])
+    return train, test, tuple(label.names)
+
+
+def _read_split(directory, split, image, label, again: str) -> Split:
+    """Whole files at once and Pillow alone: per item, as TFDS reads, it takes several times as long."""
+    from array_record.python.array_record_module import ArrayRecordReader
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    images, labels = None, np.empty(split.num_examples, np.int32)
+    i = 0
+    for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
+        try:
+            if not pathlib.Path(path).is_file():
+                raise FileNotFoundError("the file is missing")
+            reader = ArrayRecordReader(str(path))
+            records = reader.read_all()
+            reader.close()
+            if len(records) != length:
+                raise ValueError(f"{len(records)} records where {length} are expected")
+            for record in records:
+                feature = tf_example_pb2.Example.FromString(record).features.feature
+                pixels = _decode(feature["image"].bytes_list.value[0], image.shape[-1])
+                if images is None:
+                    images = np.empty((split.num_examples, *pixels.shape), np.uint8)
+                if pixels.shape != images.shape[1:]:
+                    raise _uneven(directory, images.shape[1:], pixels.shape)
+                images[i], labels[i] = pixels, feature["label"].int64_list.value[0]
+                i += 1
+        except DataError:
+            raise
+        except Exception as error:  # each layer (records, protocol buffer, image) has exceptions of its own
+            raise DataError(f"{path} is damaged ({error}). {again}") from error
+    if not i:
+        raise DataError(f"{directory}: split {split.name!r} is empty. {again}")
+    if not 0 <= labels.min() <= labels.max() < label.num_classes:
+        raise DataError(
+            f"{directory}: labels of {split.name!r} run from {labels.min()} to {labels.max()}, expected 0 to "
+            f"{label.num_classes - 1}: a split without labels (-1) cannot be used."
+        )
+    return Split(images, labels)
+
+
+def _decode(data: bytes, channels: int | None) -> np.ndarray:
+    """A PNG, JPEG, ... file -> uint8 [H, W, channels]; None: 1 for grey pictures, 3 for all others."""
+    from PIL import Image, PngImagePlugin
+
+    # Image.open tries one format after the other; nearly all of this is PNG, and then half the time is saved.
+    is_png = data[:8] == b"\x89PNG\r\n\x1a\n"
+    picture = PngImagePlugin.PngImageFile(io.BytesIO(data)) if is_png else Image.open(io.BytesIO(data))
+    mode = {1: "L", 3: "RGB", 4: "RGBA", None: "L" if picture.mode in ("1", "L") else "RGB"}[channels]
+    if picture.mode != mode:
+        picture = picture.convert(mode)
+    width, height = picture.size
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width, -1)
+
+
+def _uneven(directory, first: tuple[int, ...], other: tuple[int, ...]) -> DataError:
+    return DataError(
+        f"{directory}: expected images of one size, got {first} and {other}. Sets that must be streamed and "
+        "resized are not supported yet: choose one of equally large images."
+    )

@@ -1,0 +1,21 @@
+"""Mistakes and mishaps that a person can mend: `main.py` prints their message, without a traceback."""
+
+
+class UserError(Exception):
+    """The message says what was expected, what came, and how to mend it."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config field is unknown or has an impossible value."""
+
+
+class DataError(UserError):
+    """A data set is unknown, missing or damaged."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or of another network."""
+
+
+class DivergedError(UserError):
+    """The loss is no longer finite."""

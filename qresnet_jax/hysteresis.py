@@ -1,0 +1,81 @@
+"""The hysteresis loop: binary weights as an optax gradient transformation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from qresnet_jax.quantizers import magnitude, sign
+
+
+class HysteresisState(NamedTuple):
+    count: jax.Array  # int32 [], number of updates so far
+    latent: optax.Params  # float32, shaped like the params
+    sign: optax.Params  # int8, shaped like the params, -1 or +1
+    inner: optax.OptState  # state of the wrapped optimizer
+
+
+def hysteresis_binarize(
+    threshold: float | optax.Schedule = 0.1,
+    relative: bool = True,
+    scale: str = "layer",
+    inner: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
+    """Keeps float latent weights in its state and leaves `s * sign` in the params.
+
+    A sign changes only when the latent weight has crossed `t` on the other side:
+
+        latent' = latent + updates
+        t       = threshold * s'  if relative else threshold        (s' = mean |latent'|)
+        sign'   = +1 where latent' >= t, -1 where latent' <= -t, else sign
+        emitted updates = s' * sign' - params
+
+    With threshold 0 this is the plain sign, with `sign(0) = +1`. It stands last in a chain, or wraps an
+    optimizer as `inner`, which then sees the *latents* as its params: weight decay and AdamW belong inside.
+    `init(params)` takes the params as the first latents.
+
+    Args:
+      threshold: half width of the loop, >= 0, or a schedule of the step; in units of `s'` if relative, else of
+        the latent weights.
+      relative: see above. An absolute threshold freezes layers whose latents are small.
+      scale: "layer" or "channel", see `qresnet_jax.binarize`.
+      inner: an optax transformation that turns gradients into updates; None passes updates on as they are.
+
+    Returns:
+      A transformation whose state has the fields `latent` (float32) and `sign` (int8).
+
+    Raises:
+      ValueError: negative threshold; unknown scale; `update` called without params.
+
+    Courbariaux et al. 2015 (BinaryConnect) for latent weights; the loop is the original script's `weight_thres`.
+    """
+    inner = optax.identity() if inner is None else inner
+    if not callable(threshold) and threshold < 0:
+        raise ValueError(f"hysteresis threshold must be >= 0, got {threshold}")
+
+    def init(params):
+        jax.tree.map(lambda w: magnitude(w, scale), params)  # refuses an unknown scale at once
+        latent = jax.tree.map(lambda w: jnp.array(w, jnp.float32), params)
+        signs = jax.tree.map(lambda w: sign(w).astype(jnp.int8), latent)
+        return HysteresisState(jnp.zeros([], jnp.int32), latent, signs, inner.init(latent))
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("hysteresis_binarize needs the params: call update(updates, state, params)")
+        updates, inner_state = inner.update(updates, state.inner, state.latent)
+        width = threshold(state.count) if callable(threshold) else threshold
+
+        latent = jax.tree.map(lambda w, u: w + u.astype(w.dtype), state.latent, updates)
+        s = jax.tree.map(lambda w: magnitude(w, scale), latent)
+        signs = jax.tree.map(
+            lambda w, s, old: _loop(w, old, width * s if relative else width), latent, s, state.sign
+        )
+        emitted = jax.tree.map(lambda s, new, p: (s * new).astype(p.dtype) - p, s, signs, params)
+        return emitted, HysteresisState(optax.safe_increment(state.count), latent, signs, inner_state)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _loop(latent, old, t):
+    return jnp.where(latent >= t, 1, jnp.where(latent <= -t, -1, old)).astype(jnp.int8)

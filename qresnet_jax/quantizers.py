@@ -1,0 +1,218 @@
+"""Quantizers as pure functions: what the forward pass rounds, and which gradient stands in for the rounding.
+
+Every activation quantizer maps onto integer levels times one step, `y = q * step` with `q` in `0 .. max_level`,
+so a convolution can recover the integers exactly (see `qresnet_jax.convolution`). Forward and surrogate
+gradient of each stand side by side, as rounding has no useful derivative of its own.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+SCALES = ("layer", "channel")
+MIN_CLIPPING_LEVEL = 1e-2  # a clipping level at 0 would divide by 0 and never recover
+
+
+@jax.custom_vjp
+def straight_through(value: jax.Array, surrogate: jax.Array) -> jax.Array:
+    """Returns `value`; its whole gradient goes to `surrogate` (Bengio et al. 2013, straight-through estimator).
+
+    Args:
+      value: array of any shape, what the forward pass computes with.
+      surrogate: array of the same shape and dtype, what the backward pass differentiates.
+    """
+    return value
+
+
+straight_through.defvjp(lambda value, surrogate: (value, None), lambda _, g: (jnp.zeros_like(g), g))
+
+
+def sign(w: jax.Array) -> jax.Array:
+    """Sign of `w` in its own dtype with `sign(0) = +1`: a weight has one bit, and no third value."""
+    return jnp.where(w >= 0, 1, -1).astype(w.dtype)
+
+
+def magnitude(w: jax.Array, scale: str = "layer") -> jax.Array:
+    """Mean `|w|`, the scale `s` that is closest to `w` in least squares (Rastegari et al. 2016, eq. 6).
+
+    Args:
+      w: kernel, float, output channels last.
+      scale: "layer" for one scale of shape `[]`, "channel" for one per output channel, `[out]`.
+
+    Raises:
+      ValueError: `scale` is neither.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
+    return jnp.mean(jnp.abs(w), axis=None if scale == "layer" else tuple(range(w.ndim - 1)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def binarize(w: jax.Array, scale: str = "layer") -> jax.Array:
+    """Binary weights `s * sign(w)` with `s = mean |w|` and `sign(0) = +1`; the gradient passes straight through.
+
+    Applied twice it changes nothing beyond float32 rounding of the mean (about 1e-7, relative).
+
+    Args:
+      w: latent weights, float, any shape, output channels last.
+      scale: "layer" (one `s`) or "channel" (one per output channel).
+
+    Returns:
+      An array like `w`.
+
+    Raises:
+      ValueError: unknown `scale`.
+
+    Rastegari et al. 2016 (XNOR-Net), eq. 4-6; Courbariaux et al. 2015 for the gradient.
+    """
+    return magnitude(w, scale) * sign(w)
+
+
+binarize.defvjp(lambda w, scale: (binarize(w, scale), None), lambda scale, _, g: (g,))
+
+
+def _uniform(x, alpha, bits):
+    """Rounds `clip(x, 0, alpha)` to `2**bits` evenly spaced values, 0 and alpha among them."""
+    n = 2**bits - 1
+    return jnp.round(jnp.clip(x, 0, alpha) * (n / alpha)) * (alpha / n)
+
+
+def _in_float32(forward, x, *args):
+    """Levels are found in float32 whatever the dtype of `x`: bfloat16 cannot hold a threshold well enough."""
+    return forward(x.astype(jnp.float32), *args).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def pact(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
+    """PACT: `round(clip(x, 0, alpha) * n / alpha) * alpha / n` with `n = 2**bits - 1`.
+
+    Gradients: `dy/dx = 1` where `0 < x < alpha`, else 0; `dy/dalpha = 1` where `x >= alpha`, else 0.
+
+    Args:
+      x: activations, float, any shape.
+      alpha: clipping level, float scalar > 0, in the units of `x`.
+      bits: 1 to 8.
+
+    Returns:
+      An array like `x`, with values `0, alpha / n, ..., alpha`.
+
+    Choi et al. 2018 (PACT), eq. 1-3.
+    """
+    return _in_float32(_uniform, x, alpha, bits)
+
+
+def _pact_fwd(x, alpha, bits):
+    return pact(x, alpha, bits), (x, alpha)
+
+
+def _pact_bwd(bits, residuals, g):
+    x, alpha = residuals
+    dx = jnp.where((x > 0) & (x < alpha), g, 0)
+    dalpha = jnp.sum(jnp.where(x >= alpha, g, 0).astype(jnp.float32))
+    return dx, dalpha.astype(alpha.dtype)
+
+
+pact.defvjp(_pact_fwd, _pact_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def lsq(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
+    """The values of `pact`, with the gradient of learned step size quantization for the clipping level.
+
+    `dy/dx` as in `pact`. With the step `alpha / n`, `dy/dalpha` is `(round(v) - v) / n` for `v = x * n / alpha`
+    inside the range and 1 above it, times the gradient scale `1 / sqrt(N * n)`, N the number of elements per image.
+
+    Args:
+      x: activations, float, `[images, ...]`.
+      alpha: clipping level, float scalar > 0.
+      bits: 1 to 8.
+
+    Esser et al. 2020 (LSQ), eq. 1-3 and section 2.2.
+    """
+    return _in_float32(_uniform, x, alpha, bits)
+
+
+def _lsq_fwd(x, alpha, bits):
+    return lsq(x, alpha, bits), (x, alpha)
+
+
+def _lsq_bwd(bits, residuals, g):
+    x, alpha = residuals
+    n = 2**bits - 1
+    dx = jnp.where((x > 0) & (x < alpha), g, 0)
+    v = x.astype(jnp.float32) * (n / alpha)
+    slope = jnp.where(v <= 0, 0, jnp.where(v >= n, 1, (jnp.round(v) - v) / n))
+    gradient_scale = (max(x.size // x.shape[0], 1) * n) ** -0.5
+    dalpha = jnp.sum(g.astype(jnp.float32) * slope) * gradient_scale
+    return dx, dalpha.astype(alpha.dtype)
+
+
+lsq.defvjp(_lsq_fwd, _lsq_bwd)
+
+
+def fixed(x: jax.Array, bits: int) -> jax.Array:
+    """Rounds `clip(x, 0, n)` to integers, `n = 2**bits - 1`; `dy/dx = 1` where `0 < x < n` (Zhou et al. 2016)."""
+    return pact(x, jnp.float32(2**bits - 1), bits)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def sigmoid(x: jax.Array, temperature: jax.Array, bits: int) -> jax.Array:
+    """The values of `fixed`, with the gradient of a staircase of scaled sigmoids.
+
+    `dy/dx = sum_i t * S(t * (x - i + 1/2)) * (1 - S(t * (x - i + 1/2)))` over the steps `i = 1 .. n`, S the logistic
+    function: the sharper (larger `t`), the closer to the true staircase.
+
+    Args:
+      x: activations, float, any shape.
+      temperature: `t`, float scalar > 0, in 1 / units of x.
+      bits: 1 to 8.
+
+    Yang et al. 2019 (Quantization Networks) train with such a staircase.
+    """
+    return _in_float32(_uniform, x, 2.0**bits - 1, bits)
+
+
+def _sigmoid_fwd(x, temperature, bits):
+    return sigmoid(x, temperature, bits), (x, temperature)
+
+
+def _sigmoid_bwd(bits, residuals, g):
+    x, t = residuals
+    slope = jnp.zeros(x.shape, jnp.float32)
+    for i in range(1, 2**bits):
+        s = jax.nn.sigmoid(t * (x.astype(jnp.float32) - (i - 0.5)))
+        slope = slope + t * s * (1 - s)
+    return (g * slope).astype(x.dtype), jnp.zeros_like(t)
+
+
+sigmoid.defvjp(_sigmoid_fwd, _sigmoid_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def power_of_two(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
+    """Rounds `clip(x, 0, alpha)` to the nearest of `0` and `alpha * 2**-i`, `i = n - 1 .. 0`; gradients of `pact`.
+
+    In units of the step `alpha * 2**(1 - n)` the levels are the integers `0, 1, 2, 4, ..., 2**(n - 1)`.
+
+    Args:
+      x: activations, float, any shape.
+      alpha: clipping level, float scalar > 0.
+      bits: 1 to 4; beyond, the largest level would not fit an exact float32 sum.
+
+    Miyashita et al. 2016 for the levels; Choi et al. 2018 for the gradients.
+    """
+    return _in_float32(_power_of_two, x, alpha, bits)
+
+
+def _power_of_two(x, alpha, bits):
+    n = 2**bits - 1
+    step = alpha * 2.0 ** (1 - n)
+    v = jnp.clip(x, 0, alpha) / step
+    q = jnp.where(v > 0.5, 1.0, 0.0)
+    for i in range(1, n):  # level 2**i starts halfway between its neighbours
+        q = jnp.where(v > 0.75 * 2.0**i, 2.0**i, q)
+    return q * step
+
+
+power_of_two.defvjp(lambda x, alpha, bits: (power_of_two(x, alpha, bits), (x, alpha)), _pact_bwd)

@@ -1,0 +1,194 @@
+"""ResNets with 1-bit weights and low-bit feature maps, for CIFAR-sized and ImageNet-sized images.
+
+    images -> stem -> blocks on the residual stream -> mean pool -> classifier -> logits
+
+Each block quantizes its own copy of the stream; the stream itself is never cut down to the activation bits.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from qresnet_jax import layers
+from qresnet_jax.architecture import EXPANSION, block_kind, blocks_per_stage, has_integer_form, stage_widths
+from qresnet_jax.fixed_point import mean_pool, saturating_add
+from qresnet_jax.layers import to_stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """What all layers of one network share.
+
+    `fraction_bits` is None for a float residual stream, `dtype` that of float layers and of products' operands.
+    """
+
+    binary: bool
+    weight_scale: str
+    activation: str
+    fraction_bits: int | None
+    dtype: jnp.dtype
+
+    def conv(self, in_features, out_features, kernel_size, strides, rngs):
+        shape = (in_features, out_features, kernel_size, strides)
+        if self.binary:
+            return layers.BinaryConv(*shape, scale=self.weight_scale, dtype=self.dtype, rngs=rngs)
+        return layers.FloatConv(*shape, dtype=self.dtype, rngs=rngs)
+
+    def norm(self, features, rngs):
+        # bfloat16 has too few bits for a stream on the grid, or for a threshold.
+        dtype = jnp.float32 if self.binary else self.dtype
+        return layers.BatchNorm(features, dtype=dtype, rngs=rngs)
+
+
+class Block(nnx.Module):
+    """`x -> [act -> conv -> BN -> ReLU] ... -> act -> conv -> BN -> + shortcut -> ReLU` (He et al. 2016a).
+
+    The identity shortcut takes the unquantized x, the projection the same quantized x as the first convolution.
+
+    Args:
+      in_features: channels of the stream before the block.
+      shapes: `(out_features, kernel_size, strides)` of each convolution: two 3x3 for a basic block, 1x1, 3x3, 1x1 for
+        a bottleneck.
+      bits: of the activations, 32 for float.
+      precision: shared by the network.
+    """
+
+    preact = False
+
+    def __init__(self, in_features: int, shapes, bits: int, precision: Precision, *, rngs: nnx.Rngs):
+        self.fraction_bits = precision.fraction_bits
+        self.acts, self.convs, self.norms = nnx.List(), nnx.List(), nnx.List()
+        features, total_strides = in_features, 1
+        for out_features, kernel_size, strides in shapes:
+            self.acts.append(layers.activation(precision.activation, bits))
+            self.convs.append(precision.conv(features, out_features, kernel_size, strides, rngs))
+            self.norms.append(precision.norm(features if self.preact else out_features, rngs))
+            features, total_strides = out_features, total_strides * strides
+        has_projection = total_strides != 1 or features != in_features
+        self.project = (
+            precision.conv(in_features, features, 1, total_strides, rngs) if has_projection else None
+        )
+        self.project_norm = precision.norm(features, rngs) if has_projection and not self.preact else None
+
+    def __call__(self, stream: jax.Array) -> jax.Array:
+        """Maps the stream `[N, H, W, in]` to `[N, H', W', out]`."""
+        first = y = self.acts[0](stream)
+        for i in range(len(self.convs) - 1):
+            y = self.norms[i](self.convs[i](y, self.acts[i].step))
+            y = self.acts[i + 1](nnx.relu(y))
+        y = to_stream(self.convs[-1], self.norms[-1], y, self.acts[-1], self.fraction_bits)
+        return nnx.relu(saturating_add(y, self.shortcut(stream, first), self.fraction_bits))
+
+    def shortcut(self, stream, first):
+        if self.project is None:
+            return stream
+        return to_stream(self.project, self.project_norm, first, self.acts[0], self.fraction_bits)
+
+
+class PreactBlock(Block):
+    """The pre-activation form: `x -> [BN -> ReLU -> act -> conv] ... -> + shortcut` (He et al. 2016b)."""
+
+    preact = True
+
+    def __call__(self, stream: jax.Array) -> jax.Array:
+        first = y = self.acts[0](nnx.relu(self.norms[0](stream)))
+        for i in range(len(self.convs) - 1):
+            y = self.norms[i + 1](self.convs[i](y, self.acts[i].step))
+            y = self.acts[i + 1](nnx.relu(y))
+        y = to_stream(self.convs[-1], None, y, self.acts[-1], self.fraction_bits)
+        return saturating_add(y, self.shortcut(stream, first), self.fraction_bits)
+
+
+class ResNet(nnx.Module):
+    """A ResNet for images; build it with `create_model`."""
+
+    def __init__(self, config, precision: Precision, *, rngs: nnx.Rngs):
+        kind, preact = block_kind(config.block)
+        block = PreactBlock if preact else Block
+        self.fraction_bits = precision.fraction_bits
+        self.imagenet_stem = config.stem == "imagenet"
+        widths = stage_widths(config.width, config.stem)
+        self.stem = layers.StemConv(
+            config.in_channels,
+            widths[0],
+            7 if self.imagenet_stem else 3,
+            2 if self.imagenet_stem else 1,
+            weight_bits=None if self.fraction_bits is None else config.stem_weight_bits,
+            dtype=precision.dtype,
+            rngs=rngs,
+        )
+        # Pre-activation CIFAR networks start their first block with BN and ReLU; all others have them here.
+        self.stem_norm = None if preact and not self.imagenet_stem else precision.norm(widths[0], rngs)
+
+        self.stages = nnx.List()
+        features = widths[0]
+        counts = blocks_per_stage(config.depth, config.block, config.stem)
+        for i, (width, count, bits) in enumerate(zip(widths, counts, config.act_bits, strict=True)):
+            stage = nnx.List()
+            for j in range(count):
+                strides = 2 if i > 0 and j == 0 else 1
+                if kind == "basic":
+                    shapes = [(width, 3, strides), (width, 3, 1)]
+                else:
+                    shapes = [(width, 1, 1), (width, 3, strides), (width * EXPANSION[kind], 1, 1)]
+                stage.append(block(features, shapes, bits, precision, rngs=rngs))
+                features = width * EXPANSION[kind]
+            self.stages.append(stage)
+        self.final_norm = precision.norm(features, rngs) if preact else None
+        self.classifier = layers.Classifier(
+            features, config.num_classes, fraction_bits=self.fraction_bits, rngs=rngs
+        )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Classifies.
+
+        Args:
+          images: normalised pixels `(pixel - mean) / 64`, float `[N, H, W, C]`.
+
+        Returns:
+          logits, float32 `[N, classes]`.
+
+        Raises:
+          ValueError: images of another rank or number of channels.
+        """
+        if images.ndim != 4 or images.shape[-1] != self.stem.in_features:
+            raise ValueError(f"images must be [N, H, W, {self.stem.in_features}], got shape {images.shape}")
+        stream = to_stream(self.stem, self.stem_norm, images, None, self.fraction_bits)
+        if self.stem_norm is not None:
+            stream = nnx.relu(stream)
+        if self.imagenet_stem:
+            stream = nnx.max_pool(stream, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage in self.stages:
+            for block in stage:
+                stream = block(stream)
+        if self.final_norm is not None:
+            stream = nnx.relu(layers.renormalize(self.final_norm, stream, self.fraction_bits))
+        return self.classifier(mean_pool(stream, self.fraction_bits))
+
+
+def create_model(config, *, rngs: nnx.Rngs, dtype="float32") -> ResNet:
+    """Builds the network that `config.model` describes.
+
+    Args:
+      config: the `model` part of a config, see `qresnet_jax.config.default_config`.
+      rngs: gives the `params` keys.
+      dtype: "float32" or "bfloat16", of activations and convolutions; parameters and statistics are float32.
+
+    Returns:
+      A module from normalised float images `[N, H, W, C]` to logits `[N, classes]`.
+
+    Raises:
+      ValueError: impossible depth, block, bits or names; the message names the field.
+    """
+    if config.weight_bits not in (1, 32):
+        raise ValueError(f"model.weight_bits must be 1 or 32, got {config.weight_bits}")
+    precision = Precision(
+        binary=config.weight_bits == 1,
+        weight_scale=config.weight_scale,
+        activation=config.activation,
+        fraction_bits=config.stream_fraction_bits if has_integer_form(config) else None,
+        dtype=jnp.dtype(dtype),
+    )
+    return ResNet(config, precision, rngs=rngs)

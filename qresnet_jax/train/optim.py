@@ -1,0 +1,100 @@
+"""The optimizer: schedules, and one group of parameters per variable type."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from qresnet_jax.hysteresis import hysteresis_binarize
+from qresnet_jax.layers import BinaryKernel, ClippingLevel, NormParam
+from qresnet_jax.quantizers import MIN_CLIPPING_LEVEL
+
+# From the most to the least specific type; every nnx.Param belongs to one group.
+GROUPS = {BinaryKernel: "binary", ClippingLevel: "clipping_level", NormParam: "norm", nnx.Param: "float"}
+
+
+def labels(params: nnx.State) -> nnx.State:
+    """The group of each parameter, by the type of its variable.
+
+    Raises:
+      TypeError: a variable that is no `nnx.Param`; the message has its path.
+    """
+
+    def label(path, variable):
+        for kind, name in GROUPS.items():
+            if isinstance(variable, kind):
+                return name
+        raise TypeError(
+            f"no parameter group for {jax.tree_util.keystr(path)} of type {type(variable).__name__}"
+        )
+
+    return jax.tree_util.tree_map_with_path(label, params, is_leaf=lambda v: isinstance(v, nnx.Variable))
+
+
+def schedule(optim, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate's course as a factor in 0..1 of its peak, a function of the step.
+
+    "cosine" falls to 0 at the end, "step" is divided by 10 at 30, 60 and 90 % of training, "constant" stays; a linear
+    warm-up over `warmup_epochs` comes before, inside the total.
+    """
+    warmup = round(optim.warmup_epochs * steps_per_epoch)
+    rest = max(total_steps - warmup, 1)
+    if optim.schedule == "cosine":
+        course = optax.cosine_decay_schedule(1.0, rest)
+    elif optim.schedule == "step":
+        course = optax.piecewise_constant_schedule(
+            1.0, {round(share * total_steps) - warmup: 0.1 for share in (0.3, 0.6, 0.9)}
+        )
+    else:
+        course = optax.constant_schedule(1.0)
+    if not warmup:
+        return course
+    return optax.join_schedules([lambda step: (step + 1) / (warmup + 1), course], [warmup])
+
+
+def keep_above(minimum: float) -> optax.GradientTransformation:
+    """Shortens updates so that no parameter falls below `minimum`."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u, p: jnp.maximum(p + u, minimum) - p, updates, params)
+    )
+
+
+def optimizer(
+    optim, params: nnx.State, total_steps: int, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Builds the optax transformation for `config.optim`.
+
+    Args:
+      optim: the `optim` part of a config.
+      params: state of all `nnx.Param`s of the model; only its types are used.
+      total_steps: of the whole training, for the schedule.
+      steps_per_epoch: for the warm-up.
+    """
+    course = schedule(optim, total_steps, steps_per_epoch)
+
+    def rate(step):
+        return optim.learning_rate * course(step)
+
+    def base(weight_decay):
+        if optim.name == "adamw":
+            return optax.adamw(rate, weight_decay=weight_decay)
+        decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+        return optax.chain(*decay, optax.sgd(rate, momentum=optim.momentum or None))
+
+    groups = {
+        "binary": hysteresis_binarize(
+            optim.hysteresis.threshold, optim.hysteresis.relative, inner=base(optim.weight_decay)
+        ),
+        "float": base(optim.weight_decay),
+        "norm": base(0.0),
+        "clipping_level": optax.chain(
+            optax.add_decayed_weights(optim.clipping_level.l2),
+            optax.sgd(
+                lambda step: optim.clipping_level.learning_rate * course(step),
+                momentum=optim.momentum or None,
+            ),
+            keep_above(MIN_CLIPPING_LEVEL),
+        ),
+    }
+    clip = [optax.clip_by_global_norm(optim.gradient_clip)] if optim.gradient_clip else []
+    return optax.chain(*clip, optax.partition(groups, labels(params)))

@@ -1,0 +1,132 @@
+"""One training step and one evaluation batch, pure, as each device computes them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from qresnet_jax.data.pipeline import normalize, train_batch
+from qresnet_jax.layers import Sigmoid
+
+AXIS = "devices"  # name of the axis that training is mapped over
+
+
+class TrainState(NamedTuple):
+    """All that a step changes; a checkpoint holds exactly this."""
+
+    step: jax.Array  # int32 [], steps done
+    params: nnx.State  # every nnx.Param: what the network computes with
+    model_state: nnx.State  # the rest of the model: batch norm statistics, temperatures
+    opt_state: optax.OptState  # with the latents and signs
+    sums: dict[str, jax.Array]  # float32 [], of the metrics since they were last logged
+
+
+class TrainData(NamedTuple):
+    """What a step reads: the set, on every device, and this epoch's order."""
+
+    images: jax.Array  # uint8 [N, H, W, C]
+    labels: jax.Array  # int32 [N]
+    mean: jax.Array  # float32 [C], half-integers
+    order: jax.Array  # int32 [N]
+    key: jax.Array  # PRNG key [] of the run's data
+
+
+METRICS = ("loss", "correct", "images")
+
+
+def init_state(model: nnx.Module, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step. It shares no buffer with the model, so that it can be donated."""
+    _, params, model_state = nnx.split(model, nnx.Param, ...)
+    params, model_state = jax.tree.map(jnp.array, (params, model_state))
+    sums = {name: jnp.zeros([], jnp.float32) for name in METRICS}
+    return TrainState(jnp.zeros([], jnp.int32), params, model_state, tx.init(params), sums)
+
+
+def merge(graphdef: nnx.GraphDef, params: nnx.State, model_state: nnx.State) -> nnx.Module:
+    """The model of a state; its own copy, so that it may change inside a transformation."""
+    return nnx.merge(graphdef, params, model_state, copy=True)
+
+
+def make_train_step(
+    graphdef, tx, config, *, num_shards: int, steps_per_epoch: int, total_steps: int
+) -> Callable:
+    """The step of one replica: `(state, data) -> state`, to be mapped over the axis `AXIS`.
+
+    Args:
+      graphdef: of the model in training mode.
+      tx: from `qresnet_jax.train.optim.optimizer`.
+      config: the whole config.
+      num_shards: size of the axis.
+      steps_per_epoch, total_steps: of the run.
+    """
+    temperature = config.optim.temperature
+
+    def loss_fn(params, model_state, step, images, labels):
+        model = merge(graphdef, params, model_state)
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Sigmoid):
+                done = step / total_steps
+                module.temperature[...] = temperature.start + (temperature.end - temperature.start) * done
+        logits = model(images)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.optim.label_smoothing)
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, (nnx.state(model, nnx.Not(nnx.Param)), logits)
+
+    def step(state: TrainState, data: TrainData) -> TrainState:
+        pixels, labels = train_batch(
+            data.key,
+            data.images,
+            data.labels,
+            data.order,
+            state.step,
+            state.step % steps_per_epoch,
+            batch_size=config.batch_size,
+            shard=jax.lax.axis_index(AXIS),
+            num_shards=num_shards,
+            padding=config.data.crop_padding,
+            flip=config.data.flip,
+        )
+        images = normalize(pixels, data.mean)
+        (loss, (model_state, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.model_state, state.step, images, labels
+        )
+        grads = jax.lax.pmean(grads, AXIS)
+        if not config.model.sync_bn:
+            # Each device normalised with its own statistics; the running ones stay common to all.
+            model_state = jax.lax.pmean(model_state, AXIS)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        size = jnp.float32(len(labels))
+        new = {"loss": loss * size, "correct": jnp.sum(logits.argmax(-1) == labels), "images": size}
+        new = jax.lax.psum(jax.tree.map(jnp.float32, new), AXIS)
+        sums = jax.tree.map(jnp.add, state.sums, new)
+        return TrainState(state.step + 1, params, model_state, opt_state, sums)
+
+    return step
+
+
+def make_eval_step(graphdef) -> Callable:
+    """`(params, model_state, pixels, labels, mean) -> sums`, one device's share of an evaluation batch.
+
+    Images with a negative label are padding: they count for nothing.
+
+    Args:
+      graphdef: of the model in evaluation mode.
+    """
+
+    def step(params, model_state, pixels, labels, mean):
+        logits = merge(graphdef, params, model_state)(normalize(pixels, mean))
+        real = labels >= 0
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+        sums = {
+            "loss": jnp.sum(jnp.where(real, losses, 0)),
+            "correct": jnp.sum(real & (logits.argmax(-1) == labels)),
+            "images": jnp.sum(real),
+        }
+        return jax.lax.psum(jax.tree.map(jnp.float32, sums), AXIS)
+
+    return step

@@ -1,0 +1,174 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qresnet_jax.convolution import accumulate, binary_conv, levels, plain_conv
+
+# image (N, H, W, C), outputs, kernel size, stride: odd images, batch 1, channels that fill no vector
+CASES = [
+    ((1, 5, 7, 3), 5, 3, 1),
+    ((2, 7, 5, 17), 33, 3, 2),
+    ((2, 6, 8, 16), 7, 3, 2),
+    ((1, 5, 5, 33), 2, 1, 1),
+    ((3, 7, 4, 5), 6, 1, 2),
+    ((1, 1, 1, 4), 3, 3, 1),
+]
+
+
+def patches(x_shape, kernel_size, stride):
+    """`(output position, slices of the padded image)` of each output pixel, PyTorch padding `(k - 1) // 2`."""
+    pad = (kernel_size - 1) // 2
+    for i in range((x_shape[1] + 2 * pad - kernel_size) // stride + 1):
+        for j in range((x_shape[2] + 2 * pad - kernel_size) // stride + 1):
+            top, left = i * stride, j * stride
+            yield (i, j), np.s_[:, top : top + kernel_size, left : left + kernel_size, :]
+
+
+def padded(x, kernel_size):
+    pad = (kernel_size - 1) // 2
+    return np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+
+def conv_reference(x, kernel, stride):
+    """Cross-correlation by a loop over the output pixels, in the dtype of its arguments."""
+    k, values = kernel.shape[0], {}
+    for position, window in patches(x.shape, k, stride):
+        values[position] = np.tensordot(padded(x, k)[window], kernel, 3)
+    height, width = np.max(list(values), axis=0) + 1
+    return np.stack([values[i, j] for i in range(height) for j in range(width)], 1).reshape(
+        x.shape[0], height, width, -1
+    )
+
+
+def conv_gradients(x, kernel, stride, g):
+    """Gradients of `sum(g * conv(x, kernel))`, each output pixel handing its share back."""
+    k = kernel.shape[0]
+    dx, dkernel, big = np.zeros_like(padded(x, k)), np.zeros_like(kernel), padded(x, k)
+    for (i, j), window in patches(x.shape, k, stride):
+        dx[window] += np.tensordot(g[:, i, j], kernel, (1, 3))
+        dkernel += np.tensordot(big[window], g[:, i, j], (0, 0))
+    pad = (k - 1) // 2
+    return dx[:, pad : dx.shape[1] - pad, pad : dx.shape[2] - pad], dkernel
+
+
+def case(shape, outputs, k, max_level=3, seed=0):
+    rng = np.random.default_rng(seed)
+    q = rng.integers(0, max_level + 1, shape)
+    w = rng.normal(0, 0.1, (k, k, shape[-1], outputs)).astype(np.float32)
+    w.flat[::7] = 0
+    return q, w, np.where(w >= 0, 1, -1)
+
+
+def scale_of(w, scale):
+    return np.abs(w.astype(np.float64)).mean(None if scale == "layer" else (0, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape, outputs, k, stride", CASES)
+def test_the_accumulator_is_the_integer_sum(shape, outputs, k, stride, dtype):
+    for max_level in (1, 3, 255):
+        q, w, signs = case(shape, outputs, k, max_level)
+        step = jnp.float32(0.37 / max_level)
+        acc, factor = accumulate(jnp.float32(q) * step, jnp.asarray(w), step, (stride, stride), "layer", dtype)
+        assert acc.dtype == jnp.float32
+        np.testing.assert_array_equal(acc, conv_reference(q, signs, stride))
+        np.testing.assert_allclose(factor, scale_of(w, "layer") * float(step), rtol=1e-6)  # a float32 mean
+
+
+def test_the_accumulator_is_exact_at_its_largest_and_in_any_channel_order():
+    q, w, signs = case((1, 4, 4, 128), 5, 3, 255)
+    q[:] = 255
+    w[..., 0], signs[..., 0] = 1, 1
+    order = np.random.default_rng(1).permutation(128)
+    expected = conv_reference(q, signs, 1)
+    assert expected.max() == 255 * 9 * 128
+    for dtype in (jnp.float32, jnp.bfloat16):
+        acc, _ = accumulate(jnp.float32(q), jnp.asarray(w), jnp.float32(1), (1, 1), "layer", dtype)
+        shuffled, _ = accumulate(
+            jnp.float32(q[..., order]), jnp.asarray(w[:, :, order]), jnp.float32(1), (1, 1), "layer", dtype
+        )
+        np.testing.assert_array_equal(acc, expected)
+        np.testing.assert_array_equal(shuffled, expected)
+
+
+@pytest.mark.parametrize("scale", ["layer", "channel"])
+@pytest.mark.parametrize("shape, outputs, k, stride", CASES)
+def test_binary_conv_is_the_float_convolution_with_the_binary_kernel(shape, outputs, k, stride, scale):
+    q, w, signs = case(shape, outputs, k)
+    step = np.float32(0.7)
+    x = q * step
+    expected = conv_reference(x.astype(np.float64), scale_of(w, scale) * signs, stride)
+    out = binary_conv(jnp.asarray(x, jnp.float32), jnp.asarray(w), jnp.float32(step), (stride, stride), scale, jnp.float32)
+    # float32 scale, step and products of exact sums
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape, outputs, k, stride", CASES[:3])
+def test_binary_conv_without_a_step_takes_any_activations(shape, outputs, k, stride):
+    _, w, signs = case(shape, outputs, k)
+    x = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    expected = conv_reference(x.astype(np.float64), scale_of(w, "layer") * signs, stride)
+    out = binary_conv(jnp.asarray(x), jnp.asarray(w), None, (stride, stride), "layer", jnp.float32)
+    np.testing.assert_allclose(out, expected, atol=1e-5)  # float32 sums of up to 153 numbers around 0.1
+
+
+# bfloat16 rounds the incoming gradients to 8 bits, and the sums again: some thousandths of the largest
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize("has_step", [True, False])
+@pytest.mark.parametrize("scale", ["layer", "channel"])
+def test_gradients_are_those_of_the_float_convolution_passed_straight_through(dtype, tolerance, has_step, scale):
+    for shape, outputs, k, stride in CASES[:5]:
+        q, w, signs = case(shape, outputs, k)
+        step = np.float32(0.7)
+        x = (q * step).astype(np.float32)
+        strides = (stride, stride)
+        binary = scale_of(w, scale) * signs
+        g = np.random.default_rng(3).normal(size=conv_reference(x, binary, stride).shape).astype(np.float32)
+        conv = lambda x, w: binary_conv(x, w, jnp.float32(step) if has_step else None, strides, scale, dtype)  # noqa: E731
+        _, vjp = jax.vjp(conv, jnp.asarray(x), jnp.asarray(w))
+        for got, expected in zip(vjp(jnp.asarray(g)), conv_gradients(x.astype(np.float64), binary, stride, g), strict=True):
+            assert got.dtype == jnp.float32
+            np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_the_input_gradient_has_the_dtype_of_the_input():
+    q, w, _ = case((1, 5, 5, 3), 4, 3)
+    conv = lambda x: jnp.sum(binary_conv(x, jnp.asarray(w), jnp.float32(1), (1, 1), "layer", jnp.float32))  # noqa: E731
+    assert jax.grad(conv)(jnp.asarray(q, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_the_step_receives_no_gradient():
+    q, w, _ = case((1, 5, 5, 3), 4, 3)
+    conv = lambda s: jnp.sum(binary_conv(jnp.float32(q), jnp.asarray(w), s, (1, 1), "layer", jnp.float32))  # noqa: E731
+    assert jax.grad(conv)(jnp.float32(1)) == 0
+
+
+@pytest.mark.parametrize("shape, outputs, k, stride", CASES)
+def test_plain_conv_pads_as_pytorch_does(shape, outputs, k, stride):
+    q, w, _ = case(shape, outputs, k)
+    integers = np.round(w * 100)
+    out = plain_conv(jnp.float32(q), jnp.float32(integers), (stride, stride))
+    np.testing.assert_array_equal(out, conv_reference(q, integers.astype(int), stride))
+
+
+def test_padding_differs_from_same_at_stride_two_on_even_images():
+    q, w, _ = case((1, 8, 8, 3), 4, 3)
+    x, kernel = jnp.float32(q), jnp.asarray(w)
+    same = lambda stride: jax.lax.conv_general_dilated(  # noqa: E731
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(plain_conv(x, kernel, (1, 1)), same(1), atol=1e-5)  # float32 sums in another order
+    assert same(2).shape == plain_conv(x, kernel, (2, 2)).shape
+    assert np.abs(same(2) - plain_conv(x, kernel, (2, 2))).max() > 0.1
+
+
+@pytest.mark.parametrize("step", [0.01 / 3, 1 / 3, 0.7, 1.0, 123.4])
+def test_levels_recovers_every_integer(step):
+    q = np.arange(256)
+    np.testing.assert_array_equal(levels(jnp.float32(q) * jnp.float32(step), jnp.float32(step)), q)
+
+
+def test_levels_without_a_step_is_the_identity():
+    x = jnp.float32([0.3, -1.7])
+    assert levels(x, None) is x

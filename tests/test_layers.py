@@ -1,0 +1,336 @@
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qresnet_jax import fixed_point, layers
+from qresnet_jax.architecture import max_stem_weight_bits
+from qresnet_jax.quantizers import MIN_CLIPPING_LEVEL
+
+RNGS = nnx.Rngs(0)
+QUANTIZERS = sorted(layers.ACTIVATIONS)
+
+
+def integer_conv(x, kernel, stride=1):
+    """Cross-correlation of int64 arrays, `(k - 1) // 2` zeros around, by a loop over the output pixels."""
+    k = kernel.shape[0]
+    pad = (k - 1) // 2
+    big = np.pad(x.astype(np.int64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows, columns = ((size - k) // stride + 1 for size in big.shape[1:3])
+    out = np.zeros((x.shape[0], rows, columns, kernel.shape[3]), np.int64)
+    for i in range(rows):
+        for j in range(columns):
+            window = big[:, i * stride : i * stride + k, j * stride : j * stride + k]
+            out[:, i, j] = np.tensordot(window, kernel.astype(np.int64), 3)
+    return out
+
+
+def batch_norm(features, training=False, seed=0):
+    """A batch norm as after training, with negative and zero gammas."""
+    rng, norm = np.random.default_rng(seed), layers.BatchNorm(features, rngs=RNGS)
+    norm.mean[...] = jnp.float32(rng.normal(size=features))
+    norm.var[...] = jnp.float32(rng.uniform(0.5, 2, features))
+    norm.scale[...] = jnp.float32(rng.normal(size=features)).at[0].set(0)
+    norm.bias[...] = jnp.float32(rng.normal(size=features))
+    assert (norm.scale[...] < 0).any()
+    norm.train() if training else norm.eval()
+    return norm
+
+
+def pixels(shape, seed=0):
+    """Normalised images: odd and even multiples of 1/128 up to 510."""
+    return np.random.default_rng(seed).integers(-510, 511, shape)
+
+
+@pytest.mark.parametrize("kernel_size, strides, size", [(3, 1, (5, 7)), (3, 2, (3, 4)), ((1, 1), (2, 2), (3, 4))])
+def test_convolutions_have_pytorchs_shapes_and_float32_kernels(kernel_size, strides, size):
+    x = jnp.zeros((1, 5, 7, 3), jnp.float32)
+    shape = (3, 5, kernel_size, strides)
+    modules = {
+        layers.BinaryKernel: layers.BinaryConv(*shape, rngs=RNGS),
+        nnx.Param: layers.FloatConv(*shape, rngs=RNGS),
+    }
+    for variable, conv in modules.items():
+        assert type(conv.kernel) is variable
+        assert conv.kernel[...].dtype == jnp.float32
+        assert conv(x).shape == (1, *size, 5)
+        assert conv(x).dtype == jnp.float32
+    stem = layers.StemConv(*shape, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
+    assert type(stem.kernel) is nnx.Param
+    assert stem(x).shape == (1, *size, 5)
+
+
+def test_kernels_are_drawn_with_fan_out_variance():
+    for conv in (layers.BinaryConv(64, 50, 3, rngs=RNGS), layers.FloatConv(64, 50, 3, rngs=RNGS)):
+        kernel = np.asarray(conv.kernel[...], np.float64)
+        deviation = np.sqrt(2 / (9 * 50))
+        assert abs(kernel.std() / deviation - 1) < 0.02  # 28,800 draws: 4 standard errors
+        assert abs(kernel.mean()) < 0.03 * deviation
+
+
+@pytest.mark.parametrize("weight_bits", [None, 11])
+def test_the_float_twins_convolve_like_the_binary_convolution_pads(weight_bits):
+    x = pixels((2, 5, 6, 3))
+    stem = layers.StemConv(3, 5, 3, 2, weight_bits=weight_bits, dtype=jnp.float32, rngs=RNGS)
+    twin = layers.FloatConv(3, 5, 3, 2, rngs=RNGS)
+    twin.kernel[...] = stem.kernel[...]
+    scale = 2.0**20
+    expected = integer_conv(x, np.round(np.asarray(stem.kernel[...], np.float64) * scale), 2) / scale / 128
+    # float32 sums, or the rounding of weights to 11 bits: half of 1/1023 of the largest, 27 times, pixels up to 4
+    tolerance = 1e-4 if weight_bits is None else 27 * 4 * np.abs(stem.kernel[...]).max() / 1023 / 2
+    np.testing.assert_allclose(stem(jnp.float32(x / 128)), expected, atol=tolerance)
+    np.testing.assert_allclose(twin(jnp.float32(x / 128)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["layer", "channel"])
+def test_binary_conv_times_its_factor_is_its_output(scale):
+    conv = layers.BinaryConv(5, 7, 3, scale=scale, rngs=RNGS)
+    q = np.random.default_rng(0).integers(0, 4, (1, 5, 3, 5))
+    x, step = jnp.float32(q) * jnp.float32(0.3), jnp.float32(0.3)
+    acc, factor = conv.accumulate(x, step)
+    np.testing.assert_array_equal(acc, integer_conv(q, np.where(conv.kernel[...] >= 0, 1, -1)))
+    np.testing.assert_allclose(conv(x, step), acc * factor, rtol=1e-6)  # one float32 product
+    np.testing.assert_allclose(conv(x), acc * factor, atol=1e-5)  # 45 float32 products
+
+
+def test_binary_conv_refuses_unknown_scales_and_other_channels():
+    with pytest.raises(ValueError, match="scale must be one of .*, got 'network'"):
+        layers.BinaryConv(3, 4, 3, scale="network", rngs=RNGS)
+    conv, x = layers.BinaryConv(3, 4, 3, rngs=RNGS), jnp.zeros((1, 3, 5, 5), jnp.float32)
+    for call in (conv, lambda x: conv.accumulate(x, jnp.float32(1))):
+        with pytest.raises(ValueError, match=r"BinaryConv expects 3 input channels \(NHWC\), got shape \(1, 3, 5, 5\)"):
+            call(x)
+
+
+@pytest.mark.parametrize("name, bits", [("pact", 2), ("pact", 8), ("power_of_two", 4)])
+def test_acc_max_is_reached_and_never_passed(name, bits):
+    act, conv = layers.activation(name, bits), layers.BinaryConv(17, 3, 3, rngs=RNGS)
+    conv.kernel[...] = conv.kernel[...].at[..., 0].set(1.0).at[..., 1].set(-1.0)
+    acc, _ = conv.accumulate(act(jnp.full((1, 5, 5, 17), 1e9, jnp.float32)), act.step)
+    acc_max = conv.acc_max(act.max_level)
+    assert acc[..., 0].max() == acc_max == act.max_level * 9 * 17
+    assert acc[..., 1].min() == -acc_max
+    assert np.abs(acc).max() == acc_max
+
+
+@pytest.mark.parametrize("in_channels", [1, 3, 4])
+def test_stem_sums_are_exact_integers_below_2_to_the_24(in_channels):
+    bits = max_stem_weight_bits("cifar", in_channels)
+    stem = layers.StemConv(in_channels, 5, 3, weight_bits=bits, dtype=jnp.float32, rngs=RNGS)
+    stem.kernel[...] = stem.kernel[...].at[..., 0].set(0.7).at[..., 1].set(0.0)
+    x = pixels((2, 7, 5, in_channels))
+    x[0] = 510
+    q, factor = stem.integer_kernel()
+    kernel = np.asarray(stem.kernel[...], np.float64)
+    np.testing.assert_array_equal(q, np.round(q))
+    np.testing.assert_array_equal(np.abs(q).max((0, 1, 2)), np.array([1, 0, 1, 1, 1]) * (2 ** (bits - 1) - 1))
+    assert np.all(np.abs(q * factor - kernel) <= factor * 0.5001)  # half a unit, in float32
+    acc, unit = stem.accumulate(jnp.float32(x / 128))
+    np.testing.assert_array_equal(acc, integer_conv(x, np.asarray(q)))
+    np.testing.assert_array_equal(unit, factor / 128)
+    assert np.abs(acc).max() == stem.acc_max() < 2**24
+
+
+def test_stem_gradients_are_those_of_the_float_convolution():
+    stem = layers.StemConv(3, 5, 3, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
+    twin = layers.FloatConv(3, 5, 3, rngs=RNGS)
+    q, factor = stem.integer_kernel()
+    twin.kernel[...] = q * factor  # the rounded kernel, so that the input's gradients agree
+    x = jnp.float32(pixels((2, 5, 6, 3)) / 128)
+    g = jnp.float32(np.random.default_rng(1).normal(size=(2, 5, 6, 5)))
+    loss = lambda conv, x: jnp.sum(conv(x) * g)  # noqa: E731
+    (dstem, dx), (dtwin, dx_twin) = (nnx.grad(loss, argnums=(0, 1))(conv, x) for conv in (stem, twin))
+    np.testing.assert_allclose(dstem["kernel"][...], dtwin["kernel"][...], rtol=1e-4, atol=1e-4)  # float32 sums
+    np.testing.assert_allclose(dx, dx_twin, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_is_biased_with_momentum_09_and_epsilon_1e_5():
+    norm = batch_norm(5, training=True)
+    x = np.random.default_rng(2).normal(1, 2, (3, 4, 5, 5)).astype(np.float32)
+    x[..., 1] = 0.25  # no variance: only epsilon is left
+    start = [np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)]
+    out = norm(jnp.asarray(x))
+    mean, var = x.mean((0, 1, 2), dtype=np.float64), x.var((0, 1, 2), dtype=np.float64)
+    expected = (x - mean) / np.sqrt(var + 1e-5) * start[2] + start[3]
+    # float32 statistics of numbers around 2; E[x^2] - E[x]^2 loses digits where the variance is 0
+    np.testing.assert_allclose(out, expected, atol=1e-4)
+    np.testing.assert_allclose(norm.mean[...], 0.9 * start[0] + 0.1 * mean, atol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 * start[1] + 0.1 * var, rtol=1e-5)
+    assert {type(norm.scale), type(norm.bias)} == {layers.NormParam}
+
+
+def test_batch_norm_affine_is_evaluation_mode():
+    norm = batch_norm(5)
+    mean, var, gamma, beta = (np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias))
+    multiplier, offset = norm.affine()
+    np.testing.assert_allclose(multiplier, gamma / np.sqrt(var + 1e-5), rtol=1e-6)  # float32 rsqrt and products
+    np.testing.assert_allclose(offset, beta - mean * gamma / np.sqrt(var + 1e-5), atol=1e-6)
+    x = np.random.default_rng(3).normal(size=(2, 3, 3, 5)).astype(np.float32)
+    np.testing.assert_allclose(norm(jnp.asarray(x)), x * multiplier + offset, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs, outputs", [(7, 10), (64, 3), (512, 10)])
+def test_classifier_sums_are_those_of_python_integers(inputs, outputs):
+    classifier = layers.Classifier(inputs, outputs, fraction_bits=8, rngs=RNGS)
+    rng = np.random.default_rng(inputs)
+    classifier.bias[...] = jnp.float32(rng.normal(size=outputs))
+    x = rng.integers(-(2**15), 2**15, (3, inputs))
+    kernel, bias, unit = classifier.integer_weights()
+    assert np.abs(kernel).max() == 2 ** (classifier.weight_bits - 1) - 1
+    sums = [[sum(int(a) * int(b) for a, b in zip(row, col, strict=True)) for col in kernel.T] for row in x]
+    expected = np.float32(np.array(sums) + np.asarray(bias)) * np.float32(unit)
+    logits = classifier(jnp.float32(x / 256))
+    np.testing.assert_allclose(logits, expected, rtol=1e-6)  # one float32 product
+    # weights off by half a unit, inputs up to 128 after division by 256: a bound for the sum
+    tolerance = inputs * 128 * 0.5 * float(unit) * 256
+    floats = (x / 256) @ np.asarray(classifier.kernel[...], np.float64) + np.asarray(classifier.bias[...])
+    np.testing.assert_allclose(logits, floats, atol=tolerance)
+
+
+@pytest.mark.parametrize("inputs", [1, 64, 65, 512, 2048])
+def test_classifier_sums_do_not_overflow(inputs):
+    """A saturated stream meets the largest weights, and a bias that pulls the same way."""
+    classifier = layers.Classifier(inputs, 2, fraction_bits=8, rngs=RNGS)
+    classifier.kernel[...] = jnp.float32(np.tile([0.25, -0.25], (inputs, 1)))
+    classifier.bias[...] = jnp.float32([4.0, -4.0])
+    kernel, bias, unit = classifier.integer_weights()
+    top = 2**15 - 1
+    expected = [top * int(np.asarray(k, object).sum()) + int(b) for k, b in zip(kernel.T, bias, strict=True)]
+    logits = np.asarray(classifier(jnp.full((1, inputs), top / 256, jnp.float32)), np.float64)[0]
+    np.testing.assert_allclose(logits / float(unit), expected, rtol=1e-6)  # one float32 product
+
+
+def test_classifier_gradients_are_those_of_the_float_layer():
+    integer, plain = (layers.Classifier(7, 4, fraction_bits=f, rngs=nnx.Rngs(1)) for f in (8, None))
+    x = jnp.float32(np.random.default_rng(4).integers(-999, 999, (3, 7)) / 256)
+    loss = lambda layer, x: jnp.sum(layer(x) * jnp.arange(4, dtype=jnp.float32))  # noqa: E731
+    got, expected = (nnx.grad(loss, argnums=(0, 1))(layer, x) for layer in (integer, plain))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    floats = np.asarray(x, np.float64) @ np.asarray(plain.kernel[...]) + np.asarray(plain.bias[...])
+    np.testing.assert_allclose(plain(x), floats, atol=1e-5)  # seven float32 products
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_quantizer_modules_give_multiples_of_their_step(name):
+    for bits in (1, 2, 3):
+        act = layers.activation(name, bits)
+        if hasattr(act, "alpha"):
+            assert type(act.alpha) is layers.ClippingLevel
+            assert act.alpha[...] == 2**bits - 1  # the initial clipping level is n
+            act.alpha[...] = jnp.float32(1.7)
+        x = jnp.linspace(-1, 2**bits + 1, 400, dtype=jnp.float32)
+        q = np.asarray(act(x), np.float64) / float(act.step)
+        np.testing.assert_allclose(q, np.round(q), rtol=1e-6)  # the step is a float32
+        assert len(np.unique(np.round(q))) == 2**bits
+        assert np.round(q).max() == act.max_level
+        assert np.asarray(act.step).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["pact", "lsq", "power_of_two"])
+@pytest.mark.parametrize("alpha", [0.0, -3.0, 1e-20])
+def test_a_clipping_level_is_guarded_and_can_return(name, alpha):
+    act = layers.activation(name, 2)
+    act.alpha[...] = jnp.float32(alpha)
+    x = jnp.float32([[-1.0, 0.0, MIN_CLIPPING_LEVEL / 10, 5.0]])
+    np.testing.assert_allclose(act(x), [[0, 0, 0, MIN_CLIPPING_LEVEL]], rtol=1e-6)  # float32 of the minimum
+    np.testing.assert_allclose(act.step * act.max_level, MIN_CLIPPING_LEVEL, rtol=1e-6)
+    gradient = nnx.grad(lambda act: jnp.sum(act(x)), argnums=nnx.DiffState(0, layers.ClippingLevel))(act)
+    assert gradient["alpha"][...] > 0
+
+
+def test_the_sigmoids_temperature_is_no_parameter():
+    act = layers.activation("sigmoid", 2)
+    assert type(act.temperature) is layers.Temperature
+    assert not jax.tree.leaves(nnx.state(act, nnx.Param))
+    gradient = lambda: jax.grad(lambda x: act(x))(jnp.float32(0.5))  # noqa: E731
+    soft = gradient()
+    act.temperature[...] = jnp.float32(8)
+    assert gradient() > 3 * soft  # on an edge the slope is a quarter of the temperature
+
+
+def test_float_activations_are_the_identity():
+    for act in (layers.activation("none", 2), layers.activation("pact", 32)):
+        x = jnp.float32([-0.3, 1e9])
+        assert act(x) is x
+        assert (act.step, act.max_level) == (None, None)
+
+
+@pytest.mark.parametrize("bits", [0, 9, -1])
+def test_impossible_bits_are_refused(bits):
+    for name in set(QUANTIZERS) - {"power_of_two"}:
+        with pytest.raises(ValueError, match=f"activation bits must be 1 to 8, got {bits}"):
+            layers.activation(name, bits)
+
+
+def test_impossible_activations_are_refused():
+    with pytest.raises(ValueError, match="power_of_two activations have 1 to 4 bits, got 5"):
+        layers.activation("power_of_two", 5)
+    with pytest.raises(ValueError, match="model.activation must be one of pact, fixed, .*, none; got 'relu6'"):
+        layers.activation("relu6", 2)
+
+
+def stream_case(kind, scale="layer"):
+    """`(conv, act, x, integers of x, integer kernel, acc_max)` of the last convolution of a block, or of a stem."""
+    rng = np.random.default_rng(5)
+    if kind == "stem":
+        conv = layers.StemConv(3, 5, 3, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
+        q = pixels((2, 5, 4, 3))
+        return conv, None, jnp.float32(q / 128), q, np.asarray(conv.integer_kernel()[0]), 510 * 27 * 1023
+    conv, act = layers.BinaryConv(17, 5, 3, 2, scale=scale, rngs=RNGS), layers.activation(kind, 2)
+    if kind == "pact":
+        act.alpha[...] = jnp.float32(1.9)
+    x = act(jnp.float32(rng.normal(1, 1.5, (2, 5, 4, 17))))
+    q = np.round(np.asarray(x, np.float64) / float(act.step))
+    return conv, act, x, q, np.where(conv.kernel[...] >= 0, 1, -1), act.max_level * 9 * 17
+
+
+@pytest.mark.parametrize("has_norm", [True, False])
+@pytest.mark.parametrize("kind, scale", [("stem", "layer"), ("pact", "layer"), ("pact", "channel"), ("power_of_two", "layer")])
+def test_to_stream_in_evaluation_is_shift_of_product_and_sum(kind, scale, has_norm):
+    conv, act, x, q, kernel, acc_max = stream_case(kind, scale)
+    norm = batch_norm(5) if has_norm else None
+    stream = np.asarray(layers.to_stream(conv, norm, x, act, 8), np.float64) * 256
+
+    _, factor = conv.accumulate(x, None if act is None else act.step)
+    gamma, beta = (np.asarray(v) for v in norm.affine()) if has_norm else (np.ones(5, np.float32), np.zeros(5, np.float32))
+    constants = fixed_point.requantizer(jnp.asarray(gamma * np.asarray(factor)), jnp.asarray(beta), acc_max, 8)
+    m, high, low, k = (np.asarray(c, np.int64) for c in constants)
+    acc = integer_conv(q, kernel, conv.strides[0])
+    assert np.abs(acc).max() <= acc_max
+    np.testing.assert_array_equal(stream, np.clip((acc * m + high * 4096 + low) >> k, -(2**15), 2**15 - 1))
+    real = (acc * np.asarray(factor, np.float64) * gamma + beta) * 256
+    assert np.abs(stream - np.clip(real, -(2**15), 2**15 - 1)).max() <= 1  # the bound of test_fixed_point
+
+
+@pytest.mark.parametrize("kind", ["stem", "pact"])
+def test_to_stream_has_the_gradients_of_the_float_function(kind):
+    conv, act, x, *_ = stream_case(kind)
+    norm, step = batch_norm(5), None if act is None else act.step
+    g = jnp.float32(np.random.default_rng(6).normal(size=conv(x, step).shape))
+    shipped = lambda conv, norm, x: jnp.sum(layers.to_stream(conv, norm, x, act, 8) * g)  # noqa: E731
+    floats = lambda conv, norm, x: jnp.sum(norm(conv(x, step)) * g)  # noqa: E731
+    got, expected = (nnx.grad(f, argnums=(0, 1, 2))(conv, norm, x) for f in (shipped, floats))
+    assert len(jax.tree.leaves(got)) == 4
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_to_stream_in_training_rounds_the_normalised_batch():
+    conv, act, x, *_ = stream_case("pact")
+    norm = batch_norm(5, training=True)
+    floats = nnx.clone(norm)(conv(x, act.step))
+    stream = layers.to_stream(conv, norm, x, act, 8)
+    np.testing.assert_array_equal(stream * 256, np.round(stream * 256))
+    assert np.abs(stream - floats).max() <= 0.5001 / 256  # half a unit, and float32
+    np.testing.assert_array_equal(layers.to_stream(conv, norm, x, act, None), nnx.clone(norm)(conv(x, act.step)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_renormalize_stays_on_the_grid_and_near_the_float_function(training):
+    norm = batch_norm(5, training)
+    stream = jnp.float32(np.random.default_rng(7).integers(-3000, 3000, (2, 3, 5, 5)) / 256)
+    floats = nnx.clone(norm)(stream)
+    on_grid = layers.renormalize(nnx.clone(norm), stream, 8)
+    np.testing.assert_array_equal(on_grid * 256, np.round(on_grid * 256))
+    assert np.abs(on_grid - floats).max() <= (0.5001 if training else 1) / 256  # half a unit, or test_fixed_point's bound
+    np.testing.assert_array_equal(layers.renormalize(nnx.clone(norm), stream, None), floats)

@@ -1,0 +1,302 @@
+import math
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from qresnet_jax import layers
+from qresnet_jax.architecture import BLOCKS
+from qresnet_jax.resnet import Block, Precision, PreactBlock, create_model
+
+UNIT = 2.0**-8
+
+
+def model_config(**changes):
+    config = ConfigDict(
+        {
+            "depth": 8,
+            "width": 1,
+            "block": "basic",
+            "stem": "cifar",
+            "weight_bits": 1,
+            "weight_scale": "layer",
+            "act_bits": (2, 2, 2),
+            "activation": "pact",
+            "stem_weight_bits": 11,
+            "stream_fraction_bits": 8,
+            "num_classes": 10,
+            "in_channels": 3,
+        }
+    )
+    config.update(changes)
+    return config
+
+
+def smallest(block):
+    return model_config(block=block, depth=11 if "bottleneck" in block else 8)
+
+
+def images(n=2, size=8, channels=3, seed=0):
+    """Normalised: (2 * pixel - 2 * mean) / 128."""
+    rng = np.random.default_rng(seed)
+    return jnp.float32((2 * rng.integers(0, 256, (n, size, size, channels)) - 255) / 128)
+
+
+def as_trained(module, seed=0):
+    """Sets batch norms as training might, gammas negative and zero among them, and clipping levels off n."""
+    rng = np.random.default_rng(seed)
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, layers.BatchNorm):
+            size = part.mean.shape
+            part.mean[...] = jnp.float32(rng.normal(0, 0.3, size))
+            part.var[...] = jnp.float32(rng.uniform(0.5, 2, size))
+            part.scale[...] = jnp.float32(rng.normal(0.5, 1, size)).at[0].set(0)
+            part.bias[...] = jnp.float32(rng.normal(0.3, 0.5, size))
+        if isinstance(part, layers.PACT):
+            part.alpha[...] = jnp.float32(rng.uniform(1.5, 3))
+    return module
+
+
+def evaluate(model, x):
+    model.eval()
+    graph, state = nnx.split(model)
+    return np.asarray(jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, x))
+
+
+# A block in float64.
+
+
+def conv64(x, kernel, stride):
+    k = kernel.shape[0]
+    pad = (k - 1) // 2
+    big = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows, columns = ((size - k) // stride + 1 for size in big.shape[1:3])
+    out = np.zeros((x.shape[0], rows, columns, kernel.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            out[:, i, j] = np.tensordot(big[:, i * stride : i * stride + k, j * stride : j * stride + k], kernel, 3)
+    return out
+
+
+class Reference:
+    """What a block computes, in float64; `nearest_tie` is how close any activation came to an edge, in levels."""
+
+    def __init__(self, block, training):
+        self.block, self.training, self.nearest_tie = block, training, math.inf
+        self.quantized = isinstance(block.acts[0], layers.PACT)
+
+    def conv(self, conv, x):
+        w = np.asarray(conv.kernel[...], np.float64)
+        if self.quantized:
+            w = np.abs(w).mean() * np.where(w >= 0, 1, -1)
+        return conv64(x, w, conv.strides[0])
+
+    def norm(self, norm, x):
+        mean, var, gamma, beta = (np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias))
+        if self.training:
+            mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return (x - mean) / np.sqrt(var + 1e-5) * gamma + beta
+
+    def act(self, act, x):
+        if not self.quantized:
+            return x
+        n, alpha = 2**act.bits - 1, float(act.alpha[...])
+        v = np.clip(x, 0, alpha) * n / alpha
+        self.nearest_tie = min(self.nearest_tie, np.abs(v - np.floor(v) - 0.5).min())
+        return np.round(v) * alpha / n
+
+    def grid(self, x):
+        return np.clip(np.floor(x / UNIT + 0.5), -(2**15), 2**15 - 1) * UNIT if self.quantized else x
+
+    def basic(self, x):
+        block, y = self.block, x
+        for i in range(2):
+            y = self.act(block.acts[i], y)
+            first = y if i == 0 else first  # noqa: F821
+            y = self.norm(block.norms[i], self.conv(block.convs[i], y))
+            y = np.maximum(y, 0) if i == 0 else y
+        shortcut = self.grid(self.norm(block.project_norm, self.conv(block.project, first))) if block.project else x
+        return np.maximum(self.grid(y) + shortcut, 0)
+
+    def preact(self, x):
+        block, y = self.block, x
+        for i in range(2):
+            y = self.act(block.acts[i], np.maximum(self.norm(block.norms[i], y), 0))
+            first = y if i == 0 else first  # noqa: F821
+            y = self.conv(block.convs[i], y)
+        shortcut = self.grid(self.conv(block.project, first)) if block.project else x
+        return self.grid(y) + shortcut
+
+
+def small_block(kind, stride, binary):
+    precision = Precision(
+        binary=binary,
+        weight_scale="layer",
+        activation="pact" if binary else "none",
+        fraction_bits=8 if binary else None,
+        dtype=jnp.dtype("float32"),
+    )
+    out = 6 if stride == 1 else 9
+    return as_trained(kind(6, [(out, 3, stride), (out, 3, 1)], 2, precision, rngs=nnx.Rngs(stride)))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kind", [Block, PreactBlock])
+def test_a_block_is_what_numpy_computes_in_float64(kind, stride, training):
+    stream = np.random.default_rng(8).integers(-300, 900, (2, 7, 5, 6)) * UNIT
+    block = small_block(kind, stride, binary=True)
+    block.train() if training else block.eval()
+    reference = Reference(block, training)
+    expected = reference.preact(stream) if kind is PreactBlock else reference.basic(stream)
+    assert reference.nearest_tie > 1e-5  # float32 decides as float64 does
+    out = np.asarray(block(jnp.float32(stream)))
+    np.testing.assert_array_equal(out / UNIT, np.round(out / UNIT))
+    # Each of two summands may round to the other side, because of float32 or of M and C; few do.
+    assert np.abs(out - expected).max() <= 2 * UNIT
+    assert np.mean(out != expected) < 0.1
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kind", [Block, PreactBlock])
+def test_a_float_block_has_no_grid(kind, stride):
+    stream = np.random.default_rng(8).normal(0, 1, (2, 7, 5, 6)).astype(np.float32)
+    block = small_block(kind, stride, binary=False)
+    block.eval()
+    reference = Reference(block, training=False)
+    expected = reference.preact(stream) if kind is PreactBlock else reference.basic(stream)
+    np.testing.assert_allclose(block(jnp.asarray(stream)), expected, atol=1e-4)  # float32 through two convolutions
+
+
+# Whole networks.
+
+
+@pytest.mark.parametrize("depth, total, binary", [(20, 272_474, 269_824), (32, 466_906, 463_360)])
+def test_parameter_counts_are_those_of_the_paper(depth, total, binary):
+    model = nnx.eval_shape(lambda: create_model(model_config(depth=depth), rngs=nnx.Rngs(0)))
+
+    def count(kind):
+        return sum(math.prod(v.shape) for v in jax.tree.leaves(nnx.state(model, kind)))
+
+    assert count(nnx.Param) - count(layers.ClippingLevel) == total
+    assert count(layers.BinaryKernel) == binary
+    assert count(layers.ClippingLevel) == depth - 2  # one in front of each convolution in a block
+
+
+@pytest.mark.parametrize(
+    "depth, block", [(44, "basic"), (110, "preact_basic"), (164, "bottleneck"), (164, "preact_bottleneck")]
+)
+def test_deep_networks_have_depth_minus_two_convolutions_in_blocks(depth, block):
+    model = nnx.eval_shape(lambda: create_model(model_config(depth=depth, block=block), rngs=nnx.Rngs(0)))
+    blocks = [block for stage in model.stages for block in stage]
+    assert sum(len(block.convs) for block in blocks) == depth - 2
+    assert sum(block.project is not None for block in blocks) == (3 if "bottleneck" in block else 2)
+
+
+@pytest.mark.parametrize("depth, block", [(18, "basic"), (34, "preact_basic"), (50, "bottleneck")])
+def test_imagenet_networks_reduce_the_image_32_times(depth, block):
+    changes = {"depth": depth, "block": block, "stem": "imagenet", "stem_weight_bits": 8, "act_bits": (2, 2, 2, 2)}
+    model = nnx.eval_shape(lambda: create_model(model_config(**changes, num_classes=7), rngs=nnx.Rngs(0)))
+    model.eval()
+    heights = []
+    original, model.classifier = model.classifier, None
+    model.stages[-1].append(lambda stream: heights.append(stream.shape) or stream)
+    model.classifier = original
+    graph, state = nnx.split(model)
+    x = jax.ShapeDtypeStruct((1, 65, 96, 3), jnp.float32)
+    assert jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x), state, x).shape == (1, 7)
+    assert heights == [(1, 3, 3, 512 if block != "bottleneck" else 2048)]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_activation_trains_and_evaluates_in_every_block(block):
+    for activation in (*layers.ACTIVATIONS, "none"):
+        config = smallest(block)
+        config.activation = activation
+        model, x = create_model(config, rngs=nnx.Rngs(0)), images()
+        assert (model.fraction_bits is None) == (activation == "none")
+        gradients = nnx.grad(lambda model: jnp.mean(model(x) ** 2), argnums=nnx.DiffState(0, nnx.Param))(model)
+        for path, leaf in jax.tree.leaves_with_path(gradients):
+            assert np.all(np.isfinite(leaf)), path
+        for kind in (layers.BinaryKernel, layers.NormParam):
+            assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(nnx.filter_state(gradients, kind)))
+        model.eval()
+        logits = model(x)
+        assert logits.shape == (2, 10)
+        assert logits.dtype == jnp.float32
+        assert np.all(np.isfinite(logits))
+
+
+def test_a_float_network_has_float_parameters_and_no_grid():
+    model = create_model(model_config(weight_bits=32, activation="none"), rngs=nnx.Rngs(0))
+    assert not jax.tree.leaves(nnx.state(model, (layers.BinaryKernel, layers.ClippingLevel)))
+    assert (model.fraction_bits, model.stem.weight_bits, model.classifier.fraction_bits) == (None, None, None)
+    x = images(1)
+    # A change of 1/1000 of a stream unit, far below any grid, reaches the logits.
+    assert np.all(evaluate(model, x) != evaluate(model, x + 1e-3 * UNIT * jnp.sign(x)))
+
+
+def test_a_float_stream_can_be_asked_for():
+    model = create_model(model_config(stream_fraction_bits=None), rngs=nnx.Rngs(0))
+    assert (model.fraction_bits, model.stem.weight_bits) == (None, None)
+    assert jax.tree.leaves(nnx.state(model, layers.BinaryKernel))
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "preact_bottleneck"])
+def test_evaluation_gives_the_same_bits_with_and_without_jit(block):
+    model = as_trained(create_model(smallest(block), rngs=nnx.Rngs(0)))
+    x = images(3)
+    jitted = evaluate(model, x)
+    np.testing.assert_array_equal(jitted, model(x))
+
+
+def test_an_image_is_classified_alike_in_every_batch():
+    model, x = as_trained(create_model(model_config(), rngs=nnx.Rngs(0))), images(5)
+    together = evaluate(model, x)
+    np.testing.assert_array_equal(evaluate(model, x[:1]), together[:1])
+    np.testing.assert_array_equal(evaluate(model, x[::-1]), together[::-1])
+
+
+def test_each_stage_quantizes_to_its_own_bits():
+    model = create_model(model_config(act_bits=(1, 2, 3)), rngs=nnx.Rngs(0))
+    assert [[act.bits for block in stage for act in block.acts] for stage in model.stages] == [[1, 1], [2, 2], [3, 3]]
+    model.eval()
+    for bits, stage in zip((1, 2, 3), model.stages, strict=True):
+        stream = jnp.float32(np.random.default_rng(bits).uniform(-1, 2**bits, (2, 8, 8, stage[0].convs[0].in_features)))
+        assert len(np.unique(stage[0].acts[0](stream))) == 2**bits
+
+
+@pytest.mark.parametrize("size", [(9, 7), (8, 8)])
+def test_odd_images_of_one_channel_are_accepted(size):
+    model = create_model(model_config(in_channels=1, num_classes=3), rngs=nnx.Rngs(0))
+    x = jnp.float32(np.random.default_rng(0).integers(-255, 256, (1, *size, 1)) / 128)
+    assert evaluate(model, x).shape == (1, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (8, 8, 3), (1, 3, 8, 8)])
+def test_images_of_another_shape_are_refused(shape):
+    model = nnx.eval_shape(lambda: create_model(model_config(), rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"images must be \[N, H, W, 3\], got shape \(" + ", ".join(map(str, shape))):
+        model(jnp.zeros(shape, jnp.float32))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"weight_bits": 2}, "model.weight_bits must be 1 or 32, got 2"),
+        ({"depth": 21}, r"model.depth=21 with basic blocks: must be 6n\+2"),
+        ({"block": "wide"}, "model.block must be one of basic, .*, got 'wide'"),
+        ({"stem": "mnist"}, "model.stem must be one of cifar, imagenet, got 'mnist'"),
+        ({"activation": "relu"}, "model.activation must be one of pact, .*; got 'relu'"),
+        ({"act_bits": (2, 9, 2)}, "activation bits must be 1 to 8, got 9"),
+        ({"weight_scale": "row"}, "scale must be one of .*, got 'row'"),
+        ({"act_bits": (2, 2)}, "act_bits"),
+        ({"stem": "imagenet", "depth": 18, "act_bits": (2, 2, 2, 2)}, "stem_weight_bits"),  # 11 bits pass 2**24
+    ],
+)
+def test_impossible_configs_are_refused_by_the_name_of_the_field(changes, message):
+    with pytest.raises(ValueError, match=message):
+        nnx.eval_shape(lambda: create_model(model_config(**changes), rngs=nnx.Rngs(0)))
