@@ -203,3 +203,12 @@ def validate_devices(config: ConfigDict, devices: int) -> None:
         raise ConfigError(
             f"config.batch_size={config.batch_size}: must be a multiple of the {devices} devices"
         )
+
+
+def validate_dataset(config: ConfigDict, dataset) -> None:
+    """Refuses a data set of another number of channels or classes than the network has."""
+    channels, classes = dataset.train.images.shape[-1], len(dataset.class_names)
+    if config.model.in_channels != channels:
+        raise ConfigError(f"config.model.in_channels={config.model.in_channels}: must be {channels} for {dataset.name}")
+    if config.model.num_classes != classes:
+        raise ConfigError(f"config.model.num_classes={config.model.num_classes}: must be {classes} for {dataset.name}")

@@ -18,7 +18,9 @@ def test_bottleneck_cifar_depths_are_9n_plus_2(block, depth, n):
     assert 1 + 3 * n * 3 + 1 == depth
 
 
-@pytest.mark.parametrize("depth, block, per_block", [(18, "basic", 2), (34, "basic", 2), (50, "bottleneck", 3)])
+@pytest.mark.parametrize(
+    "depth, block, per_block", [(18, "basic", 2), (34, "basic", 2), (50, "bottleneck", 3)]
+)
 def test_imagenet_depths_count_their_layers(depth, block, per_block):
     for name in (block, f"preact_{block}"):
         stages = architecture.blocks_per_stage(depth, name, "imagenet")
@@ -50,7 +52,9 @@ def test_other_imagenet_depths_are_refused_with_the_list(depth, block):
 def test_unknown_names_are_refused_with_the_list():
     with pytest.raises(ValueError, match="model.stem must be one of cifar, imagenet, got 'mnist'"):
         architecture.blocks_per_stage(20, "basic", "mnist")
-    with pytest.raises(ValueError, match="model.block must be one of basic, bottleneck, preact_basic, .*, got 'wide'"):
+    with pytest.raises(
+        ValueError, match="model.block must be one of basic, bottleneck, preact_basic, .*, got 'wide'"
+    ):
         architecture.blocks_per_stage(20, "wide", "cifar")
 
 

@@ -70,7 +70,9 @@ def test_the_accumulator_is_the_integer_sum(shape, outputs, k, stride, dtype):
     for max_level in (1, 3, 255):
         q, w, signs = case(shape, outputs, k, max_level)
         step = jnp.float32(0.37 / max_level)
-        acc, factor = accumulate(jnp.float32(q) * step, jnp.asarray(w), step, (stride, stride), "layer", dtype)
+        acc, factor = accumulate(
+            jnp.float32(q) * step, jnp.asarray(w), step, (stride, stride), "layer", dtype
+        )
         assert acc.dtype == jnp.float32
         np.testing.assert_array_equal(acc, conv_reference(q, signs, stride))
         np.testing.assert_allclose(factor, scale_of(w, "layer") * float(step), rtol=1e-6)  # a float32 mean
@@ -99,7 +101,9 @@ def test_binary_conv_is_the_float_convolution_with_the_binary_kernel(shape, outp
     step = np.float32(0.7)
     x = q * step
     expected = conv_reference(x.astype(np.float64), scale_of(w, scale) * signs, stride)
-    out = binary_conv(jnp.asarray(x, jnp.float32), jnp.asarray(w), jnp.float32(step), (stride, stride), scale, jnp.float32)
+    out = binary_conv(
+        jnp.asarray(x, jnp.float32), jnp.asarray(w), jnp.float32(step), (stride, stride), scale, jnp.float32
+    )
     # float32 scale, step and products of exact sums
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
@@ -117,7 +121,9 @@ def test_binary_conv_without_a_step_takes_any_activations(shape, outputs, k, str
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
 @pytest.mark.parametrize("has_step", [True, False])
 @pytest.mark.parametrize("scale", ["layer", "channel"])
-def test_gradients_are_those_of_the_float_convolution_passed_straight_through(dtype, tolerance, has_step, scale):
+def test_gradients_are_those_of_the_float_convolution_passed_straight_through(
+    dtype, tolerance, has_step, scale
+):
     for shape, outputs, k, stride in CASES[:5]:
         q, w, signs = case(shape, outputs, k)
         step = np.float32(0.7)
@@ -127,7 +133,9 @@ def test_gradients_are_those_of_the_float_convolution_passed_straight_through(dt
         g = np.random.default_rng(3).normal(size=conv_reference(x, binary, stride).shape).astype(np.float32)
         conv = lambda x, w: binary_conv(x, w, jnp.float32(step) if has_step else None, strides, scale, dtype)  # noqa: E731
         _, vjp = jax.vjp(conv, jnp.asarray(x), jnp.asarray(w))
-        for got, expected in zip(vjp(jnp.asarray(g)), conv_gradients(x.astype(np.float64), binary, stride, g), strict=True):
+        for got, expected in zip(
+            vjp(jnp.asarray(g)), conv_gradients(x.astype(np.float64), binary, stride, g), strict=True
+        ):
             assert got.dtype == jnp.float32
             np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
 
@@ -158,7 +166,9 @@ def test_padding_differs_from_same_at_stride_two_on_even_images():
     same = lambda stride: jax.lax.conv_general_dilated(  # noqa: E731
         x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(plain_conv(x, kernel, (1, 1)), same(1), atol=1e-5)  # float32 sums in another order
+    np.testing.assert_allclose(
+        plain_conv(x, kernel, (1, 1)), same(1), atol=1e-5
+    )  # float32 sums in another order
     assert same(2).shape == plain_conv(x, kernel, (2, 2)).shape
     assert np.abs(same(2) - plain_conv(x, kernel, (2, 2))).max() > 0.1
 

@@ -114,7 +114,10 @@ def test_round_to_grid_rounds_half_up_and_saturates(fraction_bits):
     # Sixteenths of a unit below 2**17 units: x + 1/2 is exact in float32, and exact ties occur.
     sixteenths = np.concatenate([np.arange(-64, 65), rng.integers(-(2**21), 2**21, 500)])
     x = (sixteenths / 16.0 * 2.0**-fraction_bits).astype(np.float32)
-    expected = np.clip(np.floor(x.astype(np.float64) * 2**fraction_bits + 0.5), LOWEST, HIGHEST) * 2.0**-fraction_bits
+    expected = (
+        np.clip(np.floor(x.astype(np.float64) * 2**fraction_bits + 0.5), LOWEST, HIGHEST)
+        * 2.0**-fraction_bits
+    )
     rounded = fixed_point.round_to_grid(jnp.asarray(x), fraction_bits)
     np.testing.assert_array_equal(rounded, expected)
     np.testing.assert_array_equal(fixed_point.round_to_grid(rounded, fraction_bits), expected)
@@ -143,7 +146,9 @@ def test_mean_pool_rounds_the_exact_mean_half_up(height, width):
     stream[1] = rng.integers(-1, 2, stream[1].shape)  # small sums meet ties
     pooled = fixed_point.mean_pool(jnp.float32(stream / 256), 8)
     count = height * width
-    expected = [[(2 * int(c.sum()) + count) // (2 * count) for c in np.moveaxis(image, -1, 0)] for image in stream]
+    expected = [
+        [(2 * int(c.sum()) + count) // (2 * count) for c in np.moveaxis(image, -1, 0)] for image in stream
+    ]
     np.testing.assert_array_equal(np.asarray(pooled) * 256, expected)
 
 

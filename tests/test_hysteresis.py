@@ -220,7 +220,9 @@ def test_partition_routes_by_variable_type_and_compiles_once():
 def test_an_update_without_params_is_refused():
     tx = hysteresis_binarize()
     w = jnp.ones((1, 1, 2, 2))
-    with pytest.raises(ValueError, match=r"hysteresis_binarize needs the params: call update\(updates, state, params"):
+    with pytest.raises(
+        ValueError, match=r"hysteresis_binarize needs the params: call update\(updates, state, params"
+    ):
         tx.update(w, tx.init(w))
 
 

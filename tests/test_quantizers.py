@@ -23,7 +23,12 @@ def power_level(v, bits):
 QUANTIZERS = {
     "pact": (quantizers.pact, uniform_level, lambda bits: 2**bits - 1, True),
     "lsq": (quantizers.lsq, uniform_level, lambda bits: 2**bits - 1, True),
-    "fixed": (lambda x, alpha, bits: quantizers.fixed(x, bits), uniform_level, lambda bits: 2**bits - 1, False),
+    "fixed": (
+        lambda x, alpha, bits: quantizers.fixed(x, bits),
+        uniform_level,
+        lambda bits: 2**bits - 1,
+        False,
+    ),
     "sigmoid": (
         lambda x, alpha, bits: quantizers.sigmoid(x, jnp.float32(3), bits),
         uniform_level,
@@ -38,7 +43,9 @@ CASES = [(name, bits) for name in QUANTIZERS for bits in range(1, 5 if name == "
 def samples(bits, alpha, dtype=np.float32, seed=0):
     """Activations around all levels and far beyond, without those that float32 cannot tell from a tie."""
     rng = np.random.default_rng(seed)
-    spread = np.concatenate([rng.uniform(-0.5, 1.5, 200), 2.0 ** rng.uniform(-16, 0, 80), [0, -0.0, 1, 1e9, -1e9]])
+    spread = np.concatenate(
+        [rng.uniform(-0.5, 1.5, 200), 2.0 ** rng.uniform(-16, 0, 80), [0, -0.0, 1, 1e9, -1e9]]
+    )
     x = (spread * alpha).astype(dtype).astype(np.float64)
     n = 2**bits - 1
     ties = np.concatenate([np.arange(n) + 0.5, 0.75 * 2.0 ** np.arange(n) * n * 2.0 ** (1 - n)]) / n
@@ -61,7 +68,9 @@ def test_a_quantizer_gives_the_nearest_level_times_the_step(name, bits):
         assert y.dtype == np.float32
         levels = np.array([level(min(v, alpha) / step, bits) for v in x])
         np.testing.assert_array_equal(np.round(y.astype(np.float64) / step), levels)
-        np.testing.assert_allclose(y, levels * step, rtol=3e-7)  # the step and the product, rounded to float32
+        np.testing.assert_allclose(
+            y, levels * step, rtol=3e-7
+        )  # the step and the product, rounded to float32
         assert {0, largest(bits)} <= set(levels)
 
 
@@ -106,14 +115,18 @@ def gradients(quantizer, x, alpha, g, bits):
     return jax.grad(loss, argnums=(0, 1))(jnp.float32(x), jnp.float32(alpha))
 
 
-@pytest.mark.parametrize("name, bits", [(n, b) for n in ("pact", "power_of_two") for b in (1, 2, 4)] + [("pact", 8)])
+@pytest.mark.parametrize(
+    "name, bits", [(n, b) for n in ("pact", "power_of_two") for b in (1, 2, 4)] + [("pact", 8)]
+)
 def test_pact_gradients_are_those_of_choi(name, bits):
     alpha, rng = 1.75, np.random.default_rng(1)
     x = np.concatenate([rng.normal(1, 1.5, 200), [0, alpha, -1, 5]])
     g = rng.normal(size=x.shape).astype(np.float32)
     dx, dalpha = gradients(QUANTIZERS[name][0], x, alpha, g, bits)
     np.testing.assert_array_equal(dx, np.where((x > 0) & (x < alpha), g, 0))
-    np.testing.assert_allclose(dalpha, g[x >= alpha].sum(dtype=np.float64), rtol=1e-5)  # float32 sum of about 60 terms
+    np.testing.assert_allclose(
+        dalpha, g[x >= alpha].sum(dtype=np.float64), rtol=1e-5
+    )  # float32 sum of about 60 terms
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
@@ -180,7 +193,9 @@ def test_binarize_is_the_mean_magnitude_times_the_sign(scale):
     w = kernel()
     s = np.abs(w.astype(np.float64)).mean(AXES[scale])
     expected = s * np.where(w >= 0, 1, -1)
-    np.testing.assert_allclose(quantizers.binarize(w, scale), expected, rtol=1e-6)  # a float32 mean of 315 numbers
+    np.testing.assert_allclose(
+        quantizers.binarize(w, scale), expected, rtol=1e-6
+    )  # a float32 mean of 315 numbers
     np.testing.assert_allclose(quantizers.magnitude(w, scale), s, rtol=1e-6)
     assert np.shape(quantizers.magnitude(w, scale)) == (() if scale == "layer" else (7,))
 

@@ -22,6 +22,7 @@ class TrainState(NamedTuple):
     model_state: nnx.State  # the rest of the model: batch norm statistics, temperatures
     opt_state: optax.OptState  # with the latents and signs
     sums: dict[str, jax.Array]  # float32 [], of the metrics since they were last logged
+    first_bad_step: jax.Array  # int32 [], the first step whose loss was not finite, -1 for none
 
 
 class TrainData(NamedTuple):
@@ -37,12 +38,12 @@ class TrainData(NamedTuple):
 METRICS = ("loss", "correct", "images")
 
 
-def init_state(model: nnx.Module, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step. It shares no buffer with the model, so that it can be donated."""
-    _, params, model_state = nnx.split(model, nnx.Param, ...)
+def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step. It shares no buffer with its arguments, so that it can be donated."""
     params, model_state = jax.tree.map(jnp.array, (params, model_state))
     sums = {name: jnp.zeros([], jnp.float32) for name in METRICS}
-    return TrainState(jnp.zeros([], jnp.int32), params, model_state, tx.init(params), sums)
+    none, zero = jnp.full([], -1, jnp.int32), jnp.zeros([], jnp.int32)
+    return TrainState(zero, params, model_state, tx.init(params), sums, none)
 
 
 def merge(graphdef: nnx.GraphDef, params: nnx.State, model_state: nnx.State) -> nnx.Module:
@@ -104,7 +105,9 @@ def make_train_step(
         new = {"loss": loss * size, "correct": jnp.sum(logits.argmax(-1) == labels), "images": size}
         new = jax.lax.psum(jax.tree.map(jnp.float32, new), AXIS)
         sums = jax.tree.map(jnp.add, state.sums, new)
-        return TrainState(state.step + 1, params, model_state, opt_state, sums)
+        is_bad = (state.first_bad_step < 0) & ~jnp.isfinite(new["loss"])
+        first_bad_step = jnp.where(is_bad, state.step, state.first_bad_step)
+        return TrainState(state.step + 1, params, model_state, opt_state, sums, first_bad_step)
 
     return step
 

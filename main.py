@@ -1,0 +1,98 @@
+"""Trains and evaluates networks with 1-bit weights and low-bit activations.
+
+    python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|prepare_data] [--config.a.b=value ...]
+"""
+
+import logging
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from qresnet_jax import config as configs
+from qresnet_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), such as configs/digits.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME for configs/NAME.py by default.")
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval", "prepare_data"],
+    "train: train, or go on, then test. eval: test a run's best checkpoint. prepare_data: make the data set ready.",
+)
+
+
+def train(config, workdir):
+    from qresnet_jax import train_and_evaluate
+
+    train_and_evaluate(config, workdir)
+
+
+def evaluate(config, workdir):
+    from qresnet_jax.train.evaluate import evaluate_checkpoint
+
+    evaluate_checkpoint(config, workdir)
+
+
+def prepare_data(config, workdir):
+    from qresnet_jax.data import prepare_dataset
+
+    logging.getLogger("qresnet_jax").info("the data set is ready in %s", prepare_dataset(config.data))
+
+
+MODES = {"train": train, "eval": evaluate, "prepare_data": prepare_data}
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: options begin with --")
+    if CONFIG.value is None:
+        raise UserError("which config? Give one, for example --config=configs/digits.py")
+    config = CONFIG.value
+    configs.validate(config)
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    _log_to_standard_output()
+    if MODE.value != "prepare_data":
+        _cache_compilations()
+    MODES[MODE.value](config, WORKDIR.value or os.path.join("runs", name))
+
+
+def _log_to_standard_output():
+    log = logging.getLogger("qresnet_jax")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    logging.getLogger("absl").setLevel(logging.WARNING)
+
+
+def _cache_compilations():
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "qresnet_jax", "jax"))
+
+
+def parse(argv):
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
+        # ml_collections reports a field that does not exist, or a value of the wrong type, by all of these.
+        raise UserError(str(error).strip("'\"")) from error
+
+
+def run():
+    try:
+        app.run(main, flags_parser=parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,102 @@
+"""What a person sees while training runs: lines, in `train.log` as well, and a progress bar on a terminal."""
+
+import logging
+import pathlib
+import sys
+import time
+
+log = logging.getLogger("qresnet_jax")
+
+
+def log_to(workdir: pathlib.Path) -> None:
+    """Sends the package's log to standard output and appends it to `WORKDIR/train.log`."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    file = logging.FileHandler(pathlib.Path(workdir) / "train.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(file)
+    log.addHandler(console_handler())
+
+
+def console_handler() -> logging.Handler:
+    """Lines on standard output; on a terminal by rich, which keeps them above the progress bar."""
+    if not sys.stdout.isatty():
+        return logging.StreamHandler(sys.stdout)
+    from rich.logging import RichHandler
+
+    return RichHandler(
+        console=_console(), show_time=False, show_level=False, show_path=False, highlighter=None, markup=False
+    )
+
+
+def _console():
+    import rich
+
+    return rich.get_console()
+
+
+class Progress:
+    """Epoch, loss, accuracy, images per second and time left: a bar on a terminal, else plain lines.
+
+    Args:
+      total_steps: of the run.
+      step: where it starts.
+      steps_per_epoch: for the epoch shown.
+      num_epochs: of the run.
+    """
+
+    def __init__(self, total_steps: int, step: int, steps_per_epoch: int, num_epochs: int):
+        self.total_steps, self.steps_per_epoch, self.num_epochs = total_steps, steps_per_epoch, num_epochs
+        self._bar = None
+        self._start = (step, time.monotonic())
+        if sys.stdout.isatty():
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("epoch {task.fields[epoch]}"),
+                progress.BarColumn(),
+                progress.TextColumn("{task.percentage:>3.0f} %  {task.fields[numbers]}"),
+                progress.TimeRemainingColumn(),
+                console=_console(),
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=total_steps, completed=step, epoch="", numbers="")
+            self._bar.start()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        if self._bar:
+            self._bar.update(self._task, completed=step, epoch=self._epoch(step))
+
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """Shows the metrics of the last interval, and logs them as a line."""
+        numbers = (
+            f"loss {metrics['train_loss']:.4f}  accuracy {metrics['train_accuracy']:.2%}  "
+            f"{metrics['images_per_second']:,.0f} images/s"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=step, epoch=self._epoch(step), numbers=numbers)
+        first, began = self._start
+        left = (time.monotonic() - began) / max(step - first, 1) * (self.total_steps - step)
+        line = f"epoch {self._epoch(step)}  step {step}/{self.total_steps}  {numbers}  {_clock(left)} left"
+        # On a terminal the bar shows this; the file gets the line in any case.
+        for handler in log.handlers:
+            if isinstance(handler, logging.FileHandler) or not self._bar:
+                handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar:
+            self._bar.stop()
+
+    def _epoch(self, step):
+        return f"{min(-(-step // self.steps_per_epoch), self.num_epochs)}/{self.num_epochs}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

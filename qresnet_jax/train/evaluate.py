@@ -1,0 +1,90 @@
+"""Loss and accuracy over a whole split, every image once; and of a finished run on the test split."""
+
+import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from qresnet_jax import config as configs
+from qresnet_jax.data import load_dataset
+from qresnet_jax.resnet import create_model
+from qresnet_jax.train import optim
+from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train.parallel import device_mesh, map_eval_step, replicate
+from qresnet_jax.train.step import METRICS, init_state, make_eval_step
+
+log = logging.getLogger("qresnet_jax")
+
+BATCH = 512  # images at once, over all devices
+
+
+class Evaluator:
+    """Evaluates a model on splits; compiles once.
+
+    Args:
+      model: of the right architecture, in any mode.
+      mean: pixel means, float `[C]`.
+      mesh: of the devices that share the work.
+    """
+
+    def __init__(self, model: nnx.Module, mean: np.ndarray, mesh):
+        graphdef = nnx.graphdef(nnx.view(model, use_running_average=True))
+        self._step = map_eval_step(make_eval_step(graphdef), mesh)
+        self._mean = replicate(jnp.asarray(mean, jnp.float32), mesh)
+        self._batch = -(-BATCH // mesh.size) * mesh.size
+
+    def __call__(self, params: nnx.State, model_state: nnx.State, split) -> dict[str, float]:
+        """`{"loss", "accuracy"}` over all images of `split`, whatever the batch size and the number of devices.
+
+        Args:
+          params, model_state: of the model.
+          split: `images` uint8 `[N, H, W, C]` and `labels` int32 `[N]`.
+        """
+        totals = dict.fromkeys(METRICS, 0.0)
+        for start in range(0, len(split.labels), self._batch):
+            pixels, labels = (x[start : start + self._batch] for x in split)
+            missing = self._batch - len(labels)
+            pixels = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            labels = np.pad(labels, (0, missing), constant_values=-1)  # padding counts for nothing
+            sums = jax.device_get(self._step(params, model_state, pixels, labels, self._mean))
+            totals = {name: totals[name] + float(sums[name]) for name in METRICS}
+        return {"loss": totals["loss"] / totals["images"], "accuracy": totals["correct"] / totals["images"]}
+
+
+def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
+    """Test loss and accuracy of a run's best checkpoint, or of its last one where nothing was held out.
+
+    Args:
+      config: that of the run.
+      workdir: of the run; it is only read.
+      devices: to use, all by default.
+
+    Returns:
+      `{"test_loss", "test_accuracy", "test_of_step"}`.
+
+    Raises:
+      UserError: no checkpoint there, or one of another network; missing data.
+    """
+    configs.validate(config)
+    mesh = device_mesh(devices)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.best_step
+    model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
+    _, params, model_state = nnx.split(model, nnx.Param, ...)
+    tx = optim.optimizer(config.optim, params, 1, 1)  # the tree of its state does not depend on the schedule
+    state = checkpoints.restore(step, replicate(init_state(params, model_state, tx), mesh))
+    mean = np.asarray(checkpoints.meta(step)["mean"])
+    checkpoints.close()
+
+    dataset = load_dataset(config.data)
+    configs.validate_dataset(config, dataset)
+    result = Evaluator(model, mean, mesh)(state.params, state.model_state, dataset.test)
+    log.info(
+        "%s, checkpoint at step %d: test accuracy %.2f %%, loss %.4f",
+        workdir,
+        step,
+        100 * result["accuracy"],
+        result["loss"],
+    )
+    return {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": step}

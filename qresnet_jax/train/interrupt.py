@@ -1,0 +1,37 @@
+"""SIGTERM and Ctrl-C as a flag that the training loop reads between steps."""
+
+import signal
+import threading
+
+
+class StopSignal:
+    """Context in which the first SIGTERM or SIGINT sets a flag; a second SIGINT interrupts as usual.
+
+    Its truth says whether a signal came, its text which. Outside the main thread signals cannot be caught, and it
+    stays false.
+    """
+
+    def __init__(self):
+        self._name = ""
+        self._previous = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._caught)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __bool__(self):
+        return bool(self._name)
+
+    def __str__(self):
+        return self._name
+
+    def _caught(self, number, _frame):
+        if self._name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._name = signal.Signals(number).name

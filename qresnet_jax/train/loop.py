@@ -1,0 +1,262 @@
+"""`train_and_evaluate`: from a config and a workdir to a trained network and its test accuracy."""
+
+import logging
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from qresnet_jax import config as configs
+from qresnet_jax.data import load_dataset
+from qresnet_jax.data.pipeline import epoch_order, steps_per_epoch
+from qresnet_jax.errors import DivergedError
+from qresnet_jax.layers import BatchNorm, BinaryKernel
+from qresnet_jax.resnet import create_model
+from qresnet_jax.train import optim
+from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
+from qresnet_jax.train.console import Progress, log_to
+from qresnet_jax.train.evaluate import Evaluator
+from qresnet_jax.train.interrupt import StopSignal
+from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
+from qresnet_jax.train.records import Metrics
+from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+from qresnet_jax.train.workdir import claim_workdir
+
+log = logging.getLogger("qresnet_jax")
+
+
+def train_and_evaluate(config, workdir, *, devices=None) -> dict[str, float]:
+    """Trains, or goes on with, the run in `workdir`, and evaluates it on the test split at the end.
+
+    The same call after an interruption gives the same result, to the bit, as without it. SIGTERM or Ctrl-C saves and
+    returns early.
+
+    Args:
+      config: see `qresnet_jax.config.default_config`.
+      workdir: directory of the run, made if need be.
+      devices: to use, all by default.
+
+    Returns:
+      The last metrics; with `test_accuracy` and `test_loss` if training is complete. They are of the checkpoint with
+      the best validation accuracy, or of the last one where nothing is held out.
+
+    Raises:
+      UserError: a config, data set or checkpoint that cannot be used, or a loss that is not finite.
+    """
+    configs.validate(config)
+    mesh = device_mesh(devices)
+    configs.validate_devices(config, mesh.size)
+    with claim_workdir(workdir, config) as workdir, StopSignal() as stop:
+        log_to(workdir)
+        return _Run(config, workdir, mesh).train(stop)
+
+
+class _Run:
+    """One run's parts: what does not change while it trains."""
+
+    def __init__(self, config, workdir: pathlib.Path, mesh):
+        self.config, self.workdir, self.mesh = config, workdir, mesh
+        self.dataset = load_dataset(config.data)
+        configs.validate_dataset(config, self.dataset)
+        self.steps_per_epoch = steps_per_epoch(len(self.dataset.train.labels), config.batch_size)
+        self.total_steps = self.steps_per_epoch * config.num_epochs
+
+        model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
+        self.evaluate = Evaluator(model, self.dataset.mean, mesh)
+        if config.model.sync_bn:
+            model.set_attributes(BatchNorm, axis_name=AXIS)
+        self.graphdef, self.params, self.model_state = nnx.split(model, nnx.Param, ...)
+        self.tx = optim.optimizer(config.optim, self.params, self.total_steps, self.steps_per_epoch)
+        self.course = optim.schedule(config.optim, self.total_steps, self.steps_per_epoch)
+        self.meta = {
+            "config": to_json(config.to_dict()),
+            "class_names": list(self.dataset.class_names),
+            "mean": self.dataset.mean.tolist(),
+        }
+        self.describe()
+
+    def describe(self) -> None:
+        """Logs devices, data and the network's size."""
+        config, data = self.config, self.dataset
+        kind = self.mesh.devices.flat[0].device_kind
+        validation = len(data.validation.labels) if data.validation else 0
+        binary = sum(x.size for x in jax.tree.leaves(nnx.state(self.params, BinaryKernel)))
+        total = sum(x.size for x in jax.tree.leaves(self.params))
+        how = "over all devices" if config.model.sync_bn else "on each device alone"
+        log.info("devices: %d x %s, %s, batch norm %s", self.mesh.size, kind, config.parallel, how)
+        log.info(
+            "data: %s, %d train, %d validation, %d test images of %s",
+            data.name,
+            len(data.train.labels),
+            validation,
+            len(data.test.labels),
+            "x".join(map(str, data.train.images.shape[1:])),
+        )
+        bits = f"{config.model.weight_bits}-bit weights, {config.model.activation} activations"
+        if config.model.activation != "none":
+            bits += f" of {'/'.join(map(str, config.model.act_bits))} bits"
+        log.info(
+            "network: ResNet-%d, %s; %d parameters, %d of them binary: %.1f kB, %.1f kB as float32",
+            config.model.depth,
+            bits,
+            total,
+            binary,
+            (binary / 8 + 4 * (total - binary)) / 1e3,
+            4 * total / 1e3,
+        )
+
+    def train(self, stop) -> dict[str, float]:
+        """Goes on from the latest checkpoint to the end, or until `stop` is set."""
+        config = self.config
+        checkpoints = Checkpoints(self.workdir)
+        state = self.start(checkpoints)
+        step = int(state.step)
+        metrics = Metrics(self.workdir, step)
+        progress = Progress(self.total_steps, step, self.steps_per_epoch, config.num_epochs)
+        try:
+            if step < self.total_steps:
+                state = self._epochs(state, checkpoints, metrics, progress, stop)
+            if stop and int(state.step) < self.total_steps:
+                log.info("stopped by %s at step %d; everything is saved, the same command goes on", stop, state.step)
+                return metrics.at(int(state.step))
+            progress.close()
+            return self.finish(state, checkpoints, metrics)
+        finally:
+            progress.close()
+            metrics.close()
+            checkpoints.close()
+
+    def start(self, checkpoints):
+        """The state to begin with: of this workdir, else warm-started, else from scratch."""
+        latest = checkpoints.latest_step
+        params, model_state = self.params, self.model_state
+        if latest is None and self.config.init_from:
+            params, model_state, report = warm_start(self.config.init_from, params, model_state)
+            log.info(report)
+        state = replicate(init_state(params, model_state, self.tx), self.mesh)
+        if latest is None:
+            return state
+        state = checkpoints.restore(latest, state)
+        log.info("going on from step %d of %d in %s", latest, self.total_steps, self.workdir)
+        return state
+
+    def _epochs(self, state, checkpoints, metrics, progress, stop):
+        config, n = self.config, self.steps_per_epoch
+        train_step = make_train_step(
+            self.graphdef,
+            self.tx,
+            config,
+            num_shards=self.mesh.size,
+            steps_per_epoch=n,
+            total_steps=self.total_steps,
+        )
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        length = config.steps_per_dispatch or (1 if on_cpu else config.log_every_steps)
+        # Chunks begin at fixed steps, so a resumed run cuts its epochs as an uninterrupted one does.
+        one = map_train_step(train_step, self.mesh, config.parallel, 1)
+        many = map_train_step(train_step, self.mesh, config.parallel, length)
+
+        key = jax.random.key(config.seed)
+        order_key, data_key = jax.random.split(key)
+        images, labels = self.dataset.train
+        order_of = jax.jit(epoch_order, static_argnums=2)
+        constants = replicate((images, labels, jnp.asarray(self.dataset.mean, jnp.float32), data_key), self.mesh)
+        images, labels, mean, data_key = constants
+
+        step = int(state.step)
+        while step < self.total_steps:
+            epoch = step // n
+            order = replicate(order_of(order_key, epoch, len(self.dataset.train.labels)), self.mesh)
+            data = TrainData(images, labels, mean, order, data_key)
+            end = (epoch + 1) * n
+            clock = time.monotonic()
+            timed_from = step
+            while step < end:
+                in_epoch = step % n
+                boundary = min(in_epoch - in_epoch % config.log_every_steps + config.log_every_steps, n)
+                fits = in_epoch % length == 0 and in_epoch + length <= boundary
+                state = (many if fits else one)(state, data)
+                step += length if fits else 1
+                jax.block_until_ready(state.step)
+                progress.advance(step)
+                if step % n in (0, boundary % n):
+                    values = self._interval_metrics(state, step)
+                    values["images_per_second"] = (step - timed_from) * config.batch_size / (time.monotonic() - clock)
+                    metrics.write(step, values)
+                    progress.report(step, values)
+                    state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+                    clock, timed_from = time.monotonic(), step
+                if stop:
+                    break
+            accuracy = None
+            if step == end:
+                accuracy = self._validate(state, metrics, epoch)
+            last = step == self.total_steps
+            if stop or last or (step == end and (epoch + 1) % config.checkpoint_every_epochs == 0):
+                check_finite(state)
+                checkpoints.save(step, state, self.meta, accuracy)
+            if stop:
+                break
+        checkpoints.wait()
+        return state
+
+    def _interval_metrics(self, state, step) -> dict[str, float]:
+        check_finite(state)
+        sums = {name: float(x) for name, x in jax.device_get(state.sums).items()}
+        return {
+            "train_loss": sums["loss"] / sums["images"],
+            "train_accuracy": sums["correct"] / sums["images"],
+            "learning_rate": float(self.config.optim.learning_rate * self.course(step - 1)),
+        }
+
+    def _validate(self, state, metrics, epoch) -> float | None:
+        if self.dataset.validation is None:
+            return None
+        result = self.evaluate(state.params, state.model_state, self.dataset.validation)
+        metrics.write(int(state.step), {f"eval_{name}": value for name, value in result.items()})
+        log.info(
+            "epoch %d/%d  validation loss %.4f  accuracy %.2f %%",
+            epoch + 1,
+            self.config.num_epochs,
+            result["loss"],
+            100 * result["accuracy"],
+        )
+        return result["accuracy"]
+
+    def finish(self, state, checkpoints, metrics) -> dict[str, float]:
+        """Test loss and accuracy of the model that validation chose; measured once, then read from the records."""
+        step = int(state.step)
+        done = metrics.at(step)
+        if "test_accuracy" not in done:
+            chosen = checkpoints.best_step if self.dataset.validation else checkpoints.latest_step
+            if chosen != step:
+                state = checkpoints.restore(chosen, state)
+            result = self.evaluate(state.params, state.model_state, self.dataset.test)
+            metrics.write(
+                step, {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": chosen}
+            )
+            done = metrics.at(step)
+        log.info(
+            "done: test accuracy %.2f %%, loss %.4f, of the checkpoint at step %d, in %s",
+            100 * done["test_accuracy"],
+            done["test_loss"],
+            done["test_of_step"],
+            self.workdir,
+        )
+        return done
+
+
+def check_finite(state) -> None:
+    """Stops a run whose loss or parameters are no longer finite.
+
+    Raises:
+      DivergedError: names the first such step.
+    """
+    bad = int(state.first_bad_step)
+    if bad >= 0:
+        raise DivergedError(
+            f"the loss is not finite at step {bad}: lower config.optim.learning_rate, or set "
+            "config.optim.gradient_clip. The last good checkpoint is kept; training goes on from it"
+        )

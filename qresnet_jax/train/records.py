@@ -1,0 +1,87 @@
+"""What a run writes down as it goes: `metrics.jsonl` and TensorBoard event files."""
+
+import json
+import os
+import pathlib
+
+from qresnet_jax.errors import UserError
+
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """Metrics by step, one JSON object a line, each step once, and the same as TensorBoard scalars.
+
+    A run that was cut off may have written further than its checkpoint, or half a line: opening the file drops
+    everything past `last_step`, as those steps will be done again.
+
+    Args:
+      workdir: an existing directory.
+      last_step: of the checkpoint that the run goes on from; 0 for a new run.
+
+    Raises:
+      UserError: a complete line of the file is no JSON object with a step.
+    """
+
+    def __init__(self, workdir: pathlib.Path, last_step: int):
+        from tensorboardX import SummaryWriter
+
+        self.path = pathlib.Path(workdir) / FILE
+        self._lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
+        self._rewrite()
+        self._file = self.path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=last_step + 1 if last_step else None)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Records values; those of the last step written are added to its line."""
+        if self._lines and self._lines[-1]["step"] == step:
+            self._lines[-1] |= values
+            self._file.close()
+            self._rewrite()
+            self._file = self.path.open("a")
+        else:
+            self._lines.append({"step": step, **values})
+            self._file.write(json.dumps(self._lines[-1]) + "\n")
+            self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def at(self, step: int) -> dict[str, float]:
+        """What is recorded for a step, {} if nothing."""
+        return next((line for line in reversed(self._lines) if line["step"] == step), {})
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        self._events.close()
+
+    def _rewrite(self):
+        aside = self.path.with_suffix(".new")
+        with aside.open("w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in self._lines)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self.path)
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`, [] if there is no file; a torn last line is left out.
+
+    Raises:
+      UserError: another line is no JSON object with a step.
+    """
+    try:
+        lines = path.read_text().split("\n")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): move it away to go on") from error
+    records = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line's end is torn, or empty
+        try:
+            record = json.loads(line)
+            record["step"] = int(record["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number} is no JSON object with a step: move the file away to go on") from error
+        records.append(record)
+    return records

@@ -1,0 +1,32 @@
+"""A run's directory: made, claimed for one process, and labelled with the config."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator
+
+from qresnet_jax.errors import UserError
+from qresnet_jax.train.checkpoint import to_json
+
+
+@contextlib.contextmanager
+def claim_workdir(workdir, config) -> Iterator[pathlib.Path]:
+    """Makes the directory, locks it while the context lasts, and writes `config.json`.
+
+    Raises:
+      UserError: it cannot be written or another process trains in it.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be written ({error.strerror}): give another --workdir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another process trains in {workdir}: wait for it, or give another --workdir") from error
+        (workdir / "config.json").write_text(json.dumps(to_json(config.to_dict()), indent=2) + "\n")
+        yield workdir
