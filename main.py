@@ -80,7 +80,9 @@ def parse(argv):
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
         # ml_collections reports a field that does not exist, or a value of the wrong type, by all of these.
-        raise UserError(str(error).strip("'\"")) from error
+        text = str(error.args[0] if error.args else error).replace("\n", " ")
+        given = [a for a in argv[1:] if a.startswith("--config.")]
+        raise UserError(f"{text} (in {' '.join(given)})" if isinstance(error, (AttributeError, KeyError)) else text) from error
 
 
 def run():

@@ -2,7 +2,7 @@
 
 import math
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from qresnet_jax import architecture
 from qresnet_jax.errors import ConfigError
@@ -49,7 +49,8 @@ def default_config() -> ConfigDict:
     config.model.act_bits = (2, 2, 2)  # per stage, 1 to 8, or 32 for float
     config.model.activation = "pact"
     config.model.stem_weight_bits = 11
-    config.model.stream_fraction_bits = 8  # of the residual stream; None: a float stream, for research
+    # Of the residual stream; None: a float stream, for research. Of type object, so that None can be given as a flag.
+    config.model.stream_fraction_bits = FieldReference(8, field_type=object)
     config.model.sync_bn = True  # batch norm over all devices' images, or over each device's own
 
     config.optim = ConfigDict()
@@ -209,6 +210,10 @@ def validate_dataset(config: ConfigDict, dataset) -> None:
     """Refuses a data set of another number of channels or classes than the network has."""
     channels, classes = dataset.train.images.shape[-1], len(dataset.class_names)
     if config.model.in_channels != channels:
-        raise ConfigError(f"config.model.in_channels={config.model.in_channels}: must be {channels} for {dataset.name}")
+        raise ConfigError(
+            f"config.model.in_channels={config.model.in_channels}: must be {channels} for {dataset.name}"
+        )
     if config.model.num_classes != classes:
-        raise ConfigError(f"config.model.num_classes={config.model.num_classes}: must be {classes} for {dataset.name}")
+        raise ConfigError(
+            f"config.model.num_classes={config.model.num_classes}: must be {classes} for {dataset.name}"
+        )

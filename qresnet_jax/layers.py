@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qresnet_jax import fixed_point, quantizers
-from qresnet_jax.convolution import accumulate, binary_conv, plain_conv
+from qresnet_jax.convolution import accumulate, binary_conv
+from qresnet_jax.plain_convolution import plain_conv
 
 
 class BinaryKernel(nnx.Param):
@@ -76,24 +77,29 @@ class BinaryConv(nnx.Module):
         self.scale, self.dtype = scale, dtype
         self.kernel = BinaryKernel(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
 
-    def __call__(self, x: jax.Array, step: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
+    ) -> jax.Array:
         """Convolves.
 
         Args:
           x: `[N, H, W, in_features]`.
           step: where x consists of multiples of it (a quantizer's `step`), the sums are taken over integers, hence
             exact; None convolves any x.
+          max_level: the largest multiple, where known: small integers are faster on CPUs.
 
         Returns:
           float32 `[N, H', W', out_features]`.
         """
         self._check(x)
-        return binary_conv(x, self.kernel[...], step, self.strides, self.scale, self.dtype)
+        return binary_conv(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
 
-    def accumulate(self, x: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def accumulate(
+        self, x: jax.Array, step: jax.Array, max_level: int | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """The integers behind `__call__`: `(acc, factor)` with output `acc * factor`; no gradient to the kernel."""
         self._check(x)
-        return accumulate(x, self.kernel[...], step, self.strides, self.scale, self.dtype)
+        return accumulate(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
 
     def acc_max(self, max_level: int) -> int:
         """The largest possible `|acc|` for activation levels up to `max_level`."""
@@ -114,8 +120,8 @@ class FloatConv(nnx.Module):
         self.kernel_size, self.strides, self.dtype = _pair(kernel_size), _pair(strides), dtype
         self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
 
-    def __call__(self, x: jax.Array, step: jax.Array | None = None) -> jax.Array:
-        """Convolves `[N, H, W, in]` to `[N, H', W', out]` of `dtype`; `step` is the binary twin's and has no use here."""
+    def __call__(self, x: jax.Array, step=None, max_level=None) -> jax.Array:
+        """Convolves `[N, H, W, in]` to `[N, H', W', out]` of `dtype`; the binary twin's other arguments have no use here."""
         return plain_conv(
             x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.strides, out_dtype=self.dtype
         )
@@ -140,7 +146,7 @@ class StemConv(nnx.Module):
         self.weight_bits, self.dtype = weight_bits, dtype
         self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
 
-    def __call__(self, x: jax.Array, step: None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, step: None = None, max_level: None = None) -> jax.Array:
         """Convolves normalised images `[N, H, W, in]` to `[N, H', W', out]`."""
         if self.weight_bits is None:
             kernel = self.kernel[...].astype(self.dtype)
@@ -157,7 +163,9 @@ class StemConv(nnx.Module):
         scaled = kernel / factor
         return quantizers.straight_through(jnp.round(scaled), scaled), factor
 
-    def accumulate(self, x: jax.Array, step: None = None) -> tuple[jax.Array, jax.Array]:
+    def accumulate(
+        self, x: jax.Array, step: None = None, max_level: None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """`(acc, factor)` with output `acc * factor`: acc integral float32, factor float32 `[out]`."""
         kernel, factor = self.integer_kernel()
         scaled = x.astype(jnp.float32) * PIXEL_UNITS
@@ -357,15 +365,15 @@ def to_stream(conv, norm: BatchNorm | None, x, act, fraction_bits: int | None) -
       act: the quantizer that made x, or None for the stem.
       fraction_bits: of the grid.
     """
-    step = None if act is None else act.step
-    out = conv(x, step)
+    step, max_level = (None, None) if act is None else (act.step, act.max_level)
+    out = conv(x, step, max_level)
     out = out if norm is None else norm(out)
     if fraction_bits is None:
         return out
     if norm is not None and not norm.use_running_average:
         return fixed_point.round_to_grid(out, fraction_bits)
-    acc, factor = conv.accumulate(x, step)
-    acc_max = conv.acc_max() if act is None else conv.acc_max(act.max_level)
+    acc, factor = conv.accumulate(x, step, max_level)
+    acc_max = conv.acc_max() if act is None else conv.acc_max(max_level)
     return quantizers.straight_through(_requantized(acc, factor, norm, acc_max, fraction_bits), out)
 
 

@@ -76,7 +76,7 @@ class Block(nnx.Module):
         """Maps the stream `[N, H, W, in]` to `[N, H', W', out]`."""
         first = y = self.acts[0](stream)
         for i in range(len(self.convs) - 1):
-            y = self.norms[i](self.convs[i](y, self.acts[i].step))
+            y = self.norms[i](self.convs[i](y, self.acts[i].step, self.acts[i].max_level))
             y = self.acts[i + 1](nnx.relu(y))
         y = to_stream(self.convs[-1], self.norms[-1], y, self.acts[-1], self.fraction_bits)
         return nnx.relu(saturating_add(y, self.shortcut(stream, first), self.fraction_bits))
@@ -95,7 +95,7 @@ class PreactBlock(Block):
     def __call__(self, stream: jax.Array) -> jax.Array:
         first = y = self.acts[0](nnx.relu(self.norms[0](stream)))
         for i in range(len(self.convs) - 1):
-            y = self.norms[i + 1](self.convs[i](y, self.acts[i].step))
+            y = self.norms[i + 1](self.convs[i](y, self.acts[i].step, self.acts[i].max_level))
             y = self.acts[i + 1](nnx.relu(y))
         y = to_stream(self.convs[-1], None, y, self.acts[-1], self.fraction_bits)
         return saturating_add(y, self.shortcut(stream, first), self.fraction_bits)

@@ -1,9 +1,12 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax.convolution import accumulate, binary_conv, levels, plain_conv
+from qresnet_jax.convolution import accumulate, binary_conv, levels
+from qresnet_jax.plain_convolution import plain_conv
 
 # image (N, H, W, C), outputs, kernel size, stride: odd images, batch 1, channels that fill no vector
 CASES = [
@@ -67,15 +70,17 @@ def scale_of(w, scale):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape, outputs, k, stride", CASES)
 def test_the_accumulator_is_the_integer_sum(shape, outputs, k, stride, dtype):
-    for max_level in (1, 3, 255):
+    for max_level in (1, 3, 127, 255):
         q, w, signs = case(shape, outputs, k, max_level)
         step = jnp.float32(0.37 / max_level)
-        acc, factor = accumulate(
-            jnp.float32(q) * step, jnp.asarray(w), step, (stride, stride), "layer", dtype
-        )
-        assert acc.dtype == jnp.float32
-        np.testing.assert_array_equal(acc, conv_reference(q, signs, stride))
-        np.testing.assert_allclose(factor, scale_of(w, "layer") * float(step), rtol=1e-6)  # a float32 mean
+        x, strides, expected = jnp.float32(q) * step, (stride, stride), conv_reference(q, signs, stride)
+        for known in (None, max_level):
+            acc, factor = accumulate(x, jnp.asarray(w), step, strides, "layer", dtype, known)
+            assert acc.dtype == jnp.float32
+            np.testing.assert_array_equal(acc, expected)
+            np.testing.assert_allclose(
+                factor, scale_of(w, "layer") * float(step), rtol=1e-6
+            )  # a float32 mean
 
 
 def test_the_accumulator_is_exact_at_its_largest_and_in_any_channel_order():
@@ -119,36 +124,42 @@ def test_binary_conv_without_a_step_takes_any_activations(shape, outputs, k, str
 
 # bfloat16 rounds the incoming gradients to 8 bits, and the sums again: some thousandths of the largest
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
-@pytest.mark.parametrize("has_step", [True, False])
+@pytest.mark.parametrize("step, max_level", [(0.7, 3), (0.7, None), (None, None)])
 @pytest.mark.parametrize("scale", ["layer", "channel"])
 def test_gradients_are_those_of_the_float_convolution_passed_straight_through(
-    dtype, tolerance, has_step, scale
+    dtype, tolerance, step, max_level, scale
 ):
+    step = None if step is None else jnp.float32(step)
     for shape, outputs, k, stride in CASES[:5]:
         q, w, signs = case(shape, outputs, k)
-        step = np.float32(0.7)
-        x = (q * step).astype(np.float32)
-        strides = (stride, stride)
+        x = np.float32(q) * np.float32(0.7)
         binary = scale_of(w, scale) * signs
         g = np.random.default_rng(3).normal(size=conv_reference(x, binary, stride).shape).astype(np.float32)
-        conv = lambda x, w: binary_conv(x, w, jnp.float32(step) if has_step else None, strides, scale, dtype)  # noqa: E731
+        conv = partial(
+            binary_conv, step=step, strides=(stride, stride), scale=scale, dtype=dtype, max_level=max_level
+        )
         _, vjp = jax.vjp(conv, jnp.asarray(x), jnp.asarray(w))
-        for got, expected in zip(
-            vjp(jnp.asarray(g)), conv_gradients(x.astype(np.float64), binary, stride, g), strict=True
-        ):
+        references = conv_gradients(x.astype(np.float64), binary, stride, g)
+        for got, expected in zip(vjp(jnp.asarray(g)), references, strict=True):
             assert got.dtype == jnp.float32
             np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
 
 
 def test_the_input_gradient_has_the_dtype_of_the_input():
     q, w, _ = case((1, 5, 5, 3), 4, 3)
-    conv = lambda x: jnp.sum(binary_conv(x, jnp.asarray(w), jnp.float32(1), (1, 1), "layer", jnp.float32))  # noqa: E731
+
+    def conv(x):
+        return jnp.sum(binary_conv(x, jnp.asarray(w), jnp.float32(1), (1, 1), "layer", jnp.float32))
+
     assert jax.grad(conv)(jnp.asarray(q, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_the_step_receives_no_gradient():
     q, w, _ = case((1, 5, 5, 3), 4, 3)
-    conv = lambda s: jnp.sum(binary_conv(jnp.float32(q), jnp.asarray(w), s, (1, 1), "layer", jnp.float32))  # noqa: E731
+
+    def conv(s):
+        return jnp.sum(binary_conv(jnp.float32(q), jnp.asarray(w), s, (1, 1), "layer", jnp.float32))
+
     assert jax.grad(conv)(jnp.float32(1)) == 0
 
 
@@ -163,12 +174,14 @@ def test_plain_conv_pads_as_pytorch_does(shape, outputs, k, stride):
 def test_padding_differs_from_same_at_stride_two_on_even_images():
     q, w, _ = case((1, 8, 8, 3), 4, 3)
     x, kernel = jnp.float32(q), jnp.asarray(w)
-    same = lambda stride: jax.lax.conv_general_dilated(  # noqa: E731
-        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    np.testing.assert_allclose(
-        plain_conv(x, kernel, (1, 1)), same(1), atol=1e-5
-    )  # float32 sums in another order
+
+    def same(stride):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    # float32 sums in another order
+    np.testing.assert_allclose(plain_conv(x, kernel, (1, 1)), same(1), atol=1e-5)
     assert same(2).shape == plain_conv(x, kernel, (2, 2)).shape
     assert np.abs(same(2) - plain_conv(x, kernel, (2, 2))).max() > 0.1
 

@@ -1,9 +1,9 @@
-import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -122,7 +122,10 @@ def test_latents_are_float32_and_signs_int8_whatever_the_params(dtype):
 
 
 def test_a_scheduled_threshold_is_read_at_each_step():
-    schedule = lambda step: jnp.where(step < 2, 4.0, 0.25)  # noqa: E731
+
+    def schedule(step):
+        return jnp.where(step < 2, 4.0, 0.25)
+
     rng = np.random.default_rng(1)
     start = dyadic(rng, 2.0**-6)
     loop, params, tx = Loop(start), jnp.float32(start), hysteresis_binarize(schedule)

@@ -1,8 +1,8 @@
-import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from qresnet_jax import fixed_point, layers
 from qresnet_jax.architecture import max_stem_weight_bits
@@ -143,7 +143,10 @@ def test_stem_gradients_are_those_of_the_float_convolution():
     twin.kernel[...] = q * factor  # the rounded kernel, so that the input's gradients agree
     x = jnp.float32(pixels((2, 5, 6, 3)) / 128)
     g = jnp.float32(np.random.default_rng(1).normal(size=(2, 5, 6, 5)))
-    loss = lambda conv, x: jnp.sum(conv(x) * g)  # noqa: E731
+
+    def loss(conv, x):
+        return jnp.sum(conv(x) * g)
+
     (dstem, dx), (dtwin, dx_twin) = (nnx.grad(loss, argnums=(0, 1))(conv, x) for conv in (stem, twin))
     np.testing.assert_allclose(
         dstem["kernel"][...], dtwin["kernel"][...], rtol=1e-4, atol=1e-4
@@ -214,7 +217,10 @@ def test_classifier_sums_do_not_overflow(inputs):
 def test_classifier_gradients_are_those_of_the_float_layer():
     integer, plain = (layers.Classifier(7, 4, fraction_bits=f, rngs=nnx.Rngs(1)) for f in (8, None))
     x = jnp.float32(np.random.default_rng(4).integers(-999, 999, (3, 7)) / 256)
-    loss = lambda layer, x: jnp.sum(layer(x) * jnp.arange(4, dtype=jnp.float32))  # noqa: E731
+
+    def loss(layer, x):
+        return jnp.sum(layer(x) * jnp.arange(4, dtype=jnp.float32))
+
     got, expected = (nnx.grad(loss, argnums=(0, 1))(layer, x) for layer in (integer, plain))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     floats = np.asarray(x, np.float64) @ np.asarray(plain.kernel[...]) + np.asarray(plain.bias[...])
@@ -253,7 +259,10 @@ def test_the_sigmoids_temperature_is_no_parameter():
     act = layers.activation("sigmoid", 2)
     assert type(act.temperature) is layers.Temperature
     assert not jax.tree.leaves(nnx.state(act, nnx.Param))
-    gradient = lambda: jax.grad(lambda x: act(x))(jnp.float32(0.5))  # noqa: E731
+
+    def gradient():
+        return jax.grad(lambda x: act(x))(jnp.float32(0.5))
+
     soft = gradient()
     act.temperature[...] = jnp.float32(8)
     assert gradient() > 3 * soft  # on an edge the slope is a quarter of the temperature
@@ -328,8 +337,13 @@ def test_to_stream_has_the_gradients_of_the_float_function(kind):
     conv, act, x, *_ = stream_case(kind)
     norm, step = batch_norm(5), None if act is None else act.step
     g = jnp.float32(np.random.default_rng(6).normal(size=conv(x, step).shape))
-    shipped = lambda conv, norm, x: jnp.sum(layers.to_stream(conv, norm, x, act, 8) * g)  # noqa: E731
-    floats = lambda conv, norm, x: jnp.sum(norm(conv(x, step)) * g)  # noqa: E731
+
+    def shipped(conv, norm, x):
+        return jnp.sum(layers.to_stream(conv, norm, x, act, 8) * g)
+
+    def floats(conv, norm, x):
+        return jnp.sum(norm(conv(x, step)) * g)
+
     got, expected = (nnx.grad(f, argnums=(0, 1, 2))(conv, norm, x) for f in (shipped, floats))
     assert len(jax.tree.leaves(got)) == 4
     jax.tree.map(np.testing.assert_array_equal, got, expected)

@@ -111,7 +111,10 @@ def test_bfloat16_activations_give_bfloat16_of_the_exact_value(name, bits):
 
 def gradients(quantizer, x, alpha, g, bits):
     """Gradients with respect to x and alpha of `sum(g * quantizer(x, alpha, bits))`."""
-    loss = lambda x, alpha: jnp.sum(quantizer(x, alpha, bits) * g)  # noqa: E731
+
+    def loss(x, alpha):
+        return jnp.sum(quantizer(x, alpha, bits) * g)
+
     return jax.grad(loss, argnums=(0, 1))(jnp.float32(x), jnp.float32(alpha))
 
 
@@ -166,7 +169,10 @@ def test_sigmoid_gradient_is_the_slope_of_the_soft_staircase(bits, temperature):
     x, h = np.linspace(-3, 2**bits + 2, 97), 1e-4
     slope = (soft_staircase(x + h) - soft_staircase(x - h)) / (2 * h)
     g = np.random.default_rng(4).normal(size=x.shape).astype(np.float32)
-    loss = lambda x, t: jnp.sum(quantizers.sigmoid(x, t, bits) * g)  # noqa: E731
+
+    def loss(x, t):
+        return jnp.sum(quantizers.sigmoid(x, t, bits) * g)
+
     dx, dtemperature = jax.grad(loss, argnums=(0, 1))(jnp.float32(x), jnp.float32(temperature))
     # central differences: h**2 * temperature**3; float32 sigmoids: 1e-7 * temperature
     np.testing.assert_allclose(dx, g * slope, atol=1e-5)

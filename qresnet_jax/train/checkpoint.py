@@ -1,7 +1,7 @@
 """Checkpoints of a run, by Orbax: the latest and the best, each with the training state and a description.
 
-    WORKDIR/checkpoints/STEP/state   the whole `TrainState`
-    WORKDIR/checkpoints/STEP/meta    JSON: config, class names, pixel means
+WORKDIR/checkpoints/STEP/state   the whole `TrainState`
+WORKDIR/checkpoints/STEP/meta    JSON: config, class names, pixel means
 """
 
 import json
@@ -157,7 +157,9 @@ class Checkpoints:
             else f"delete {self.directory} to begin anew"
         )
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        return CheckpointError(f"the checkpoint {self.directory / str(step)} cannot be read ({reason}); {way_out}")
+        return CheckpointError(
+            f"the checkpoint {self.directory / str(step)} cannot be read ({reason}); {way_out}"
+        )
 
 
 def _has_metrics(manager, step):

@@ -119,7 +119,11 @@ class _Run:
             if step < self.total_steps:
                 state = self._epochs(state, checkpoints, metrics, progress, stop)
             if stop and int(state.step) < self.total_steps:
-                log.info("stopped by %s at step %d; everything is saved, the same command goes on", stop, state.step)
+                log.info(
+                    "stopped by %s at step %d; everything is saved, the same command goes on",
+                    stop,
+                    state.step,
+                )
                 return metrics.at(int(state.step))
             progress.close()
             return self.finish(state, checkpoints, metrics)
@@ -162,7 +166,9 @@ class _Run:
         order_key, data_key = jax.random.split(key)
         images, labels = self.dataset.train
         order_of = jax.jit(epoch_order, static_argnums=2)
-        constants = replicate((images, labels, jnp.asarray(self.dataset.mean, jnp.float32), data_key), self.mesh)
+        constants = replicate(
+            (images, labels, jnp.asarray(self.dataset.mean, jnp.float32), data_key), self.mesh
+        )
         images, labels, mean, data_key = constants
 
         step = int(state.step)
@@ -183,7 +189,9 @@ class _Run:
                 progress.advance(step)
                 if step % n in (0, boundary % n):
                     values = self._interval_metrics(state, step)
-                    values["images_per_second"] = (step - timed_from) * config.batch_size / (time.monotonic() - clock)
+                    values["images_per_second"] = (
+                        (step - timed_from) * config.batch_size / (time.monotonic() - clock)
+                    )
                     metrics.write(step, values)
                     progress.report(step, values)
                     state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
@@ -235,7 +243,8 @@ class _Run:
                 state = checkpoints.restore(chosen, state)
             result = self.evaluate(state.params, state.model_state, self.dataset.test)
             metrics.write(
-                step, {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": chosen}
+                step,
+                {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": chosen},
             )
             done = metrics.at(step)
         log.info(

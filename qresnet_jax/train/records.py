@@ -82,6 +82,8 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
             record = json.loads(line)
             record["step"] = int(record["step"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number} is no JSON object with a step: move the file away to go on") from error
+            raise UserError(
+                f"{path}, line {number} is no JSON object with a step: move the file away to go on"
+            ) from error
         records.append(record)
     return records

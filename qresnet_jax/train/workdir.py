@@ -22,11 +22,15 @@ def claim_workdir(workdir, config) -> Iterator[pathlib.Path]:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be written ({error.strerror}): give another --workdir") from error
+        raise UserError(
+            f"the workdir {workdir} cannot be written ({error.strerror}): give another --workdir"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"another process trains in {workdir}: wait for it, or give another --workdir") from error
+            raise UserError(
+                f"another process trains in {workdir}: wait for it, or give another --workdir"
+            ) from error
         (workdir / "config.json").write_text(json.dumps(to_json(config.to_dict()), indent=2) + "\n")
         yield workdir

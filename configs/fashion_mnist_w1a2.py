@@ -1,0 +1,15 @@
+"""Fashion-MNIST, ResNet-20, 1-bit weights, 2-bit activations.
+
+    python main.py --config=configs/fashion_mnist_w1a2.py
+"""
+
+from qresnet_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.name = "fashion_mnist"
+    config.data.crop_padding = 0
+    config.model.in_channels = 1
+    config.num_epochs = 6
+    return config

@@ -1,0 +1,54 @@
+"""The surroundings of all tests: CPU, 8 virtual devices, a compilation cache in the clone, and `main.py` as a process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+REPO = pathlib.Path(__file__).parents[1]
+
+# Before JAX is imported. Tests that need one device say so; what a jitted function computes on is one in any case.
+DEVICES = "--xla_force_host_platform_device_count={}"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPO / ".cache" / "jax-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES.format(8)}".strip()
+
+KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+def _command(args, devices, env):
+    kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith("JAX_")}
+    environment = {**kept, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": DEVICES.format(devices), "PYTHONUNBUFFERED": "1"}
+    return [sys.executable, str(REPO / "main.py"), *map(str, args)], {**environment, **env}
+
+
+@pytest.fixture(scope="session")
+def run_main():
+    """`run_main(*args, devices=1, cwd=REPO, **env)`: `python main.py args`, finished; text in stdout and stderr."""
+
+    def run(*args, devices=1, cwd=REPO, **env):
+        command, environment = _command(args, devices, env)
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture
+def start_main():
+    """`start_main(*args, devices=1, cwd=REPO, **env)`: the same, running; killed at the test's end if need be."""
+    started = []
+
+    def start(*args, devices=1, cwd=REPO, **env):
+        command, environment = _command(args, devices, env)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,247 @@
+"""Wrong configs are refused at once, by name, in the process of `main.py` too: before data is read or a file made."""
+
+import pathlib
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+
+from qresnet_jax import config as configs
+from qresnet_jax.config import default_config, flatten, validate, validate_dataset, validate_devices
+from qresnet_jax.data import ImageDataset, Split
+from qresnet_jax.errors import ConfigError, UserError
+
+REPO = pathlib.Path(__file__).parents[1]
+CONFIG_FILES = sorted((REPO / "configs").glob("*.py"))
+
+NOT_A_NUMBER, INFINITY = float("nan"), float("inf")
+INTEGER_0, INTEGER_1 = "an integer >= 0", "an integer >= 1"
+AT_LEAST_0, ABOVE_0 = "a number >= 0", "a number > 0"
+BITS = "a tuple with one entry per stage, each 1 to 8 bits, or 32 for float"
+BELOW_1 = "at least 0 and below 1"
+
+IMPOSSIBLE = {
+    "seed": ([-1, 1.5], INTEGER_0),
+    "batch_size": ([0, -128], INTEGER_1),
+    "num_epochs": ([0, -1], INTEGER_1),
+    "log_every_steps": ([0], INTEGER_1),
+    "checkpoint_every_epochs": ([0], INTEGER_1),
+    "steps_per_dispatch": ([-1], INTEGER_0),
+    "parallel": (["jit", ""], "one of shard_map, pmap"),
+    "dtype": (["float16", "float64"], "one of float32, bfloat16"),
+    "init_from": ([7], "a string"),
+    "data.name": ([""], "the name of a data set"),
+    "data.data_dir": ([7], "a string"),
+    "data.raw_dir": ([7], "a string"),
+    "data.holdout": ([-0.1, 1.0, NOT_A_NUMBER], "a fraction of train, at least 0 and below 1"),
+    "data.crop_padding": ([-1], INTEGER_0),
+    "data.flip": ([1, "yes"], "True or False"),
+    "model.depth": ([0, -20], INTEGER_1),
+    "model.width": ([0], INTEGER_1),
+    "model.block": (["wide"], "one of basic, bottleneck, preact_basic, preact_bottleneck"),
+    "model.stem": (["mnist"], "one of cifar, imagenet"),
+    "model.in_channels": ([0], INTEGER_1),
+    "model.num_classes": ([1, 0], "an integer >= 2"),
+    "model.weight_bits": ([0, 2, 8, 16], "one of 1, 32"),
+    "model.weight_scale": (["kernel"], "one of layer, channel"),
+    "model.act_bits": ([(0, 2, 2), (2, 2, 9), (2, 2, -1), (2, 2, 16), (2, 2, 2.0), [2, 2, 2], 2], BITS),
+    "model.activation": (["relu"], "one of pact, fixed, lsq, sigmoid, power_of_two, none"),
+    "model.stem_weight_bits": ([0, 1, -11], "an integer >= 2"),
+    "model.stream_fraction_bits": ([-1, 15, 2.5, "8"], "0 to 14, or None for a float stream"),
+    "model.sync_bn": ([1], "True or False"),
+    "optim.name": (["adam"], "one of sgd, adamw"),
+    "optim.learning_rate": ([0.0, -0.1, NOT_A_NUMBER, INFINITY], ABOVE_0),
+    "optim.momentum": ([-0.1, 1.0, NOT_A_NUMBER], BELOW_1),
+    "optim.weight_decay": ([-1e-4, INFINITY], AT_LEAST_0),
+    "optim.schedule": (["linear"], "one of cosine, step, constant"),
+    "optim.warmup_epochs": ([-1.0], AT_LEAST_0),
+    "optim.label_smoothing": ([-0.1, 1.0], BELOW_1),
+    "optim.gradient_clip": ([-1.0], AT_LEAST_0),
+    "optim.hysteresis.threshold": ([-0.1, NOT_A_NUMBER], AT_LEAST_0),
+    "optim.hysteresis.relative": (["no"], "True or False"),
+    "optim.clipping_level.learning_rate": ([-0.01], AT_LEAST_0),
+    "optim.clipping_level.l2": ([-1e-4], AT_LEAST_0),
+    "optim.temperature.start": ([0.0, -1.0], ABOVE_0),
+    "optim.temperature.end": ([0.0, INFINITY], ABOVE_0),
+}
+CASES = [(name, value, text) for name, (values, text) in IMPOSSIBLE.items() for value in values]
+
+
+def changed(**fields):
+    """The default config with fields set by dotted name, whatever their type."""
+    config = default_config()
+    for name, value in fields.items():
+        part = config
+        *parents, last = name.split(".")
+        for parent in parents:
+            part = part[parent]
+        with part.ignore_type():
+            part[last] = value
+    return config
+
+
+def refusal(config):
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    return str(caught.value)
+
+
+# ---- Files and fields --------------------------------------------------------------------------------------
+
+
+def test_there_are_config_files():
+    assert CONFIG_FILES
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda p: p.stem)
+def test_every_config_file_is_valid_and_says_its_command(path):
+    module = runpy.run_path(str(path))
+    validate(module["get_config"]())
+    assert f"python main.py --config=configs/{path.name}" in module["__doc__"]
+
+
+def test_the_default_config_is_valid():
+    validate(default_config())
+
+
+def test_the_table_of_impossible_values_has_every_field():
+    assert IMPOSSIBLE.keys() == flatten(default_config()).keys()
+
+
+@pytest.mark.parametrize(("name", "value", "text"), CASES, ids=[f"{n}={v}" for n, v, _ in CASES])
+def test_an_impossible_value_is_refused_by_name_with_what_it_may_be(name, value, text):
+    assert refusal(changed(**{name: value})) == f"config.{name}={value!r}: must be {text}"
+
+
+@pytest.mark.parametrize("name", flatten(default_config()))
+def test_a_missing_field_is_named(name):
+    config = default_config()
+    *parents, last = name.split(".")
+    part = config
+    for parent in parents:
+        part = part[parent]
+    del part[last]
+    assert f"config.{name} is missing" in refusal(config)
+
+
+def test_an_unknown_field_is_refused_with_the_list_of_fields():
+    config = default_config()
+    config.model.bits = 2
+    message = refusal(config)
+    assert message.startswith("config.model.bits is not a field; fields are: seed, batch_size")
+    assert "optim.hysteresis.threshold" in message
+
+
+def test_flatten_gives_dotted_names():
+    assert flatten(ConfigDict({"a": 1, "b": {"c": {"d": (2,)}}})) == {"a": 1, "b.c.d": (2,)}
+
+
+# ---- Fields that must fit each other -----------------------------------------------------------------------
+
+RELATIONS = [
+    ({"model.depth": 21}, ("config.model.depth=21", "6n+2", "20, 32, 44")),
+    ({"model.depth": 2}, ("config.model.depth=2", "6n+2")),
+    ({"model.depth": 32, "model.block": "bottleneck"}, ("config.model.depth=32", "9n+2", "164")),
+    ({"model.depth": 21, "model.stem": "imagenet"}, ("config.model.depth=21", "18 (basic), 34 (basic), 50")),
+    ({"model.act_bits": (2, 2)}, ("config.model.act_bits=(2, 2)", "needs 3 entries")),
+    ({"model.depth": 18, "model.stem": "imagenet"}, ("config.model.act_bits=(2, 2, 2)", "needs 4 entries")),
+    (
+        {"model.activation": "power_of_two", "model.act_bits": (2, 5, 2)},
+        ("config.model.act_bits=(2, 5, 2)", "1 to 4 bits"),
+    ),
+    ({"model.stem_weight_bits": 12}, ("config.model.stem_weight_bits=12", "at most 11", "2**24")),
+    ({"model.in_channels": 64}, ("config.model.stem_weight_bits=11", "64 channels")),
+    ({"optim.warmup_epochs": 200.0}, ("config.optim.warmup_epochs=200.0", "below num_epochs=200")),
+]
+
+
+@pytest.mark.parametrize(("fields", "texts"), RELATIONS, ids=[str(f) for f, _ in RELATIONS])
+def test_fields_that_do_not_fit_each_other_are_refused(fields, texts):
+    message = refusal(changed(**fields))
+    assert all(text in message for text in texts), message
+
+
+def test_the_most_stem_weight_bits_keep_every_sum_below_2_24():
+    most = configs.architecture.max_stem_weight_bits("cifar", 3)
+    largest_sum = 27 * 510 * (2 ** (most - 1) - 1)
+    assert largest_sum < 2**24 <= 27 * 510 * (2**most - 1)
+    validate(changed(**{"model.stem_weight_bits": most}))
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    config = changed(batch_size=100)
+    validate_devices(config, 4)
+    with pytest.raises(ConfigError, match=r"^config\.batch_size=100: must be a multiple of the 8 devices$"):
+        validate_devices(config, 8)
+
+
+def test_a_data_set_of_other_channels_or_classes_is_refused():
+    import numpy as np
+
+    split = Split(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
+    dataset = ImageDataset("grey", split, None, split, ("a", "b"), np.zeros(1), np.ones(1))
+    with pytest.raises(ConfigError, match=r"^config\.model\.in_channels=3: must be 1 for grey$"):
+        validate_dataset(default_config(), dataset)
+    with pytest.raises(ConfigError, match=r"^config\.model\.num_classes=10: must be 2 for grey$"):
+        validate_dataset(changed(**{"model.in_channels": 1}), dataset)
+    validate_dataset(changed(**{"model.in_channels": 1, "model.num_classes": 2}), dataset)
+
+
+def test_a_config_error_is_a_user_error_and_a_value_error():
+    assert issubclass(ConfigError, UserError) and issubclass(ConfigError, ValueError)
+
+
+# ---- The command line --------------------------------------------------------------------------------------
+
+UNREADABLE = "--config.data.name=no_such_set"  # reading data would fail with another message
+COMMANDS = [
+    (["--config.model.depth=21"], 1, ["config.model.depth=21", "6n+2"]),
+    (["--config.model.act_bits=(2, 0, 2)"], 1, ["config.model.act_bits=(2, 0, 2)", "1 to 8 bits"]),
+    (["--config.batch_size=100"], 8, ["config.batch_size=100", "multiple of the 8 devices"]),
+    (["--config.optim.hysteresis.threshold=-0.1"], 1, ["config.optim.hysteresis.threshold=-0.1", ">= 0"]),
+    (["--config.optim.learning_rate=-1"], 1, ["config.optim.learning_rate=-1", "> 0"]),
+    (["--config.model.activation=relu"], 1, ["config.model.activation='relu'", "pact", "none"]),
+    (["--config.model.bitz=2"], 1, ["config.model.bitz"]),
+    (["--config.model.depth=twenty"], 1, ["config.model.depth", "twenty"]),
+    (["--mode=fly"], 1, ["mode", "fly", "train", "eval", "prepare_data"]),
+    (["--nonsense=1"], 1, ["nonsense"]),
+    (["stray"], 1, ["stray"]),
+]
+
+
+def short_error(result):
+    """The message of a user's mistake: on standard error, without a traceback."""
+    assert result.returncode not in (0, None) and "Traceback" not in result.stderr, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("error:", "FATAL"))]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(("flags", "devices", "texts"), COMMANDS, ids=[c[0][0] for c in COMMANDS])
+def test_main_refuses_before_it_reads_data_or_makes_a_file(run_main, tmp_path, flags, devices, texts):
+    workdir = tmp_path / "run"
+    arguments = ("--config=configs/digits.py", f"--workdir={workdir}", UNREADABLE, *flags)
+    message = short_error(run_main(*arguments, devices=devices))
+    assert all(text in message for text in texts), message
+    assert not workdir.exists()
+
+
+def test_main_takes_valid_overrides_and_then_meets_the_data_set(run_main, tmp_path):
+    flags = ["--config.model.stream_fraction_bits=None", "--config.model.act_bits=(1, 32, 8)", UNREADABLE]
+    result = run_main("--config=configs/digits.py", f"--workdir={tmp_path}/run", *flags)
+    assert "data.name='no_such_set' is not known" in short_error(result)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "prepare_data"])
+def test_main_without_a_config_says_how_to_give_one(run_main, mode):
+    assert "--config=configs/digits.py" in short_error(run_main(f"--mode={mode}"))
+
+
+def test_main_with_a_config_file_that_is_not_there_names_it(run_main):
+    assert "configs/none.py" in short_error(run_main("--config=configs/none.py"))
+
+
+def test_help_exits_with_0_and_names_the_flags(run_main):
+    result = run_main("--help")
+    assert result.returncode == 0
+    assert all(flag in result.stdout for flag in ("--config", "--workdir", "--mode", "prepare_data"))
