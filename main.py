@@ -1,6 +1,6 @@
 """Trains and evaluates networks with 1-bit weights and low-bit activations.
 
-    python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|prepare_data] [--config.a.b=value ...]
+python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|prepare_data] [--config.a.b=value ...]
 """
 
 import logging
@@ -9,13 +9,16 @@ import pathlib
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from qresnet_jax import config as configs
 from qresnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), such as configs/digits.py.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME for configs/NAME.py by default.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run; runs/NAME for configs/NAME.py by default."
+)
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -64,7 +67,7 @@ def _log_to_standard_output():
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(logging.StreamHandler(sys.stdout))
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)  # of the libraries
 
 
 def _cache_compilations():
@@ -77,12 +80,15 @@ def _cache_compilations():
 
 def parse(argv):
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        # ml_collections reports a field that does not exist, or a value of the wrong type, by all of these.
-        text = str(error.args[0] if error.args else error).replace("\n", " ")
-        given = [a for a in argv[1:] if a.startswith("--config.")]
-        raise UserError(f"{text} (in {' '.join(given)})" if isinstance(error, (AttributeError, KeyError)) else text) from error
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.items()  # a file that failed to load reports it at the first use
+        return rest
+    except (AttributeError, KeyError) as error:  # from ml_collections, for a field that does not exist
+        text = str(error.args[0]).replace("\n", ". ").replace("'", "")
+        raise UserError(f"a --config field that does not exist: {text}") from error
+    except (flags.Error, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def run():

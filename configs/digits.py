@@ -1,6 +1,6 @@
 """1-bit weights, 2-bit activations on scikit-learn's 8x8 digits: the embedded default, no download.
 
-    python main.py --config=configs/digits.py
+python main.py --config=configs/digits.py
 """
 
 from qresnet_jax.config import default_config

@@ -1,13 +1,13 @@
-"""Fashion-MNIST, ResNet-20 in float: the twin of `fashion_mnist_w1a2.py`.
+"""Fashion-MNIST, ResNet-20 in float: the twin of `fashion_mnist_w1a2.py`, everything else equal.
 
-    python main.py --config=configs/fashion_mnist_fp32.py
+python main.py --config=configs/fashion_mnist_fp32.py
 """
 
-from configs.fashion_mnist_w1a2 import get_config as quantized
+from configs import fashion_mnist_w1a2
 
 
 def get_config():
-    config = quantized()
+    config = fashion_mnist_w1a2.get_config()
     config.model.weight_bits = 32
     config.model.activation = "none"
     return config

@@ -1,6 +1,6 @@
 """Fashion-MNIST, ResNet-20, 1-bit weights, 2-bit activations.
 
-    python main.py --config=configs/fashion_mnist_w1a2.py
+python main.py --config=configs/fashion_mnist_w1a2.py
 """
 
 from qresnet_jax.config import default_config

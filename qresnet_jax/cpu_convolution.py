@@ -85,7 +85,7 @@ def _four_phases(g, kernel):
 
     Input row 2a is reached by tap 1 from output row a; row 2a + 1 by tap 2 from a and by tap 0 from a + 1.
     """
-    kh, kw, channels, out = kernel.shape
+    channels, out = kernel.shape[2:]
     taps = jnp.swapaxes(kernel, 2, 3)  # [kh, kw, out, C]
     nothing = jnp.zeros_like(taps[0])
     rows = jnp.stack(

@@ -22,7 +22,12 @@ KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRA
 
 def _command(args, devices, env):
     kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith("JAX_")}
-    environment = {**kept, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": DEVICES.format(devices), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **kept,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": DEVICES.format(devices),
+        "PYTHONUNBUFFERED": "1",
+    }
     return [sys.executable, str(REPO / "main.py"), *map(str, args)], {**environment, **env}
 
 

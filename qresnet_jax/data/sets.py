@@ -113,6 +113,11 @@ def _fields(data_config) -> tuple[str, str, str]:
 
 def _unknown(name: str, data_dir: str) -> DataError:
     root = builders.data_root(data_dir)
+    if name.startswith("imagenet"):
+        return DataError(
+            f"data.name={name!r}: ImageNet must be streamed and its images resized; this data path is not there yet. "
+            f"Only sets of equally large images can be used, prepared in data.data_dir={str(root)!r}."
+        )
     here = sorted({path.relative_to(root).parts[0] for path in root.glob("*/**/dataset_info.json")})
     return DataError(
         f"data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, and what is "

@@ -1,6 +1,7 @@
 """Loss and accuracy over a whole split, every image once; and of a finished run on the test split."""
 
 import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -85,7 +85,10 @@ class Reference:
         normal = (x - mean) / deviation
 
         def gradient(g):
-            self.grads[*path, "scale"], self.grads[*path, "bias"] = (g * normal).sum((0, 1, 2)), g.sum((0, 1, 2))
+            self.grads[*path, "scale"], self.grads[*path, "bias"] = (
+                (g * normal).sum((0, 1, 2)),
+                g.sum((0, 1, 2)),
+            )
             g = g * gamma
             return (g - g.mean((0, 1, 2)) - normal * (g * normal).mean((0, 1, 2))) / deviation
 
@@ -189,7 +192,9 @@ def configuration():
 
 def arrays(state):
     """Float64 arrays by path, without the places that `optax.partition` leaves empty."""
-    return {path: np.asarray(x[...], np.float64) for path, x in nnx.to_flat_state(state) if jax.tree.leaves(x)}
+    return {
+        path: np.asarray(x[...], np.float64) for path, x in nnx.to_flat_state(state) if jax.tree.leaves(x)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +217,9 @@ def both():
     images, labels = rng.integers(0, 256, (8, 8, 8, 1), np.uint8), rng.integers(0, 10, 8, np.int32)
     order, mean = rng.permutation(8).astype(np.int32), np.array([100.5], np.float32)
     data = replicate(TrainData(images, labels, mean, order, jax.random.key(0)), mesh)
-    state = map_train_step(step, mesh, "shard_map", 1)(replicate(init_state(params, model_state, tx), mesh), data)
+    state = map_train_step(step, mesh, "shard_map", 1)(
+        replicate(init_state(params, model_state, tx), mesh), data
+    )
 
     reference = Reference(*start)
     first = order[:4]

@@ -1,0 +1,35 @@
+# Everything stays inside this directory: environment, package cache, compile cache, runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := $(CURDIR)/.cache
+
+export PIP_CACHE_DIR := $(CACHE)/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export JAX_COMPILATION_CACHE_DIR := $(CACHE)/jax
+export MPLCONFIGDIR := $(CACHE)/matplotlib
+export PYTHONPYCACHEPREFIX := $(CACHE)/pycache
+
+.PHONY: quickstart test slow lint clean
+
+quickstart: $(VENV)/done  ## train, then test, on scikit-learn's digits: 1-bit weights, 2-bit activations
+	$(BIN)/python main.py --config=configs/digits.py
+
+test: $(VENV)/done  ## all tests but the slow ones
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/done  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/done  ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(CACHE)
