@@ -28,6 +28,7 @@ MODE = flags.DEFINE_enum(
 
 
 def train(config, workdir):
+    _restart_with_large_pages()
     from qresnet_jax import train_and_evaluate
 
     train_and_evaluate(config, workdir)
@@ -62,6 +63,17 @@ def main(argv):
     MODES[MODE.value](config, WORKDIR.value or os.path.join("runs", name))
 
 
+def _restart_with_large_pages():
+    """Makes glibc keep and reuse large buffers, in large pages, which it reads at a process's start only.
+
+    Otherwise each training step on a CPU maps and zeroes its buffers anew, up to half of its time.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        settings = ("hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
+        os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{setting}" for setting in settings)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def _log_to_standard_output():
     log = logging.getLogger("qresnet_jax")
     log.setLevel(logging.INFO)
@@ -85,7 +97,14 @@ def parse(argv):
             CONFIG.value.items()  # a file that failed to load reports it at the first use
         return rest
     except (AttributeError, KeyError) as error:  # from ml_collections, for a field that does not exist
-        text = str(error.args[0]).replace("\n", ". ").replace("'", "")
+        text = (
+            str(error)
+            .replace("\\n", ". ")
+            .replace("\n", ". ")
+            .replace("\\", "")
+            .replace("'", "")
+            .replace('"', "")
+        )
         raise UserError(f"a --config field that does not exist: {text}") from error
     except (flags.Error, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error

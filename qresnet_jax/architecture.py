@@ -59,6 +59,13 @@ def max_stem_weight_bits(stem: str, in_channels: int) -> int:
     return (largest + 1).bit_length()
 
 
+def max_level(activation: str, bits: int) -> int:
+    """The largest integer level of a quantizer in units of its step; 0 for float activations."""
+    if activation == "none" or bits == 32:
+        return 0
+    return 2 ** (2**bits - 2) if activation == "power_of_two" else 2**bits - 1
+
+
 def has_integer_form(config) -> bool:
     """Whether a `model` config describes a network that can be folded to integers: binary weights, no float activation."""
     return (

@@ -190,6 +190,13 @@ def _validate_model(model: ConfigDict) -> None:
         raise ConfigError(
             f"config.model.act_bits={model.act_bits}: power_of_two activations have 1 to 4 bits"
         )
+    widest = 9 * architecture.stage_widths(model.width, model.stem)[-1]
+    largest = max(architecture.max_level(model.activation, bits) for bits in model.act_bits)
+    if widest * largest >= 2**24:
+        raise ConfigError(
+            f"config.model.act_bits={model.act_bits} with {model.activation} levels up to {largest}: sums over "
+            f"{widest} inputs reach 2**24 and are no longer exact; take fewer bits or a smaller model.width"
+        )
     most = architecture.max_stem_weight_bits(model.stem, model.in_channels)
     if model.stem_weight_bits > most:
         raise ConfigError(

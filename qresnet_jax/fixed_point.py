@@ -7,16 +7,17 @@ Batch norm in evaluation mode is computed as it ships, in integers:
 
     stream = (acc * M + C) >> k          M, C, k per channel, saturated to int16
 
-All intermediate values fit int32 although `acc * M` may not: with `acc = hi * 2**12 + lo` (`0 <= lo < 2**12`)
-and likewise for C, nested floors give
+All intermediate values fit int32 although `acc * M` may not: with `S = min(k, 12)`, `acc = hi * 2**S + lo`
+(`0 <= lo < 2**S`) and likewise for C, nested floors give
 
-    (acc * M + C) >> k = (hi * M + C_hi + ((lo * M + C_lo) >> 12)) >> (k - 12)
+    (acc * M + C) >> k = (hi * M + C_hi + ((lo * M + C_lo) >> S)) >> (k - S)
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qresnet_jax.quantizers import straight_through
 
@@ -68,16 +69,22 @@ def mean_pool(stream: jax.Array, fraction_bits: int | None) -> jax.Array:
         return mean
     count = stream.shape[1] * stream.shape[2]
     total = jnp.sum((stream * 2**fraction_bits).astype(jnp.int32), axis=(1, 2))
-    return straight_through(((2 * total + count) // (2 * count)) * jnp.float32(2.0**-fraction_bits), mean)
+    rounded = ((2 * total + count) // (2 * count)).astype(jnp.float32)
+    return straight_through(rounded * 2.0**-fraction_bits, mean)
 
 
 class Requantizer(NamedTuple):
-    """Per-channel constants of `(acc * M + C) >> k`, int32 `[C]` each; `C = offset_high * 2**12 + offset_low`."""
+    """Per-channel constants of `(acc * M + C) >> k`, int32 `[C]` each."""
 
-    multiplier: jax.Array
-    offset_high: jax.Array
-    offset_low: jax.Array
-    shift: jax.Array
+    multiplier: jax.Array  # M, |M| < 2**18
+    offset_high: jax.Array  # C >> S, with S = min(k, 12)
+    offset_low: jax.Array  # the rest of C; holds up to 1.5 * 2**S
+    shift: jax.Array  # k, 0 to 36
+
+    def offset(self) -> np.ndarray:
+        """C, int64 `[C]`."""
+        split = np.minimum(np.asarray(self.shift, np.int64), _SPLIT)
+        return np.asarray(self.offset_high, np.int64) * 2**split + np.asarray(self.offset_low, np.int64)
 
 
 def requantizer(multiplier: jax.Array, offset: jax.Array, acc_max: int, fraction_bits: int) -> Requantizer:
@@ -85,7 +92,8 @@ def requantizer(multiplier: jax.Array, offset: jax.Array, acc_max: int, fraction
 
     k is per channel, as large as leaves `acc * M + C` inside its width for every possible accumulator: int32 while
     accumulators have up to 12 bits (2-bit activations up to 128 channels), else 43 bits. So nothing can overflow, and
-    a dead channel's huge multiplier does not coarsen its neighbours'.
+    a dead channel's huge multiplier does not coarsen its neighbours'. C includes the half unit that turns the
+    shift's floor into rounding half up.
 
     Args:
       multiplier: float32 `[C]`.
@@ -93,28 +101,31 @@ def requantizer(multiplier: jax.Array, offset: jax.Array, acc_max: int, fraction
       acc_max: the largest possible `|acc|`, at most `2**24`.
       fraction_bits: of the grid.
     """
-    bound = jnp.abs(multiplier) * acc_max + jnp.abs(offset) + 1
+    # No trained multiplier comes near these limits; they keep nonsense from overflowing.
+    steepest, farthest = 2.0 ** (29 - fraction_bits) / acc_max, 2.0 ** (28 - fraction_bits)
+    multiplier = jnp.clip(multiplier, -steepest, steepest)
+    offset = jnp.clip(offset, -farthest, farthest)
     width = 30 if acc_max < 2**12 else 42
+    bound = jnp.abs(multiplier) * acc_max + jnp.abs(offset) + 1
     shift = jnp.minimum(
         width - fraction_bits - _exponent(bound), _MULTIPLIER_BITS - fraction_bits - _exponent(multiplier)
     )
-    # The upper end keeps k - 12 a legal int32 shift, the lower the split; what needs less saturates anyway.
-    shift = jnp.clip(shift, _SPLIT, _SPLIT + 24)
-    limit = 2.0**_MULTIPLIER_BITS - 1
+    shift = jnp.clip(shift, 0, _SPLIT + 24).astype(jnp.int32)
+    split = jnp.minimum(shift, _SPLIT)
+    limit = 2**_MULTIPLIER_BITS - 1
     m = jnp.clip(jnp.round(jnp.ldexp(multiplier, fraction_bits + shift)), -limit, limit)
-    c = jnp.clip(jnp.round(jnp.ldexp(offset, fraction_bits + shift)), -(2.0**width), 2.0**width)
-    high = jnp.floor(c / 2**_SPLIT)
-    low = c - high * 2**_SPLIT
-    half = jnp.left_shift(
-        1, shift - 1
-    )  # turns the shift's floor into rounding half up; at most 2**35, hence split
-    half_high = jnp.where(shift > _SPLIT, jnp.left_shift(1, jnp.maximum(shift - 1 - _SPLIT, 0)), 0)
-    half_low = jnp.where(shift > _SPLIT, 0, half)
+    c = jnp.round(jnp.ldexp(offset, fraction_bits + shift))
+    high = jnp.floor(jnp.ldexp(c, -split))
+    low = c - jnp.ldexp(high, split)
+    # Half a unit, 2**(k - 1), goes to the part that can hold it.
+    half = jnp.where(
+        shift > 0, jnp.left_shift(1, jnp.maximum(shift - 1 - jnp.where(shift > _SPLIT, _SPLIT, 0), 0)), 0
+    )
     return Requantizer(
         m.astype(jnp.int32),
-        high.astype(jnp.int32) + half_high,
-        low.astype(jnp.int32) + half_low,
-        shift.astype(jnp.int32),
+        high.astype(jnp.int32) + jnp.where(shift > _SPLIT, half, 0),
+        low.astype(jnp.int32) + jnp.where(shift > _SPLIT, 0, half),
+        shift,
     )
 
 
@@ -135,8 +146,10 @@ def requantize(acc: jax.Array, constants: Requantizer, fraction_bits: int) -> ja
       float32, like `acc`.
     """
     m, c_high, c_low, k = constants
+    split = jnp.minimum(k, _SPLIT)
     acc = acc.astype(jnp.int32)
-    high, low = acc >> _SPLIT, acc & (2**_SPLIT - 1)
-    total = high * m + c_high + ((low * m + c_low) >> _SPLIT)
-    stream = jnp.clip(total >> (k - _SPLIT), -STREAM_MAX - 1, STREAM_MAX)
+    high = acc >> split
+    low = acc - (high << split)
+    total = high * m + c_high + ((low * m + c_low) >> split)
+    stream = jnp.clip(total >> (k - split), -STREAM_MAX - 1, STREAM_MAX)
     return stream.astype(jnp.float32) * 2.0**-fraction_bits

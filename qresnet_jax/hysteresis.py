@@ -71,7 +71,9 @@ def hysteresis_binarize(
         signs = jax.tree.map(
             lambda w, s, old: _loop(w, old, width * s if relative else width), latent, s, state.sign
         )
-        emitted = jax.tree.map(lambda s, new, p: (s * new).astype(p.dtype) - p, s, signs, params)
+        emitted = jax.tree.map(
+            lambda s, new, p: (s * new.astype(s.dtype)).astype(p.dtype) - p, s, signs, params
+        )
         return emitted, HysteresisState(optax.safe_increment(state.count), latent, signs, inner_state)
 
     return optax.GradientTransformation(init, update)

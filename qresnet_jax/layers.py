@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qresnet_jax import fixed_point, quantizers
+from qresnet_jax.architecture import max_level
 from qresnet_jax.convolution import accumulate, binary_conv
 from qresnet_jax.plain_convolution import plain_conv
 
@@ -225,7 +226,9 @@ class Classifier(nnx.Linear):
         largest = 2.0 ** (self.weight_bits - 1) - 1
         factor = jnp.maximum(jnp.max(jnp.abs(kernel)), 1e-12) / largest
         unit = factor * 2.0**-self.fraction_bits
-        bias = jnp.clip(jnp.round(bias / unit), -(2.0**29), 2.0**29)
+        # What the largest sum leaves of int32; at most 1 % less than that, for float32's rounding.
+        room = 0.99 * (2.0**31 - self.in_features * fixed_point.STREAM_MAX * largest)
+        bias = jnp.clip(jnp.round(bias / unit), -room, room)
         return jnp.round(kernel / factor).astype(jnp.int32), bias.astype(jnp.int32), unit
 
 
@@ -234,13 +237,13 @@ class _Quantizer(nnx.Module):
 
     def __init__(self, bits: int):
         if not 1 <= bits <= 8:
-            raise ValueError(f"activation bits must be 1 to 8, got {bits}")
+            raise ValueError(f"model.act_bits must be 1 to 8, or 32 for float; got {bits}")
         self.bits = bits
 
     @property
     def max_level(self) -> int:
         """The largest integer level."""
-        return 2**self.bits - 1
+        return max_level("uniform", self.bits)
 
     @property
     def step(self) -> jax.Array | None:
@@ -301,7 +304,7 @@ class PowerOfTwo(_Clipped):
 
     @property
     def max_level(self) -> int:
-        return 2 ** (2**self.bits - 2)
+        return max_level("power_of_two", self.bits)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return quantizers.power_of_two(x, self.clipping_level, self.bits)

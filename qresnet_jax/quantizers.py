@@ -45,7 +45,10 @@ def magnitude(w: jax.Array, scale: str = "layer") -> jax.Array:
     """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
-    return jnp.mean(jnp.abs(w), axis=None if scale == "layer" else tuple(range(w.ndim - 1)))
+    size, axis = jnp.abs(w), None if scale == "layer" else tuple(range(w.ndim - 1))
+    mean = jnp.mean(size, axis)
+    # The mean of the rest takes back the rounding of a long float32 sum, so that s * sign has the scale s again.
+    return mean + jnp.mean(size - mean, axis)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -142,7 +145,7 @@ def _lsq_bwd(bits, residuals, g):
     n = 2**bits - 1
     dx = jnp.where((x > 0) & (x < alpha), g, 0)
     v = x.astype(jnp.float32) * (n / alpha)
-    slope = jnp.where(v <= 0, 0, jnp.where(v >= n, 1, (jnp.round(v) - v) / n))
+    slope = jnp.where(x <= 0, 0, jnp.where(x >= alpha, 1, (jnp.round(v) - v) / n))
     gradient_scale = (max(x.size // x.shape[0], 1) * n) ** -0.5
     dalpha = jnp.sum(g.astype(jnp.float32) * slope) * gradient_scale
     return dx, dalpha.astype(alpha.dtype)

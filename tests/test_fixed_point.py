@@ -31,7 +31,7 @@ def accumulators(rng, acc_max):
 def python_integers(acc, constants):
     """`(acc * M + C) >> k`, saturated, in Python integers, which cannot overflow."""
     m, high, low, k = (np.asarray(c).astype(object) for c in constants)
-    total = (acc.astype(object) * m + (high * 4096 + low)) >> k
+    total = (acc.astype(object) * m + (high * 2 ** np.minimum(k, 12) + low)) >> k
     return np.clip(total, LOWEST, HIGHEST).astype(np.int64)
 
 

@@ -278,7 +278,7 @@ def test_float_activations_are_the_identity():
 @pytest.mark.parametrize("bits", [0, 9, -1])
 def test_impossible_bits_are_refused(bits):
     for name in set(QUANTIZERS) - {"power_of_two"}:
-        with pytest.raises(ValueError, match=f"activation bits must be 1 to 8, got {bits}"):
+        with pytest.raises(ValueError, match=f"act_bits must be 1 to 8, or 32 for float; got {bits}"):
             layers.activation(name, bits)
 
 
@@ -324,10 +324,10 @@ def test_to_stream_in_evaluation_is_shift_of_product_and_sum(kind, scale, has_no
     constants = fixed_point.requantizer(
         jnp.asarray(gamma * np.asarray(factor)), jnp.asarray(beta), acc_max, 8
     )
-    m, high, low, k = (np.asarray(c, np.int64) for c in constants)
+    m, k, c = np.asarray(constants.multiplier, np.int64), np.asarray(constants.shift), constants.offset()
     acc = integer_conv(q, kernel, conv.strides[0])
     assert np.abs(acc).max() <= acc_max
-    np.testing.assert_array_equal(stream, np.clip((acc * m + high * 4096 + low) >> k, -(2**15), 2**15 - 1))
+    np.testing.assert_array_equal(stream, np.clip((acc * m + c) >> k, -(2**15), 2**15 - 1))
     real = (acc * np.asarray(factor, np.float64) * gamma + beta) * 256
     assert np.abs(stream - np.clip(real, -(2**15), 2**15 - 1)).max() <= 1  # the bound of test_fixed_point
 

@@ -332,7 +332,7 @@ def test_images_of_another_shape_are_refused(shape):
         ({"block": "wide"}, "model.block must be one of basic, .*, got 'wide'"),
         ({"stem": "mnist"}, "model.stem must be one of cifar, imagenet, got 'mnist'"),
         ({"activation": "relu"}, "model.activation must be one of pact, .*; got 'relu'"),
-        ({"act_bits": (2, 9, 2)}, "activation bits must be 1 to 8, got 9"),
+        ({"act_bits": (2, 9, 2)}, "model.act_bits must be 1 to 8, or 32 for float; got 9"),
         ({"weight_scale": "row"}, "scale must be one of .*, got 'row'"),
     ],
 )

@@ -54,7 +54,8 @@ class Checkpoints:
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         if read_only and self.latest_step is None:
             raise CheckpointError(f"there is no complete checkpoint in {self.directory}")
 
@@ -66,9 +67,13 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best validation accuracy; the latest where none was validated."""
-        steps = self._manager.all_steps()
-        validated = [s for s in steps if _has_metrics(self._manager, s)]
-        return self._manager.best_step() if validated else self.latest_step
+        return self.latest_step if self.best_accuracy is None else self._manager.best_step()
+
+    @property
+    def best_accuracy(self) -> float | None:
+        """The best validation accuracy among the checkpoints, None where none was validated."""
+        known = (_metrics_of(self._manager, step) for step in self._manager.all_steps())
+        return max((_accuracy(metrics) for metrics in known if metrics), default=None)
 
     def save(self, step: int, state, meta: dict, eval_accuracy: float | None) -> None:
         """Begins to save; returns once the state is copied, so that it may be donated.
@@ -162,11 +167,11 @@ class Checkpoints:
         )
 
 
-def _has_metrics(manager, step):
+def _metrics_of(manager, step):
     try:
-        return bool(manager.metrics(step))
+        return manager.metrics(step)
     except (FileNotFoundError, KeyError, ValueError):
-        return False
+        return None
 
 
 def dotted(path) -> str:

@@ -171,7 +171,7 @@ class _Run:
         )
         images, labels, mean, data_key = constants
 
-        step = int(state.step)
+        step, best = int(state.step), checkpoints.best_accuracy
         while step < self.total_steps:
             epoch = step // n
             order = replicate(order_of(order_key, epoch, len(self.dataset.train.labels)), self.mesh)
@@ -198,11 +198,13 @@ class _Run:
                     clock, timed_from = time.monotonic(), step
                 if stop:
                     break
-            accuracy = None
-            if step == end:
-                accuracy = self._validate(state, metrics, epoch)
-            last = step == self.total_steps
-            if stop or last or (step == end and (epoch + 1) % config.checkpoint_every_epochs == 0):
+            accuracy = self._validate(state, metrics, epoch) if step == end else None
+            due = step == end and (
+                (epoch + 1) % config.checkpoint_every_epochs == 0 or step == self.total_steps
+            )
+            is_best = accuracy is not None and (best is None or accuracy > best)
+            best = accuracy if is_best else best
+            if stop or due or is_best:
                 check_finite(state)
                 checkpoints.save(step, state, self.meta, accuracy)
             if stop:

@@ -1,0 +1,322 @@
+"""Checkpoints: to the bit, latest and best, refused where damaged or of another network; warm starts."""
+
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from qresnet_jax.config import default_config
+from qresnet_jax.errors import CheckpointError
+from qresnet_jax.layers import BinaryKernel, ClippingLevel, NormParam
+from qresnet_jax.resnet import create_model
+from qresnet_jax.train import optim
+from qresnet_jax.train.checkpoint import Checkpoints, to_json, tree_paths, warm_start
+from qresnet_jax.train.parallel import device_mesh, replicate
+from qresnet_jax.train.step import init_state
+
+META = {"config": {"a": [1, None]}, "class_names": ["x", "ü"], "mean": [0.5]}
+
+
+def small_state(seed=0, out=4, name="conv", devices=1):
+    """A `TrainState` of one parameter of each type; integers, floats and awkward values, all different."""
+    rng = np.random.default_rng(seed)
+    conv = {"kernel": BinaryKernel(jnp.float32(rng.normal(0, 1, (3, 3, 2, out))))}
+    norm = {"scale": NormParam(jnp.float32(rng.normal(0, 1, out)))}
+    params = nnx.State({name: conv, "norm": norm, "alpha": ClippingLevel(jnp.float32(rng.uniform()))})
+    params = nnx.State({**params, "stem": nnx.Param(jnp.array([0.0, -0.0, 1e-45, 3e38], jnp.float32))})
+    model_state = nnx.State({"mean": nnx.BatchStat(jnp.float32(rng.normal(0, 1, out)))})
+    state = init_state(params, model_state, optim.optimizer(default_config().optim, params, 10, 10))
+    filled = jax.tree.map(lambda x: x + jnp.asarray(rng.integers(0, 9, x.shape), x.dtype), state.opt_state)
+    state = state._replace(opt_state=filled, step=jnp.int32(seed))
+    return replicate(state, device_mesh(jax.devices()[:devices]))
+
+
+def save(workdir, *accuracies, first=1):
+    """Checkpoints of steps first, first + 1, ... with states of these seeds."""
+    checkpoints = Checkpoints(workdir)
+    for step, accuracy in enumerate(accuracies, first):
+        checkpoints.save(step, small_state(step), META, accuracy)
+    checkpoints.close()
+
+
+def kept(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def assert_same_bits(a, b):
+    a, b = ({path: np.asarray(x) for path, x in tree_paths(tree).items()} for tree in (a, b))
+    assert a.keys() == b.keys()
+    for path in a:
+        assert a[path].dtype == b[path].dtype and a[path].tobytes() == b[path].tobytes(), path
+
+
+def listing(directory):
+    return {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+
+
+# ---- Saving and restoring ----------------------------------------------------------------------------------
+
+
+def test_a_state_comes_back_to_the_bit_with_its_description(tmp_path):
+    save(tmp_path, None, first=3)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest_step == 3
+    restored = checkpoints.restore(3, small_state(0))
+    assert_same_bits(restored, small_state(3))
+    assert jax.tree.structure(restored) == jax.tree.structure(small_state(3))
+    assert checkpoints.meta(3) == META
+    assert checkpoints.arrays(3).keys() == tree_paths(small_state(3)).keys()
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 1), (8, 3)])
+def test_a_state_comes_back_on_another_number_of_devices(tmp_path, before, after):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, small_state(1, devices=before), META, None)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    restored = checkpoints.restore(1, small_state(0, devices=after))
+    checkpoints.close()
+    assert_same_bits(restored, small_state(1))
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(restored)} == {after}
+
+
+def test_the_state_may_be_donated_while_it_is_saved(tmp_path):
+    checkpoints, state = Checkpoints(tmp_path), small_state(1)
+    checkpoints.save(1, state, META, None)
+    for x in jax.tree.leaves(state):
+        x.delete()
+    checkpoints.wait()
+    assert_same_bits(checkpoints.restore(1, small_state(0)), small_state(1))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "steps", "best"),
+    [
+        ((0.5, 0.9, 0.7, 0.6), [2, 4], 2),
+        ((0.5, 0.9, 0.7, None), [2, 4], 2),  # stopped inside an epoch: not validated
+        ((0.1, 0.2, 0.3), [3], 3),
+        ((None, None, None), [3], 3),
+        ((0.9, None, 0.2, 0.3), [1, 4], 1),
+        ((0.0, None), [1, 2], 1),
+    ],
+)
+def test_latest_and_best_are_kept_and_no_others(tmp_path, accuracies, steps, best):
+    save(tmp_path, *accuracies)
+    assert kept(tmp_path) == steps
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert (checkpoints.latest_step, checkpoints.best_step) == (len(accuracies), best)
+    checkpoints.close()
+
+
+def test_a_later_process_keeps_the_best_of_an_earlier_one(tmp_path):
+    save(tmp_path, 0.5, 0.9)
+    save(tmp_path, 0.6, 0.7, first=3)
+    assert kept(tmp_path) == [2, 4]
+
+
+def test_a_step_is_saved_once(tmp_path):
+    save(tmp_path, 0.5)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, small_state(8), META, 0.6)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert_same_bits(checkpoints.restore(1, small_state(0)), small_state(1))
+    checkpoints.close()
+
+
+def test_a_relative_workdir_is_meant_from_where_the_process_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save("runs/a", 0.5)
+    assert kept(tmp_path / "runs" / "a") == [1]
+
+
+def test_reading_changes_nothing(tmp_path):
+    save(tmp_path, 0.5, 0.4)
+    before = listing(tmp_path)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    checkpoints.restore(2, small_state(0))
+    checkpoints.arrays(1)
+    checkpoints.close()
+    assert listing(tmp_path) == before
+
+
+# ---- Refusals ----------------------------------------------------------------------------------------------
+
+
+def test_a_path_without_checkpoints_is_refused_and_left_alone(tmp_path):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint in .*nowhere.*--workdir"):
+        Checkpoints(tmp_path / "nowhere", read_only=True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"there is no complete checkpoint in .*empty/checkpoints"):
+        Checkpoints(tmp_path / "empty", read_only=True)
+
+
+def test_another_network_is_refused_with_what_differs(tmp_path):
+    save(tmp_path, 0.5)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.restore(1, small_state(0, out=5))
+    message = str(caught.value)
+    assert "params.conv.kernel: checkpoint (3, 3, 2, 4), config (3, 3, 2, 5)" in message
+    assert "model_state.mean: checkpoint (4,), config (5,)" in message
+    assert "another --workdir" in message and "--config.init_from" in message
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.restore(1, small_state(0, name="other"))
+    message = str(caught.value)
+    assert "params.other.kernel: not in the checkpoint" in message
+    assert "params.conv.kernel: only in the checkpoint" in message
+    checkpoints.close()
+
+
+def damaged(directory, path, how):
+    if how == "emptied":
+        path.write_bytes(b"")
+    elif how == "halved":
+        os.truncate(path, path.stat().st_size // 2)
+    elif how == "garbage":
+        path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["emptied", "halved", "garbage", "deleted"])
+def test_damage_to_any_file_is_met_by_an_error_or_by_the_right_values(tmp_path, how):
+    save(tmp_path / "good", 0.5, 0.4)
+    step = tmp_path / "good" / "checkpoints" / "2"
+    files = [p.relative_to(step) for p in sorted(step.rglob("*")) if p.is_file() and p.stat().st_size]
+    refused = set()
+    for i, path in enumerate(files):
+        workdir = tmp_path / str(i)
+        shutil.copytree(tmp_path / "good", workdir)
+        damaged_step = workdir / "checkpoints" / "2"
+        damaged(workdir, damaged_step / path, how)
+        checkpoints = Checkpoints(workdir)
+        try:
+            if checkpoints.latest_step == 2:
+                assert_same_bits(checkpoints.restore(2, small_state(0)), small_state(2))
+                assert checkpoints.meta(2) == META
+        except CheckpointError as error:
+            assert f"the checkpoint {damaged_step} cannot be read (" in str(error)
+            assert str(error).endswith(f"delete {damaged_step} to go on from step 1")
+            refused.add(path.parts[0])
+        checkpoints.close()
+    assert {"state", "meta"} <= refused
+
+
+def test_damage_to_the_only_checkpoint_is_answered_with_the_way_to_begin_anew(tmp_path):
+    save(tmp_path, 0.5)
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match=f"delete {tmp_path}/checkpoints to begin anew$"):
+        checkpoints.restore(1, small_state(0))
+    checkpoints.close()
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path):
+    save(tmp_path, 0.5)
+    left = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "1", left)
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.latest_step == 1 and left.exists()
+    reader.close()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest_step == 1
+    checkpoints.save(2, small_state(2), META, 0.6)
+    checkpoints.close()
+    assert kept(tmp_path) == [2]
+
+
+# ---- Warm start --------------------------------------------------------------------------------------------
+
+
+def network(seed, **changes):
+    config = default_config()
+    config.model.depth, config.model.in_channels = 8, 1
+    config.model.update(changes)
+    model = create_model(config.model, rngs=nnx.Rngs(seed))
+    _, params, model_state = nnx.split(model, nnx.Param, ...)
+    params, model_state = replicate((params, model_state), device_mesh(jax.devices()[:1]))
+    return params, model_state, optim.optimizer(config.optim, params, 10, 10)
+
+
+@pytest.fixture(scope="module")
+def float_run(tmp_path_factory):
+    """A float network's workdir with two checkpoints; the first is the best."""
+    workdir = tmp_path_factory.mktemp("float") / "run"
+    params, model_state, tx = network(1, weight_bits=32, activation="none")
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(5, init_state(params, model_state, tx), META, 0.9)
+    later = jax.tree.map(lambda x: x + 1, params)
+    checkpoints.save(7, init_state(later, model_state, tx), META, 0.8)
+    checkpoints.close()
+    return workdir, tree_paths(params), tree_paths(later), tree_paths(model_state)
+
+
+@pytest.mark.parametrize(
+    ("path", "step"), [(".", 5), ("checkpoints", 5), ("checkpoints/7", 7), ("checkpoints/5", 5)]
+)
+def test_a_binary_network_starts_from_the_best_float_weights_or_from_the_step_given(float_run, path, step):
+    workdir, best, later, statistics = float_run
+    params, model_state, _ = network(2)
+    got, got_state, report = warm_start(workdir / path, params, model_state)
+    source = best if step == 5 else later
+    fresh = tree_paths(params)
+    for name, x in tree_paths(got).items():
+        np.testing.assert_array_equal(
+            x, fresh[name] if name.endswith("alpha") else source[name], err_msg=name
+        )
+    assert_same_bits(got_state, model_state)
+    matched = len(source) + len(statistics)
+    alphas = "stages.0.0.acts.0.alpha, stages.0.0.acts.1.alpha"
+    assert f"at step {step}: {matched} arrays matched; 6 missing there, initialised: {alphas}" in report
+    assert "another shape" not in report
+    assert jax.tree.structure((got, got_state)) == jax.tree.structure((params, model_state))
+
+
+def test_arrays_of_another_shape_are_initialised_and_named(float_run):
+    workdir, best, _, _ = float_run
+    params, model_state, _ = network(2, weight_bits=32, activation="none", num_classes=7)
+    got, _, report = warm_start(str(workdir), params, model_state)
+    assert "2 of another shape, re-initialised: " in report
+    assert "classifier.kernel (64, 10) -> (64, 7)" in report and "classifier.bias (10,) -> (7,)" in report
+    for name, x in tree_paths(got).items():
+        fresh = name.startswith("classifier")
+        np.testing.assert_array_equal(x, (tree_paths(params) if fresh else best)[name], err_msg=name)
+
+
+def test_latent_weights_are_preferred_to_binary_ones(tmp_path):
+    state = small_state(1)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, META, None)
+    checkpoints.close()
+    fresh = small_state(2)
+    got, _, report = warm_start(str(tmp_path), fresh.params, fresh.model_state)
+    latent = state.opt_state[-1].inner_states["binary"].inner_state.latent
+    np.testing.assert_array_equal(got["conv"]["kernel"][...], latent["conv"]["kernel"][...])
+    assert (np.asarray(latent["conv"]["kernel"][...]) != state.params["conv"]["kernel"][...]).any()
+    np.testing.assert_array_equal(got["norm"]["scale"][...], state.params["norm"]["scale"][...])
+    assert "5 arrays matched" in report and "missing" not in report
+
+
+def test_a_warm_start_from_nowhere_is_refused(tmp_path, float_run):
+    fresh = small_state(1)
+    with pytest.raises(CheckpointError, match="there is no checkpoint in .*nowhere"):
+        warm_start(str(tmp_path / "nowhere"), fresh.params, fresh.model_state)
+    with pytest.raises(CheckpointError, match="6") as caught:
+        warm_start(str(float_run[0] / "checkpoints" / "6"), fresh.params, fresh.model_state)
+    assert "delete" not in str(caught.value), "there is nothing to delete"
+
+
+def test_to_json_gives_what_json_can_hold():
+    assert to_json({"a": (1, 2), "b": np.float32(0.5), "c": np.arange(2)}) == {
+        "a": [1, 2],
+        "b": 0.5,
+        "c": [0, 1],
+    }
