@@ -39,14 +39,14 @@ def input_gradient(
     """The transpose of `plain_conv` with respect to its input of shape `shape`.
 
     Args:
-      g: float32 `[N, H', W', out]`.
-      signs: float32 `[kh, kw, C, out]`.
+      g: float `[N, H', W', out]`.
+      signs: `[kh, kw, C, out]`, of the dtype of g, which the result has too.
       strides: of the forward convolution.
       shape: `(N, H, W, C)`.
     """
     flipped = jnp.swapaxes(signs[::-1, ::-1], 2, 3)
     if strides == (1, 1) and _is_narrow(flipped, strides, shape[2]):
-        return _two_columns(g, flipped, strides)
+        return _two_columns(g, flipped, strides, out_dtype=g.dtype)
     if (
         strides == (2, 2)
         and signs.shape[:2] == (3, 3)

@@ -19,3 +19,11 @@ class CheckpointError(UserError):
 
 class DivergedError(UserError):
     """The loss is no longer finite."""
+
+
+class ExportError(UserError):
+    """A network has no integer form, or none that is true to it."""
+
+
+class PackedError(UserError):
+    """A packed file is missing, damaged, of a newer version, or something else."""

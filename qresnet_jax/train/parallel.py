@@ -34,7 +34,7 @@ def map_train_step(step: Callable, mesh: Mesh, how: str, length: int) -> Callabl
     Args:
       step: one replica's step, from `make_train_step`.
       mesh: from `device_mesh`.
-      how: "shard_map", or "pmap" (jax's older interface; the same program).
+      how: "shard_map", or "pmap", jax's older interface; both make the same program.
       length: steps a call, under `lax.scan`; 1 has no loop around it.
     """
 
@@ -44,13 +44,20 @@ def map_train_step(step: Callable, mesh: Mesh, how: str, length: int) -> Callabl
         return jax.lax.scan(lambda s, _: (step(s, data), None), state, None, length=length)[0]
 
     if how == "pmap":
-        mapped = jax.pmap(
-            steps, axis_name=AXIS, in_axes=(None, None), out_axes=None, devices=list(mesh.devices.flat)
+        pmapped = jax.pmap(
+            lambda _, state, data: steps(state, data),
+            axis_name=AXIS,
+            in_axes=(0, None, None),
+            out_axes=None,
+            devices=list(mesh.devices.flat),
         )
-        # pmap cannot donate what it does not map; the old state is freed when the caller drops it.
-        return lambda state, data: replicate(mapped(state, data), mesh)
-    everywhere = PartitionSpec()
-    mapped = jax.shard_map(steps, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+
+        # pmap must map something: here the devices' numbers.
+        def mapped(state, data):
+            return pmapped(np.arange(mesh.size), state, data)
+    else:
+        everywhere = PartitionSpec()
+        mapped = jax.shard_map(steps, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
     return jax.jit(mapped, donate_argnums=0, compiler_options=_compiler_options(mesh))
 
 

@@ -164,18 +164,18 @@ def test_another_network_is_refused_with_what_differs(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         checkpoints.restore(1, small_state(0, out=5))
     message = str(caught.value)
-    assert "params.conv.kernel: checkpoint (3, 3, 2, 4), config (3, 3, 2, 5)" in message
-    assert "model_state.mean: checkpoint (4,), config (5,)" in message
+    assert "params.conv.kernel.value: checkpoint (3, 3, 2, 4), config (3, 3, 2, 5)" in message
+    assert "model_state.mean.value: checkpoint (4,), config (5,)" in message
     assert "another --workdir" in message and "--config.init_from" in message
     with pytest.raises(CheckpointError) as caught:
         checkpoints.restore(1, small_state(0, name="other"))
     message = str(caught.value)
-    assert "params.other.kernel: not in the checkpoint" in message
-    assert "params.conv.kernel: only in the checkpoint" in message
+    assert "params.other.kernel.value: not in the checkpoint" in message
+    assert "params.conv.kernel.value: only in the checkpoint" in message
     checkpoints.close()
 
 
-def damaged(directory, path, how):
+def damage(path, how):
     if how == "emptied":
         path.write_bytes(b"")
     elif how == "halved":
@@ -186,8 +186,19 @@ def damaged(directory, path, how):
         path.unlink()
 
 
+# Orbax reads many arrays at once and, when one fails, forgets the others' errors.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["emptied", "halved", "garbage", "deleted"])
 def test_damage_to_any_file_is_met_by_an_error_or_by_the_right_values(tmp_path, how):
+    def read(workdir):
+        checkpoints = Checkpoints(workdir)
+        try:
+            if checkpoints.latest_step == 2:
+                assert_same_bits(checkpoints.restore(2, small_state(0)), small_state(2))
+                assert checkpoints.meta(2) == META
+        finally:
+            checkpoints.close()
+
     save(tmp_path / "good", 0.5, 0.4)
     step = tmp_path / "good" / "checkpoints" / "2"
     files = [p.relative_to(step) for p in sorted(step.rglob("*")) if p.is_file() and p.stat().st_size]
@@ -195,21 +206,19 @@ def test_damage_to_any_file_is_met_by_an_error_or_by_the_right_values(tmp_path, 
     for i, path in enumerate(files):
         workdir = tmp_path / str(i)
         shutil.copytree(tmp_path / "good", workdir)
-        damaged_step = workdir / "checkpoints" / "2"
-        damaged(workdir, damaged_step / path, how)
-        checkpoints = Checkpoints(workdir)
+        damage(workdir / "checkpoints" / "2" / path, how)
         try:
-            if checkpoints.latest_step == 2:
-                assert_same_bits(checkpoints.restore(2, small_state(0)), small_state(2))
-                assert checkpoints.meta(2) == META
+            read(workdir)
         except CheckpointError as error:
-            assert f"the checkpoint {damaged_step} cannot be read (" in str(error)
-            assert str(error).endswith(f"delete {damaged_step} to go on from step 1")
+            assert f"checkpoint {workdir}/checkpoints/2 cannot be read (" in str(error)
+            assert str(error).endswith(f"delete {workdir}/checkpoints/2 to go on from step 1")
             refused.add(path.parts[0])
-        checkpoints.close()
+        except Exception as error:
+            raise AssertionError(f"{path} {how}: {error!r} instead of a CheckpointError") from error
     assert {"state", "meta"} <= refused
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damage_to_the_only_checkpoint_is_answered_with_the_way_to_begin_anew(tmp_path):
     save(tmp_path, 0.5)
     shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")
@@ -270,11 +279,11 @@ def test_a_binary_network_starts_from_the_best_float_weights_or_from_the_step_gi
     fresh = tree_paths(params)
     for name, x in tree_paths(got).items():
         np.testing.assert_array_equal(
-            x, fresh[name] if name.endswith("alpha") else source[name], err_msg=name
+            x, fresh[name] if name.endswith("alpha.value") else source[name], err_msg=name
         )
     assert_same_bits(got_state, model_state)
     matched = len(source) + len(statistics)
-    alphas = "stages.0.0.acts.0.alpha, stages.0.0.acts.1.alpha"
+    alphas = "stages.0.0.acts.0.alpha.value, stages.0.0.acts.1.alpha.value"
     assert f"at step {step}: {matched} arrays matched; 6 missing there, initialised: {alphas}" in report
     assert "another shape" not in report
     assert jax.tree.structure((got, got_state)) == jax.tree.structure((params, model_state))
@@ -285,7 +294,10 @@ def test_arrays_of_another_shape_are_initialised_and_named(float_run):
     params, model_state, _ = network(2, weight_bits=32, activation="none", num_classes=7)
     got, _, report = warm_start(str(workdir), params, model_state)
     assert "2 of another shape, re-initialised: " in report
-    assert "classifier.kernel (64, 10) -> (64, 7)" in report and "classifier.bias (10,) -> (7,)" in report
+    assert (
+        "classifier.kernel.value (64, 10) -> (64, 7)" in report
+        and "classifier.bias.value (10,) -> (7,)" in report
+    )
     for name, x in tree_paths(got).items():
         fresh = name.startswith("classifier")
         np.testing.assert_array_equal(x, (tree_paths(params) if fresh else best)[name], err_msg=name)
@@ -309,7 +321,7 @@ def test_a_warm_start_from_nowhere_is_refused(tmp_path, float_run):
     fresh = small_state(1)
     with pytest.raises(CheckpointError, match="there is no checkpoint in .*nowhere"):
         warm_start(str(tmp_path / "nowhere"), fresh.params, fresh.model_state)
-    with pytest.raises(CheckpointError, match="6") as caught:
+    with pytest.raises(CheckpointError, match="checkpoints/6") as caught:
         warm_start(str(float_run[0] / "checkpoints" / "6"), fresh.params, fresh.model_state)
     assert "delete" not in str(caught.value), "there is nothing to delete"
 

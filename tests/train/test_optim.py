@@ -162,9 +162,8 @@ def test_gradients_are_clipped_by_the_norm_over_all_groups():
 def test_small_gradients_are_not_clipped():
     start = parameters()
     small = jax.tree.map(lambda g: 1e-3 * g, gradients(start))
-    for a, b in zip(
-        *(jax.tree.leaves(train(settings(gradient_clip=c), start, [small])[0]) for c in (0.0, 0.5))
-    ):
+    results = [train(settings(gradient_clip=clip), start, [small])[0] for clip in (0.0, 0.5)]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

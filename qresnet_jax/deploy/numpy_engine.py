@@ -1,0 +1,121 @@
+"""The reference: what an `IntegerNetwork` computes, in plain NumPy.
+
+Every other engine must give the same integers. Convolutions are float32 matrix products: all sums of an accumulator
+are integers below 2**24 (`nodes.ACC_LIMIT`), which float32 adds exactly in any order. All else is in integers.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.nodes import IntegerNetwork, Node
+
+BATCH = 32  # images at once; more gains nothing and needs more memory
+
+
+def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
+    """Classifies.
+
+    Args:
+      network: from `fold` or a packed file.
+      images: uint8 `[N, H, W, C]`.
+
+    Returns:
+      int32 `[N, classes]`; times `network.logit_scale` they are the logits of training.
+
+    Raises:
+      ValueError: images of another shape or dtype.
+    """
+    check_images(network, images)
+    last = len(network.nodes) - 1
+    parts = [
+        evaluate(network, images[i : i + BATCH], [last])[last] for i in range(0, max(len(images), 1), BATCH)
+    ]
+    return np.concatenate(parts)
+
+
+def check_images(network: IntegerNetwork, images: np.ndarray) -> None:
+    """Refuses what is not uint8 `[N, H, W, C]` of the network's size."""
+    expected = (network.height, network.width, network.channels)
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or any(want not in (None, got) for want, got in zip(expected, images.shape[1:], strict=True))
+        or 0 in images.shape[1:]
+    ):
+        height, width, channels = (size or name for size, name in zip(expected, "HWC", strict=True))
+        raise ValueError(
+            f"images must be uint8 [N, {height}, {width}, {channels}], got {images.dtype} {images.shape}"
+        )
+
+
+def evaluate(
+    network: IntegerNetwork, images: np.ndarray, wanted: Collection[int] | None = None
+) -> dict[int, np.ndarray]:
+    """Results of the nodes at the positions `wanted` (None: of all), of images as in `logits`, all at once."""
+    wanted = range(len(network.nodes)) if wanted is None else wanted
+    last_reader = {j: i for i, node in enumerate(network.nodes) for j in node.inputs}
+    values = {}
+    for i, node in enumerate(network.nodes):
+        values[i] = _apply(node, images, *(values[j] for j in node.inputs))
+        for j in set(node.inputs):
+            if last_reader[j] == i and j not in wanted:
+                del values[j]
+    return {i: values[i] for i in wanted}
+
+
+def _apply(node: Node, images, x=None, y=None):
+    match node:
+        case nodes.Stem():
+            return _convolve(2 * images.astype(np.int32) - node.double_mean, node.weights, node.stride)
+        case nodes.BinaryConv():
+            return _convolve(x, node.signs, node.stride)
+        case nodes.Thresholds():
+            return node.levels[_passed(x, node.thresholds, node.direction)]
+        case nodes.Requantize():
+            return _saturate((x * node.multiplier.astype(np.int64) + node.offset) >> node.shift)
+        case nodes.Add():
+            return _saturate(x + y)
+        case nodes.Relu():
+            return np.maximum(x, 0)
+        case nodes.MaxPool():
+            return _windows(x, 3, 3, 2, border=nodes.STREAM_MIN).max(axis=3)
+        case nodes.MeanPool():
+            count = x.shape[1] * x.shape[2]
+            return (2 * x.sum((1, 2), dtype=np.int64) + count) // (2 * count)
+        case nodes.Classifier():
+            return (x @ node.weights.astype(np.int64) + node.bias).astype(np.int32)
+    raise TypeError(f"no such node: {node}")
+
+
+def _saturate(x):
+    return np.clip(x, nodes.STREAM_MIN, nodes.STREAM_MAX).astype(np.int32)
+
+
+def _windows(x, kh, kw, stride, border=0):
+    """`[N, H, W, C]` -> `[N, H', W', kh * kw, C]`: what a window over each output pixel sees."""
+    ph, pw = (kh - 1) // 2, (kw - 1) // 2
+    x = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)), constant_values=border)
+    rows, columns = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+    taps = [
+        x[:, i : i + rows : stride, j : j + columns : stride, None] for i in range(kh) for j in range(kw)
+    ]
+    return np.concatenate(taps, axis=3)
+
+
+def _convolve(x, kernel, stride):
+    kh, kw, _, out = kernel.shape
+    windows = _windows(x.astype(np.float32), kh, kw, stride)
+    acc = windows.reshape(*windows.shape[:3], -1) @ kernel.reshape(-1, out).astype(np.float32)
+    return acc.astype(np.int32)
+
+
+def _passed(x, thresholds, direction):
+    """How many thresholds of its channel each x passes."""
+    if len(thresholds) == 1:
+        return np.searchsorted(thresholds[0], direction[0] * x, side="right")
+    count = np.empty(x.shape, np.int64)
+    for c, row in enumerate(thresholds):
+        count[..., c] = np.searchsorted(row, direction[c] * x[..., c], side="right")
+    return count

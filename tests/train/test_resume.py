@@ -1,0 +1,232 @@
+"""Interrupted runs in real processes: what SIGTERM, SIGKILL and other devices leave is what an uninterrupted run has."""
+
+import json
+import pathlib
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from qresnet_jax.train.checkpoint import Checkpoints
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+STEPS = 105  # 5 epochs of 21
+FLAGS = ["--config=configs/digits.py", "--config.num_epochs=5", "--config.log_every_steps=5"]
+FLAGS += ["--config.checkpoint_every_epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(run_main, tmp_path_factory):
+    """A finished run: its workdir and what it said."""
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    result = run_main(*FLAGS, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+def metrics(workdir):
+    """The lines of metrics.jsonl, all complete, without the speed."""
+    text = (workdir / "metrics.jsonl").read_text()
+    assert text.endswith("\n")
+    lines = [json.loads(line) for line in text.splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps)), "each step once"
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def checkpoint_arrays(workdir):
+    """Every array of every checkpoint."""
+    checkpoints = Checkpoints(workdir, read_only=True)
+    steps = sorted({checkpoints.best_step, checkpoints.latest_step})
+    found = {step: checkpoints.arrays(step) for step in steps}
+    checkpoints.close()
+    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir()) == steps
+    return found
+
+
+def assert_same_run(workdir, other):
+    assert metrics(workdir) == metrics(other)
+    got, want = checkpoint_arrays(workdir), checkpoint_arrays(other)
+    assert got.keys() == want.keys()
+    paths = want[STEPS].keys()
+    for part in (
+        "params",
+        "model_state",
+        ".latent.",
+        ".sign.",
+        ".trace.",
+        "alpha",
+        "mean.value",
+        "sums",
+        "step",
+    ):
+        assert any(part in path for path in paths), part
+    for step in want:
+        assert got[step].keys() == want[step].keys()
+        for path, x in want[step].items():
+            assert got[step][path].tobytes() == x.tobytes(), (step, path)
+
+
+def recorded(workdir):
+    """The last step in metrics.jsonl, 0 for none."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def complete(workdir):
+    """Steps of the checkpoints that have their final name."""
+    return {int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()}
+
+
+def being_saved(workdir):
+    return [path for path in (workdir / "checkpoints").glob("*") if not path.name.isdigit()]
+
+
+def wait_for(process, condition):
+    until = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+# ---- SIGTERM, SIGINT ---------------------------------------------------------------------------------------
+
+
+def test_stopped_runs_end_as_one_that_was_not_stopped(start_main, run_main, tmp_path, uninterrupted):
+    workdir, before = tmp_path / "run", 0
+    for at, number in ((10, signal.SIGTERM), (65, signal.SIGINT)):
+        process = start_main(*FLAGS, f"--workdir={workdir}")
+        wait_for(process, lambda at=at: recorded(workdir) >= at)
+        process.send_signal(number)
+        status, out, _ = finish(process)
+        assert status == 0
+        stopped = re.search(
+            rf"stopped by {number.name} at step (\d+); everything is saved, the same command", out
+        )
+        step = int(stopped[1])
+        assert at <= step < STEPS and max(complete(workdir)) == step
+        assert "test accuracy" not in out
+        if before:
+            assert f"going on from step {before} of {STEPS}" in out
+        before = step
+    result = run_main(*FLAGS, f"--workdir={workdir}")
+    assert result.returncode == 0 and f"going on from step {before} of {STEPS}" in result.stdout
+    assert_same_run(workdir, uninterrupted[0])
+
+
+def test_a_second_process_on_a_workdir_is_refused(start_main, run_main, tmp_path):
+    flags = [*FLAGS, "--config.num_epochs=2000", f"--workdir={tmp_path}"]
+    first = start_main(*flags)
+    wait_for(first, lambda: recorded(tmp_path) > 0)
+    second = run_main(*flags)
+    assert second.returncode not in (0, None) and "Traceback" not in second.stderr
+    assert (
+        f"error: another process trains in {tmp_path}: wait for it, or give another --workdir"
+        in second.stderr
+    )
+    first.send_signal(signal.SIGTERM)
+    assert finish(first)[0] == 0
+
+
+# ---- SIGKILL -----------------------------------------------------------------------------------------------
+
+
+def test_killed_runs_end_as_one_that_was_not_killed(start_main, run_main, tmp_path, uninterrupted):
+    workdir, rng, said = tmp_path / "run", np.random.default_rng(0), []
+
+    def kill_when(condition, delay=0.0):
+        start = max(complete(workdir), default=0)
+        process = start_main(*FLAGS, f"--workdir={workdir}")
+        wait_for(process, condition)
+        time.sleep(delay)
+        safe = max(complete(workdir), default=0)
+        process.kill()
+        out = process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL, "it was too fast to be killed"
+        assert start == 0 or f"going on from step {start} of" in out
+        said.append((safe, max(complete(workdir), default=0)))
+
+    kill_when(lambda: being_saved(workdir))  # in the middle of the first save
+    kill_when(lambda: recorded(workdir) >= 30, rng.uniform(0, 0.1))
+    kill_when(lambda: max(complete(workdir), default=0) >= 42 and being_saved(workdir))  # and of a later one
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 104, "train_lo')  # as if the kill had hit a write
+    kill_when(lambda: max(complete(workdir), default=0) >= 84, rng.uniform(0, 0.02))
+    # A checkpoint that was complete before the kill is there afterwards.
+    assert all(after >= safe for safe, after in said) and said[-1][1] >= 84
+    result = run_main(*FLAGS, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert f"going on from step {said[-1][1]} of {STEPS}" in result.stdout
+    assert_same_run(workdir, uninterrupted[0])
+
+
+# ---- Finished, damaged, other runs -------------------------------------------------------------------------
+
+
+def test_a_finished_run_says_so_and_stays(run_main, tmp_path, uninterrupted):
+    source, said = uninterrupted
+    workdir = tmp_path / "run"
+    shutil.copytree(source, workdir)
+    result = run_main(*FLAGS, f"--workdir={workdir}")
+    assert result.returncode == 0
+    done = [line.rsplit(",", 1)[0] for line in said.splitlines() if line.startswith("done:")]
+    assert done == [line.rsplit(",", 1)[0] for line in result.stdout.splitlines() if line.startswith("done:")]
+    assert (workdir / "metrics.jsonl").read_bytes() == (source / "metrics.jsonl").read_bytes()
+    assert_same_run(workdir, source)
+
+
+def test_eval_gives_the_test_accuracy_of_the_run(run_main, tmp_path, uninterrupted):
+    source, _ = uninterrupted
+    shutil.copytree(source, tmp_path / "runs" / "copy")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    config = FLAGS[0].replace("configs", str(CONFIGS))
+    result = run_main(config, *FLAGS[1:], "--mode=eval", "--workdir=runs/copy", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    last = metrics(source)[-1]
+    want = f"test accuracy {100 * last['test_accuracy']:.2f} %, loss {last['test_loss']:.4f}"
+    assert f"checkpoint at step {last['test_of_step']}: {want}" in result.stdout
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}, "it only reads"
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_truncated_checkpoint_is_refused_with_the_way_out(run_main, tmp_path, uninterrupted, mode):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], workdir)
+    for path in (workdir / "checkpoints").rglob("*"):
+        if path.is_file() and "/d/" in str(path):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = run_main(*FLAGS, f"--workdir={workdir}", f"--mode={mode}")
+    assert result.returncode not in (0, None) and "Traceback" not in result.stderr, result.stderr
+    assert "cannot be read" in result.stderr and f"delete {workdir}/checkpoints" in result.stderr
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_what_differs(run_main, tmp_path, uninterrupted):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], workdir)
+    result = run_main(*FLAGS, "--config.model.depth=14", f"--workdir={workdir}")
+    assert result.returncode not in (0, None) and "Traceback" not in result.stderr
+    assert "is of another network or optimizer" in result.stderr
+    assert "params.stages.0.1.convs.0.kernel.value: not in the checkpoint" in result.stderr
+    assert_same_run(workdir, uninterrupted[0])
+
+
+def test_a_run_goes_on_with_another_number_of_devices(run_main, tmp_path):
+    for epochs, devices in ((1, 8), (2, 1), (3, 8)):
+        result = run_main(*FLAGS, f"--config.num_epochs={epochs}", f"--workdir={tmp_path}", devices=devices)
+        assert result.returncode == 0, result.stderr
+        assert f"devices: {devices} x" in result.stdout
+        if epochs > 1:
+            assert f"going on from step {21 * (epochs - 1)} of {21 * epochs}" in result.stdout
+        assert metrics(tmp_path)[-1]["step"] == 21 * epochs
+    assert metrics(tmp_path)[-1]["train_accuracy"] > 0.5, "it went on learning"
