@@ -1,0 +1,294 @@
+"""From a trained network to the integers that ship.
+
+Two things happen to what lies between two convolutions (scale s, step alpha / n, batch norm, ReLU, quantizer):
+
+- Where it ends on the residual stream, evaluation already computes `(acc * M + C) >> k`; folding writes M, C, k down.
+- Where it ends in a quantizer, it is a staircase in the integer acc, rising or falling as gamma is positive or
+  negative. Folding finds each stair by bisection over all integers that acc can be, on the trained formula in float64:
+
+      threshold_i = min {x : level(direction * x) >= i},    i = 1 .. n
+
+  So there is no rounding to argue about: at every reachable acc the integer network has the level of the formula,
+  ties included. Evaluation in float32 may differ where the formula comes within 1e-6 of a tie.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from qresnet_jax import fixed_point, layers, quantizers
+from qresnet_jax.architecture import max_stem_weight_bits
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.errors import ExportError
+from qresnet_jax.resnet import PreactBlock, ResNet
+
+FLOAT_STREAM_BITS = 8  # of the grid for a stream that was trained in float
+_FLOAT_STEM_BITS = 11
+
+
+def fold(
+    model: ResNet,
+    *,
+    mean: float | Sequence[float] = 127.5,
+    class_names: Sequence[str] | None = None,
+    image_shape: tuple[int, int] | None = None,
+) -> IntegerNetwork:
+    """The integer network that computes what `model` computes in evaluation mode.
+
+    Args:
+      model: with binary weights and quantized activations, in any mode; it is not changed.
+      mean: pixel means that training subtracted, half-integers, one or one per channel (`mean` of a checkpoint's
+        description).
+      class_names: in the order of the logits.
+      image_shape: (height, width) that the network shall be tied to.
+
+    Raises:
+      ExportError: the network is a float one, or has parameters that are not finite.
+      ValueError: impossible means, names or shape.
+    """
+    _check_foldable(model)
+    if model.fraction_bits is None:
+        warnings.warn(
+            f"this network was trained on a float stream; it ships on the grid 2**-{FLOAT_STREAM_BITS}, which it has "
+            "not seen in training: look at the agreement, or train with model.stream_fraction_bits="
+            f"{FLOAT_STREAM_BITS}",
+            stacklevel=2,
+        )
+        model = _on_grid(model)
+    model = nnx.view(model, use_running_average=True)
+    folding = _Folding(model.fraction_bits)
+    stream = folding.stem(model, mean)
+    for name, block in blocks(model):
+        stream = folding.block(name, block, stream)
+    if model.final_norm is not None:
+        stream = folding.renormalize("final_norm", model.final_norm, stream)
+        stream = folding.add(nodes.Relu(inputs=(stream,)))
+    logit_scale = folding.classifier(model.classifier, folding.add(nodes.MeanPool(inputs=(stream,))))
+    height, width = (None, None) if image_shape is None else image_shape
+    return IntegerNetwork(
+        tuple(folding.nodes),
+        fraction_bits=model.fraction_bits,
+        logit_scale=logit_scale,
+        class_names=None if class_names is None else tuple(class_names),
+        height=height,
+        width=width,
+    )
+
+
+def blocks(model: ResNet):
+    """`(name, block)` of all residual blocks; the node that completes a block has its name."""
+    return [(f"stages.{i}.{j}", block) for i, stage in enumerate(model.stages) for j, block in enumerate(stage)]
+
+
+def _check_foldable(model):
+    for name, block in blocks(model):
+        if any(isinstance(conv, layers.FloatConv) for conv in block.convs):
+            raise ExportError(
+                "a network with float weights has no integer form: train with config.model.weight_bits=1"
+            )
+        if any(isinstance(act, layers.FloatActivation) for act in block.acts):
+            raise ExportError(
+                f"{name} has float activations, which have no integer form: train with a quantizer as "
+                "config.model.activation and with config.model.act_bits of 1 to 8"
+            )
+    for path, value in jax.tree.leaves_with_path(nnx.state(model)):
+        if not np.all(np.isfinite(value)):
+            raise ExportError(f"{jax.tree_util.keystr(path)} is not finite: this network cannot be shipped")
+
+
+def _on_grid(model):
+    """A copy whose evaluation is in integers, as if trained on the grid."""
+    model = nnx.clone(model)
+    for module in (model, model.classifier, *(block for _, block in blocks(model))):
+        module.fraction_bits = FLOAT_STREAM_BITS
+    stem = "imagenet" if model.imagenet_stem else "cifar"
+    model.stem.weight_bits = min(_FLOAT_STEM_BITS, max_stem_weight_bits(stem, model.stem.in_features))
+    return model
+
+
+class _Folding:
+    """The list of nodes under construction; every method adds some and returns the last one's position."""
+
+    def __init__(self, fraction_bits: int):
+        self.fraction_bits = fraction_bits
+        self.nodes = []
+
+    def add(self, node: nodes.Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def stem(self, model, mean):
+        kernel, _ = _integer_kernel(model.stem)
+        mean = np.broadcast_to(np.asarray(mean, np.float64), (model.stem.in_features,))
+        if np.any(2 * mean != np.round(2 * mean)):
+            raise ValueError(f"mean={mean.tolist()}: must be half-integers, as in training")
+        stem = nodes.Stem(
+            name="stem",
+            weights=np.asarray(kernel).astype(np.int16),
+            double_mean=(2 * mean).astype(np.int16),
+            stride=model.stem.strides[0],
+        )
+        stream = self.requantize("stem_norm", model.stem, model.stem_norm, None, self.add(stem))
+        if model.stem_norm is not None:
+            stream = self.add(nodes.Relu(inputs=(stream,)))
+        return self.add(nodes.MaxPool(inputs=(stream,))) if model.imagenet_stem else stream
+
+    def block(self, name, block, stream):
+        preact = isinstance(block, PreactBlock)
+        # Batch norm i stands in front of convolution i in the pre-activation form, else behind it.
+        norms = list(block.norms) if preact else [None, *block.norms]
+        first = x = self.quantize(f"{name}.acts.0", norms[0], block.acts[0], stream)
+        for i, conv in enumerate(block.convs):
+            acc = self.conv(f"{name}.convs.{i}", conv, x)
+            if i + 1 < len(block.convs):
+                x = self.quantize(f"{name}.acts.{i + 1}", norms[i + 1], block.acts[i + 1], acc, conv, block.acts[i])
+        norm = None if preact else norms[-1]
+        y = self.requantize(f"{name}.norms.{len(block.convs) - 1}", block.convs[-1], norm, block.acts[-1], acc)
+        if block.project is not None:
+            acc = self.conv(f"{name}.project", block.project, first)
+            stream = self.requantize(f"{name}.project_norm", block.project, block.project_norm, block.acts[0], acc)
+        if preact:
+            return self.add(nodes.Add(name=name, inputs=(y, stream)))
+        return self.add(nodes.Relu(name=name, inputs=(self.add(nodes.Add(inputs=(y, stream))),)))
+
+    def conv(self, name, conv, levels):
+        signs = np.where(np.asarray(conv.kernel[...]) >= 0, 1, -1).astype(np.int8)
+        return self.add(nodes.BinaryConv(name=name, inputs=(levels,), signs=signs, stride=conv.strides[0]))
+
+    def quantize(self, name, norm, act, x, conv=None, act_before=None):
+        """Batch norm (None for none), ReLU and quantizer of the stream, or of a convolution of `act_before`'s levels."""
+        if conv is None:
+            factor, bound = np.float64(2.0**-self.fraction_bits), fixed_point.STREAM_MAX + 1
+        else:
+            size, axis = np.abs(np.asarray(conv.kernel[...], np.float64)), None
+            if conv.scale == "channel":
+                axis = (0, 1, 2)
+            factor = size.mean(axis) * (_clipping_level(act_before) / act_before.max_level)
+            bound = conv.acc_max(act_before.max_level)
+        if norm is None:
+            direction, affine = np.ones(1, np.int8), lambda x: x
+        else:
+            mean, var, gamma, beta = (
+                np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)
+            )
+            direction = np.where(gamma < 0, -1, 1).astype(np.int8)
+            multiplier = gamma / np.sqrt(var + norm.epsilon)
+
+            def affine(x):
+                return (x - mean) * multiplier + beta
+
+        def stairs(x):  # int [n, C] -> how many stairs lie below
+            return stairs_passed(act, affine(x * factor))
+
+        node = nodes.Thresholds(
+            name=name,
+            inputs=(x,),
+            thresholds=find_thresholds(stairs, direction, bound, 2**act.bits - 1),
+            direction=direction,
+            levels=_levels(act),
+        )
+        return self.add(node)
+
+    def requantize(self, name, conv, norm, act, acc):
+        name = "" if norm is None else name
+        return self._requantize(name, _conv_constants(conv, norm, act, self.fraction_bits), acc)
+
+    def renormalize(self, name, norm, stream):
+        return self._requantize(name, _stream_constants(norm, self.fraction_bits), stream)
+
+    def _requantize(self, name, constants, x):
+        node = nodes.Requantize(
+            name=name,
+            inputs=(x,),
+            multiplier=np.asarray(constants.multiplier, np.int32),
+            offset=constants.offset(),
+            shift=np.asarray(constants.shift).astype(np.uint8),
+        )
+        return self.add(node)
+
+    def classifier(self, classifier, pooled) -> float:
+        """Adds the last node; returns the logit scale."""
+        weights, bias, unit = _integer_weights(classifier)
+        weights, bias = np.asarray(weights).astype(np.int16), np.asarray(bias, np.int32)
+        self.add(nodes.Classifier(name="classifier", inputs=(pooled,), weights=weights, bias=bias))
+        return float(unit)
+
+
+# Compiled, as evaluation is: XLA fuses multiplications with additions, so one by one some last bits would differ.
+
+
+@nnx.jit(static_argnames="fraction_bits")
+def _conv_constants(conv, norm, act, fraction_bits):
+    """M, C, k of `layers.to_stream`."""
+    if act is None:
+        factor, acc_max = conv.integer_kernel()[1] / layers.PIXEL_UNITS, conv.acc_max()
+    else:
+        factor = quantizers.magnitude(conv.kernel[...], conv.scale) * act.step
+        acc_max = conv.acc_max(act.max_level)
+    channels = conv.out_features
+    multiplier, offset = (jnp.ones(channels), jnp.zeros(channels)) if norm is None else norm.affine()
+    return fixed_point.requantizer(multiplier * factor, offset, acc_max, fraction_bits)
+
+
+@nnx.jit(static_argnames="fraction_bits")
+def _stream_constants(norm, fraction_bits):
+    """M, C, k of `layers.renormalize`."""
+    multiplier, offset = norm.affine()
+    unit = jnp.float32(2.0**-fraction_bits)
+    return fixed_point.requantizer(multiplier * unit, offset, fixed_point.STREAM_MAX + 1, fraction_bits)
+
+
+_integer_kernel = nnx.jit(layers.StemConv.integer_kernel)
+_integer_weights = nnx.jit(layers.Classifier.integer_weights)
+
+
+def find_thresholds(
+    stairs: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, bound: int, n: int
+) -> np.ndarray:
+    """`min {x : stairs(direction * x) >= i}` for i = 1 .. n, over the integers `-bound .. bound`, by bisection.
+
+    Args:
+      stairs: monotone in x along `direction`: integers `[n, C]` -> integers 0 .. n, `[n, C]`.
+      direction: -1 or +1, `[C]`.
+      bound: of `|x|`.
+      n: number of stairs.
+
+    Returns:
+      int32 `[C, n]`; `bound + 1` where no x is high enough.
+    """
+    stair = np.arange(1, n + 1)[:, None]
+    low = np.full((n, len(direction)), -bound)
+    high = np.full_like(low, bound + 1)
+    while np.any(low < high):
+        middle = (low + high) // 2
+        reached = (middle <= bound) & (stairs(direction * middle) >= stair)
+        low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
+    return low.T.astype(np.int32)
+
+
+def stairs_passed(act, x: np.ndarray) -> np.ndarray:
+    """How many of its n stairs the quantizer `act` climbs at `x` (float64), ReLU included: 0 .. n."""
+    n, alpha = 2**act.bits - 1, _clipping_level(act)
+    x = np.clip(x, 0, alpha)
+    if isinstance(act, layers.PowerOfTwo):
+        # The edges of `quantizers.power_of_two`, of which x must pass more than the edge itself.
+        edges = np.array([0.5, *(0.75 * 2.0 ** np.arange(1, n))])
+        return np.searchsorted(edges, x / (alpha * 2.0 ** (1 - n)), side="left")
+    return np.rint(x * (n / alpha)).astype(np.int64)
+
+
+def _clipping_level(act):
+    if isinstance(act, layers.Fixed | layers.Sigmoid):
+        return float(2**act.bits - 1)
+    return float(act.clipping_level)
+
+
+def _levels(act):
+    n = 2**act.bits - 1
+    levels = [0, *(2**i for i in range(n))] if isinstance(act, layers.PowerOfTwo) else range(n + 1)
+    return np.array(levels, np.int32)
