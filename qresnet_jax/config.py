@@ -171,6 +171,11 @@ def validate(config: ConfigDict) -> None:
         if not test(fields[name]):
             raise ConfigError(f"config.{name}={fields[name]!r}: must be {expected}")
     _validate_model(config.model)
+    if config.steps_per_dispatch > config.log_every_steps:
+        raise ConfigError(
+            f"config.steps_per_dispatch={config.steps_per_dispatch}: must be at most "
+            f"log_every_steps={config.log_every_steps}, since metrics are read between dispatches"
+        )
     if config.optim.warmup_epochs >= config.num_epochs and config.optim.warmup_epochs > 0:
         raise ConfigError(
             f"config.optim.warmup_epochs={config.optim.warmup_epochs}: must be below num_epochs={config.num_epochs}"

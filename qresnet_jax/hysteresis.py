@@ -13,6 +13,8 @@ class HysteresisState(NamedTuple):
     count: jax.Array  # int32 [], number of updates so far
     latent: optax.Params  # float32, shaped like the params
     sign: optax.Params  # int8, shaped like the params, -1 or +1
+    flips: optax.Params  # int32 [] per array, signs that changed in the last update
+    ever_flipped: optax.Params  # bool, shaped like the params
     inner: optax.OptState  # state of the wrapped optimizer
 
 
@@ -43,7 +45,7 @@ def hysteresis_binarize(
       inner: an optax transformation that turns gradients into updates; None passes updates on as they are.
 
     Returns:
-      A transformation whose state has the fields `latent` (float32) and `sign` (int8).
+      A transformation whose state has the fields `latent` (float32) and `sign` (int8), and counts of flips for diagnosis.
 
     Raises:
       ValueError: negative threshold; unknown scale; `update` called without params.
@@ -58,7 +60,11 @@ def hysteresis_binarize(
         jax.tree.map(lambda w: magnitude(w, scale), params)  # refuses an unknown scale at once
         latent = jax.tree.map(lambda w: jnp.array(w, jnp.float32), params)
         signs = jax.tree.map(lambda w: sign(w).astype(jnp.int8), latent)
-        return HysteresisState(jnp.zeros([], jnp.int32), latent, signs, inner.init(latent))
+        flips = jax.tree.map(lambda w: jnp.zeros([], jnp.int32), latent)
+        ever_flipped = jax.tree.map(lambda w: jnp.zeros(w.shape, bool), latent)
+        return HysteresisState(
+            jnp.zeros([], jnp.int32), latent, signs, flips, ever_flipped, inner.init(latent)
+        )
 
     def update(updates, state, params=None):
         if params is None:
@@ -74,7 +80,12 @@ def hysteresis_binarize(
         emitted = jax.tree.map(
             lambda s, new, p: (s * new.astype(s.dtype)).astype(p.dtype) - p, s, signs, params
         )
-        return emitted, HysteresisState(optax.safe_increment(state.count), latent, signs, inner_state)
+
+        changed = jax.tree.map(jnp.not_equal, signs, state.sign)
+        flips = jax.tree.map(lambda c: jnp.sum(c, dtype=jnp.int32), changed)
+        ever_flipped = jax.tree.map(jnp.logical_or, state.ever_flipped, changed)
+        count = optax.safe_increment(state.count)
+        return emitted, HysteresisState(count, latent, signs, flips, ever_flipped, inner_state)
 
     return optax.GradientTransformation(init, update)
 

@@ -1,5 +1,6 @@
 """The surroundings of all tests: CPU, 8 virtual devices, a compilation cache in the clone, and `main.py` as a process."""
 
+import logging
 import os
 import pathlib
 import subprocess
@@ -57,3 +58,15 @@ def start_main():
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def package_log():
+    """Training sends the package's log to its workdir's file; each test begins with a log that goes nowhere else."""
+    log = logging.getLogger("qresnet_jax")
+    handlers, level, propagate = list(log.handlers), log.level, log.propagate
+    yield log
+    for handler in set(log.handlers) - set(handlers):
+        handler.close()
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)

@@ -12,6 +12,7 @@ Two things happen to what lies between two convolutions (scale s, step alpha / n
   ties included. Evaluation in float32 may differ where the formula comes within 1e-6 of a tie.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -66,7 +67,7 @@ def fold(
     for name, block in blocks(model):
         stream = folding.block(name, block, stream)
     if model.final_norm is not None:
-        stream = folding.renormalize("final_norm", model.final_norm, stream)
+        stream = folding.renormalize(model.final_norm, stream)
         stream = folding.add(nodes.Relu(inputs=(stream,)))
     logit_scale = folding.classifier(model.classifier, folding.add(nodes.MeanPool(inputs=(stream,))))
     height, width = (None, None) if image_shape is None else image_shape
@@ -82,7 +83,9 @@ def fold(
 
 def blocks(model: ResNet):
     """`(name, block)` of all residual blocks; the node that completes a block has its name."""
-    return [(f"stages.{i}.{j}", block) for i, stage in enumerate(model.stages) for j, block in enumerate(stage)]
+    return [
+        (f"stages.{i}.{j}", block) for i, stage in enumerate(model.stages) for j, block in enumerate(stage)
+    ]
 
 
 def _check_foldable(model):
@@ -127,31 +130,34 @@ class _Folding:
         mean = np.broadcast_to(np.asarray(mean, np.float64), (model.stem.in_features,))
         if np.any(2 * mean != np.round(2 * mean)):
             raise ValueError(f"mean={mean.tolist()}: must be half-integers, as in training")
-        stem = nodes.Stem(
-            name="stem",
-            weights=np.asarray(kernel).astype(np.int16),
-            double_mean=(2 * mean).astype(np.int16),
-            stride=model.stem.strides[0],
+        acc = self.add(
+            nodes.Stem(
+                weights=np.asarray(kernel).astype(np.int16),
+                double_mean=(2 * mean).astype(np.int16),
+                stride=model.stem.strides[0],
+            )
         )
-        stream = self.requantize("stem_norm", model.stem, model.stem_norm, None, self.add(stem))
+        stream = self.requantize(model.stem, model.stem_norm, None, acc)
         if model.stem_norm is not None:
             stream = self.add(nodes.Relu(inputs=(stream,)))
-        return self.add(nodes.MaxPool(inputs=(stream,))) if model.imagenet_stem else stream
+        if model.imagenet_stem:
+            stream = self.add(nodes.MaxPool(inputs=(stream,)))
+        self.nodes[-1] = dataclasses.replace(self.nodes[-1], name="stem")
+        return stream
 
     def block(self, name, block, stream):
         preact = isinstance(block, PreactBlock)
         # Batch norm i stands in front of convolution i in the pre-activation form, else behind it.
         norms = list(block.norms) if preact else [None, *block.norms]
-        first = x = self.quantize(f"{name}.acts.0", norms[0], block.acts[0], stream)
+        first = x = self.quantize(norms[0], block.acts[0], stream)
         for i, conv in enumerate(block.convs):
             acc = self.conv(f"{name}.convs.{i}", conv, x)
             if i + 1 < len(block.convs):
-                x = self.quantize(f"{name}.acts.{i + 1}", norms[i + 1], block.acts[i + 1], acc, conv, block.acts[i])
-        norm = None if preact else norms[-1]
-        y = self.requantize(f"{name}.norms.{len(block.convs) - 1}", block.convs[-1], norm, block.acts[-1], acc)
+                x = self.quantize(norms[i + 1], block.acts[i + 1], acc, conv, block.acts[i])
+        y = self.requantize(block.convs[-1], None if preact else norms[-1], block.acts[-1], acc)
         if block.project is not None:
             acc = self.conv(f"{name}.project", block.project, first)
-            stream = self.requantize(f"{name}.project_norm", block.project, block.project_norm, block.acts[0], acc)
+            stream = self.requantize(block.project, block.project_norm, block.acts[0], acc)
         if preact:
             return self.add(nodes.Add(name=name, inputs=(y, stream)))
         return self.add(nodes.Relu(name=name, inputs=(self.add(nodes.Add(inputs=(y, stream))),)))
@@ -160,56 +166,23 @@ class _Folding:
         signs = np.where(np.asarray(conv.kernel[...]) >= 0, 1, -1).astype(np.int8)
         return self.add(nodes.BinaryConv(name=name, inputs=(levels,), signs=signs, stride=conv.strides[0]))
 
-    def quantize(self, name, norm, act, x, conv=None, act_before=None):
-        """Batch norm (None for none), ReLU and quantizer of the stream, or of a convolution of `act_before`'s levels."""
+    def quantize(self, norm, act, x, conv=None, act_before=None):
+        """Batch norm (or None), ReLU and quantizer `act` of node x: the stream, or `conv` of `act_before`'s levels."""
         if conv is None:
-            factor, bound = np.float64(2.0**-self.fraction_bits), fixed_point.STREAM_MAX + 1
+            factor, bound = 2.0**-self.fraction_bits, fixed_point.STREAM_MAX + 1
         else:
-            size, axis = np.abs(np.asarray(conv.kernel[...], np.float64)), None
-            if conv.scale == "channel":
-                axis = (0, 1, 2)
-            factor = size.mean(axis) * (_clipping_level(act_before) / act_before.max_level)
-            bound = conv.acc_max(act_before.max_level)
-        if norm is None:
-            direction, affine = np.ones(1, np.int8), lambda x: x
-        else:
-            mean, var, gamma, beta = (
-                np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)
-            )
-            direction = np.where(gamma < 0, -1, 1).astype(np.int8)
-            multiplier = gamma / np.sqrt(var + norm.epsilon)
-
-            def affine(x):
-                return (x - mean) * multiplier + beta
-
-        def stairs(x):  # int [n, C] -> how many stairs lie below
-            return stairs_passed(act, affine(x * factor))
-
-        node = nodes.Thresholds(
-            name=name,
-            inputs=(x,),
-            thresholds=find_thresholds(stairs, direction, bound, 2**act.bits - 1),
-            direction=direction,
-            levels=_levels(act),
-        )
+            factor, bound = _factor(conv, act_before), conv.acc_max(act_before.max_level)
+        direction, affine = _batch_norm(norm)
+        n = 2**act.bits - 1
+        thresholds = find_thresholds(lambda x: stairs_climbed(act, affine(x * factor)), direction, bound, n)
+        node = nodes.Thresholds(inputs=(x,), thresholds=thresholds, direction=direction, levels=_levels(act))
         return self.add(node)
 
-    def requantize(self, name, conv, norm, act, acc):
-        name = "" if norm is None else name
-        return self._requantize(name, _conv_constants(conv, norm, act, self.fraction_bits), acc)
+    def requantize(self, conv, norm, act, acc):
+        return self.add(_requantize(_conv_constants(conv, norm, act, self.fraction_bits), acc))
 
-    def renormalize(self, name, norm, stream):
-        return self._requantize(name, _stream_constants(norm, self.fraction_bits), stream)
-
-    def _requantize(self, name, constants, x):
-        node = nodes.Requantize(
-            name=name,
-            inputs=(x,),
-            multiplier=np.asarray(constants.multiplier, np.int32),
-            offset=constants.offset(),
-            shift=np.asarray(constants.shift).astype(np.uint8),
-        )
-        return self.add(node)
+    def renormalize(self, norm, stream):
+        return self.add(_requantize(_stream_constants(norm, self.fraction_bits), stream))
 
     def classifier(self, classifier, pooled) -> float:
         """Adds the last node; returns the logit scale."""
@@ -217,6 +190,15 @@ class _Folding:
         weights, bias = np.asarray(weights).astype(np.int16), np.asarray(bias, np.int32)
         self.add(nodes.Classifier(name="classifier", inputs=(pooled,), weights=weights, bias=bias))
         return float(unit)
+
+
+def _requantize(constants, x):
+    return nodes.Requantize(
+        inputs=(x,),
+        multiplier=np.asarray(constants.multiplier, np.int32),
+        offset=constants.offset(),
+        shift=np.asarray(constants.shift).astype(np.uint8),
+    )
 
 
 # Compiled, as evaluation is: XLA fuses multiplications with additions, so one by one some last bits would differ.
@@ -247,6 +229,27 @@ _integer_kernel = nnx.jit(layers.StemConv.integer_kernel)
 _integer_weights = nnx.jit(layers.Classifier.integer_weights)
 
 
+# The trained formula in float64.
+
+
+def _factor(conv, act):
+    """What one unit of the accumulator of `conv`, on levels of `act`, is worth: scalar or `[out]`."""
+    size = np.abs(np.asarray(conv.kernel[...], np.float64))
+    scale = size.mean() if conv.scale == "layer" else size.mean((0, 1, 2))
+    return scale * (_clipping_level(act) / act.max_level)
+
+
+def _batch_norm(norm):
+    """Per channel the direction, -1 or +1, in which it is monotone, and the function; of None the identity."""
+    if norm is None:
+        return np.ones(1, np.int8), lambda x: x
+    mean, var, gamma, beta = (
+        np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)
+    )
+    multiplier = gamma / np.sqrt(var + norm.epsilon)
+    return np.where(gamma < 0, -1, 1).astype(np.int8), lambda x: (x - mean) * multiplier + beta
+
+
 def find_thresholds(
     stairs: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, bound: int, n: int
 ) -> np.ndarray:
@@ -271,7 +274,7 @@ def find_thresholds(
     return low.T.astype(np.int32)
 
 
-def stairs_passed(act, x: np.ndarray) -> np.ndarray:
+def stairs_climbed(act, x: np.ndarray) -> np.ndarray:
     """How many of its n stairs the quantizer `act` climbs at `x` (float64), ReLU included: 0 .. n."""
     n, alpha = 2**act.bits - 1, _clipping_level(act)
     x = np.clip(x, 0, alpha)

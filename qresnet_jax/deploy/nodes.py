@@ -27,7 +27,7 @@ MAX_SHIFT = 40
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Node:
-    """`name` is the module whose parameters the node carries, or the block it completes; often there is none."""
+    """`name` is that of the module whose result the node completes: a binary convolution, a block, stem, classifier."""
 
     name: str = ""
     inputs: tuple[int, ...] = ()
@@ -106,7 +106,9 @@ class Value(NamedTuple):
     kind: str  # as in the module's docstring
     channels: int
     bound: int  # |x| is at most this
-    reduction: int  # height is ceil(image height / reduction), and so with the width; 0 once there is no image
+    reduction: (
+        int  # height is ceil(image height / reduction), and so with the width; 0 once there is no image
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 from qresnet_jax.deploy import nodes
 from qresnet_jax.deploy.nodes import IntegerNetwork, Node
 
-BATCH = 32  # images at once; more gains nothing and needs more memory
+BATCH = 16  # images at once; more gains nothing and needs more memory
 
 
 def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
@@ -98,9 +98,7 @@ def _windows(x, kh, kw, stride, border=0):
     ph, pw = (kh - 1) // 2, (kw - 1) // 2
     x = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)), constant_values=border)
     rows, columns = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-    taps = [
-        x[:, i : i + rows : stride, j : j + columns : stride, None] for i in range(kh) for j in range(kw)
-    ]
+    taps = [x[:, i : i + rows : stride, j : j + columns : stride, None] for i in range(kh) for j in range(kw)]
     return np.concatenate(taps, axis=3)
 
 

@@ -10,21 +10,24 @@ from flax import nnx
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
-from qresnet_jax.data.pipeline import epoch_order, steps_per_epoch
+from qresnet_jax.data.pipeline import epoch_order, normalize, steps_per_epoch
 from qresnet_jax.errors import DivergedError
 from qresnet_jax.layers import BatchNorm, BinaryKernel
 from qresnet_jax.resnet import create_model
 from qresnet_jax.train import optim
 from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
 from qresnet_jax.train.console import Progress, log_to
+from qresnet_jax.train.diagnostics import make_diagnose
 from qresnet_jax.train.evaluate import Evaluator
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
 from qresnet_jax.train.records import Metrics
-from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+from qresnet_jax.train.step import AXIS, METRICS, TrainData, init_state, make_train_step
 from qresnet_jax.train.workdir import claim_workdir
 
 log = logging.getLogger("qresnet_jax")
+
+DIAGNOSED_IMAGES = 128  # of the training set, for what is read off a forward pass
 
 
 def train_and_evaluate(config, workdir, *, devices=None) -> dict[str, float]:
@@ -65,6 +68,9 @@ class _Run:
 
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
         self.evaluate = Evaluator(model, self.dataset.mean, mesh)
+        self.diagnose = make_diagnose(
+            model, config.optim.hysteresis.threshold, config.optim.hysteresis.relative
+        )
         if config.model.sync_bn:
             model.set_attributes(BatchNorm, axis_name=AXIS)
         self.graphdef, self.params, self.model_state = nnx.split(model, nnx.Param, ...)
@@ -188,7 +194,7 @@ class _Run:
                 jax.block_until_ready(state.step)
                 progress.advance(step)
                 if step % n in (0, boundary % n):
-                    values = self._interval_metrics(state, step)
+                    values = self._interval_metrics(state, data, step)
                     values["images_per_second"] = (
                         (step - timed_from) * config.batch_size / (time.monotonic() - clock)
                     )
@@ -212,13 +218,19 @@ class _Run:
         checkpoints.wait()
         return state
 
-    def _interval_metrics(self, state, step) -> dict[str, float]:
+    def _interval_metrics(self, state, data, step) -> dict[str, float]:
         check_finite(state)
-        sums = {name: float(x) for name, x in jax.device_get(state.sums).items()}
+        sample = normalize(data.images[:DIAGNOSED_IMAGES], data.mean)
+        now = self.diagnose(state.params, state.model_state, state.opt_state, sample)
+        sums, now = jax.device_get((state.sums, now))
+        steps = sums["images"] / self.config.batch_size
+        means = {name: float(x / steps) for name, x in sums.items() if name not in METRICS}
         return {
-            "train_loss": sums["loss"] / sums["images"],
-            "train_accuracy": sums["correct"] / sums["images"],
+            "train_loss": float(sums["loss"] / sums["images"]),
+            "train_accuracy": float(sums["correct"] / sums["images"]),
             "learning_rate": float(self.config.optim.learning_rate * self.course(step - 1)),
+            **means,
+            **{name: float(x) for name, x in now.items()},
         }
 
     def _validate(self, state, metrics, epoch) -> float | None:

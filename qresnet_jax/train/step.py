@@ -10,6 +10,7 @@ from flax import nnx
 
 from qresnet_jax.data.pipeline import normalize, train_batch
 from qresnet_jax.layers import Sigmoid
+from qresnet_jax.train.diagnostics import step_diagnostics
 
 AXIS = "devices"  # name of the axis that training is mapped over
 
@@ -21,7 +22,7 @@ class TrainState(NamedTuple):
     params: nnx.State  # every nnx.Param: what the network computes with
     model_state: nnx.State  # the rest of the model: batch norm statistics, temperatures
     opt_state: optax.OptState  # with the latents and signs
-    sums: dict[str, jax.Array]  # float32 [], of the metrics since they were last logged
+    sums: dict[str, jax.Array]  # float32 [], of the metrics of each step since they were last logged
     first_bad_step: jax.Array  # int32 [], the first step whose loss was not finite, -1 for none
 
 
@@ -41,9 +42,11 @@ METRICS = ("loss", "correct", "images")
 def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTransformation) -> TrainState:
     """The state before the first step. It shares no buffer with its arguments, so that it can be donated."""
     params, model_state = jax.tree.map(jnp.array, (params, model_state))
-    sums = {name: jnp.zeros([], jnp.float32) for name in METRICS}
+    opt_state = tx.init(params)
+    names = (*METRICS, *step_diagnostics(params, opt_state))
+    sums = {name: jnp.zeros([], jnp.float32) for name in names}
     none, zero = jnp.full([], -1, jnp.int32), jnp.zeros([], jnp.int32)
-    return TrainState(zero, params, model_state, tx.init(params), sums, none)
+    return TrainState(zero, params, model_state, opt_state, sums, none)
 
 
 def merge(graphdef: nnx.GraphDef, params: nnx.State, model_state: nnx.State) -> nnx.Module:
@@ -104,7 +107,7 @@ def make_train_step(
         size = jnp.float32(len(labels))
         new = {"loss": loss * size, "correct": jnp.sum(logits.argmax(-1) == labels), "images": size}
         new = jax.lax.psum(jax.tree.map(jnp.float32, new), AXIS)
-        sums = jax.tree.map(jnp.add, state.sums, new)
+        sums = jax.tree.map(jnp.add, state.sums, new | step_diagnostics(grads, opt_state))
         is_bad = (state.first_bad_step < 0) & ~jnp.isfinite(new["loss"])
         first_bad_step = jnp.where(is_bad, state.step, state.first_bad_step)
         return TrainState(state.step + 1, params, model_state, opt_state, sums, first_bad_step)

@@ -1,0 +1,222 @@
+"""The nodes of a packed file: one JSON object each, and their arrays, joined into a few flat tensors by what they are.
+
+docs/packed_format.md describes all this for readers in any language. One rule holds throughout: output channels come
+first and input channels last, and a sign is one bit, 1 for +1, the first in the lowest bit of a byte.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.nodes import Node
+
+# All that a file may hold; where there are two, an array goes to the first that it fits.
+TENSOR_DTYPES = {
+    "stem_weights": "<i2",
+    "signs": "|u1",  # bits
+    "directions": "|u1",  # bits
+    "thresholds": "<i2",
+    "thresholds_wide": "<i4",
+    "multipliers": "<i4",
+    "offsets": "<i4",
+    "offsets_wide": "<i8",
+    "shifts": "|u1",
+    "classifier_weights": "<i2",
+    "classifier_bias": "<i4",
+}
+_OPS = {
+    "stem": nodes.Stem,
+    "binary_conv": nodes.BinaryConv,
+    "thresholds": nodes.Thresholds,
+    "requantize": nodes.Requantize,
+    "add": nodes.Add,
+    "relu": nodes.Relu,
+    "max_pool": nodes.MaxPool,
+    "mean_pool": nodes.MeanPool,
+    "classifier": nodes.Classifier,
+}
+_NAMES = {node: op for op, node in _OPS.items()}
+
+
+def pack_signs(signs: np.ndarray) -> np.ndarray:
+    """-1 and +1 in C order -> uint8, eight to a byte, the first in the lowest bit, 1 for +1, the last byte padded with 0."""
+    return np.packbits(signs.ravel() > 0, bitorder="little")
+
+
+def unpack_signs(packed: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` signs of `pack_signs`, int8."""
+    return np.unpackbits(packed, count=count, bitorder="little").astype(np.int8) * 2 - 1
+
+
+def _output_first(kernel):
+    return kernel.transpose(3, 0, 1, 2)
+
+
+class NodeWriter:
+    """Describes nodes and collects their arrays, in the order of the calls."""
+
+    def __init__(self):
+        self._parts = {name: [] for name in TENSOR_DTYPES}
+
+    def write(self, i: int, node: Node) -> dict:
+        """The JSON object of the node at position i."""
+        entry = {"op": _NAMES[type(node)]}
+        if node.name:
+            entry["name"] = node.name
+        if node.inputs != _usual_inputs(i):
+            entry["inputs"] = list(node.inputs)
+        return entry | self._arrays(node)
+
+    def _arrays(self, node):
+        match node:
+            case nodes.Stem():
+                weights = self._put("stem_weights", _output_first(node.weights))
+                return {"shape": list(weights.shape)} | _stride(node)
+            case nodes.BinaryConv():
+                signs = _output_first(node.signs)
+                self._put("signs", pack_signs(signs))
+                return {"shape": list(signs.shape)} | _stride(node)
+            case nodes.Thresholds():
+                self._put("directions", pack_signs(node.direction))
+                levels = node.levels.tolist()
+                uniform = levels == list(range(len(levels)))
+                entry = {"shape": list(node.thresholds.shape)} | ({} if uniform else {"levels": levels})
+                return entry | self._put_narrow_or_wide("thresholds", node.thresholds)
+            case nodes.Requantize():
+                self._put("multipliers", node.multiplier)
+                self._put("shifts", node.shift)
+                return {"channels": len(node.shift)} | self._put_narrow_or_wide("offsets", node.offset)
+            case nodes.Classifier():
+                weights = self._put("classifier_weights", node.weights.T)
+                self._put("classifier_bias", node.bias)
+                return {"shape": list(weights.shape)}
+        return {}
+
+    def _put(self, name, array):
+        self._parts[name].append(array.ravel().astype(TENSOR_DTYPES[name]))
+        return array
+
+    def _put_narrow_or_wide(self, name, array):
+        limits = np.iinfo(TENSOR_DTYPES[name])
+        wide = array.min() < limits.min or array.max() > limits.max
+        self._put(f"{name}_wide" if wide else name, array)
+        return {"wide": True} if wide else {}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All arrays so far, one tensor of one dimension for each name that has any."""
+        return {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
+
+
+def _usual_inputs(i):
+    return (i - 1,) if i else ()
+
+
+def _stride(node):
+    return {} if node.stride == 1 else {"stride": node.stride}
+
+
+class NodeReader:
+    """Takes nodes out of what a `NodeWriter` wrote, in the same order.
+
+    All its methods raise ValueError on what no writer writes. Whether the nodes make a network is not looked at.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], double_mean: np.ndarray):
+        self._tensors, self._double_mean = tensors, double_mean
+        self._taken = dict.fromkeys(tensors, 0)
+
+    def read(self, i: int, entry: dict) -> Node:
+        """The node at position i."""
+        op = entry.get("op") if isinstance(entry, dict) else None
+        if not isinstance(op, str) or op not in _OPS:
+            raise ValueError(f"node {i} has no known op: {entry!s:.60}")
+        try:
+            name, inputs = entry.get("name", ""), entry.get("inputs", list(_usual_inputs(i)))
+            if not isinstance(name, str):
+                raise ValueError("its name must be text")
+            return _OPS[op](name=name, inputs=tuple(_integers(inputs, "inputs")), **self._arrays(op, entry))
+        except ValueError as error:
+            raise ValueError(f"node {i}, {op}: {error}") from error
+
+    def finish(self) -> None:
+        """Refuses tensors with more numbers than the nodes have."""
+        for name, tensor in self._tensors.items():
+            if self._taken[name] != len(tensor):
+                raise ValueError(
+                    f"tensor {name} has {len(tensor)} numbers, the nodes use {self._taken[name]}"
+                )
+
+    def _arrays(self, op, entry):
+        match op:
+            case "stem":
+                weights = self._take("stem_weights", _shape(entry, 4)).astype(np.int16)
+                kernel = weights.transpose(1, 2, 3, 0)
+                return {"weights": kernel, "double_mean": self._double_mean, "stride": _read_stride(entry)}
+            case "binary_conv":
+                signs = self._signs("signs", _shape(entry, 4))
+                return {"signs": signs.transpose(1, 2, 3, 0), "stride": _read_stride(entry)}
+            case "thresholds":
+                rows, n = _shape(entry, 2)
+                levels = _integers(entry.get("levels", list(range(n + 1))), "levels")
+                if len(levels) != n + 1 or max(levels) > nodes.MAX_LEVEL:
+                    raise ValueError(f"{n} thresholds need {n + 1} levels, up to {nodes.MAX_LEVEL}")
+                return {
+                    "thresholds": self._narrow_or_wide("thresholds", entry, (rows, n)).astype(np.int32),
+                    "direction": self._signs("directions", (rows,)),
+                    "levels": np.array(levels, np.int32),
+                }
+            case "requantize":
+                (channels,) = shape = _integers([entry.get("channels")], "channels")
+                return {
+                    "multiplier": self._take("multipliers", shape).astype(np.int32),
+                    "shift": self._take("shifts", (channels,)).astype(np.uint8),
+                    "offset": self._narrow_or_wide("offsets", entry, shape).astype(np.int64),
+                }
+            case "classifier":
+                classes, features = _shape(entry, 2)
+                return {
+                    "weights": self._take("classifier_weights", (classes, features)).astype(np.int16).T,
+                    "bias": self._take("classifier_bias", (classes,)).astype(np.int32),
+                }
+        return {}
+
+    def _take(self, name, shape, count=None):
+        count = math.prod(shape) if count is None else count
+        start, tensor = self._taken.get(name, 0), self._tensors.get(name)
+        if tensor is None:
+            raise ValueError(f"tensor {name} is missing")
+        if start + count > len(tensor):
+            raise ValueError(f"tensor {name} has {len(tensor)} numbers, at least {start + count} are needed")
+        self._taken[name] = start + count
+        return tensor[start : start + count].reshape(shape)
+
+    def _signs(self, name, shape):
+        count = math.prod(shape)
+        nbytes = -(-count // 8)
+        return unpack_signs(self._take(name, (nbytes,)), count).reshape(shape)
+
+    def _narrow_or_wide(self, name, entry, shape):
+        wide = entry.get("wide", False)
+        if not isinstance(wide, bool):
+            raise ValueError("wide must be true or false")
+        return self._take(f"{name}_wide" if wide else name, shape)
+
+
+def _integers(values, what):
+    if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 2**31 for v in values):
+        raise ValueError(f"{what} must be integers from 0 on, got {values!s:.60}")
+    return values
+
+
+def _shape(entry, rank):
+    shape = _integers(entry.get("shape"), "shape")
+    if len(shape) != rank or 0 in shape:
+        raise ValueError(f"shape must be {rank} sizes, got {shape!s:.60}")
+    return tuple(shape)
+
+
+def _read_stride(entry):
+    (stride,) = _integers([entry.get("stride", 1)], "stride")
+    return stride

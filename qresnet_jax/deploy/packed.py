@@ -1,0 +1,267 @@
+"""The packed file: an `IntegerNetwork` as safetensors, one bit per binary weight. docs/packed_format.md is its layout.
+
+Writing is reproducible: the same network gives the same bytes. Reading executes nothing and checks everything, the
+cheap things first; whatever is wrong with a file is a `PackedError`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors
+
+from qresnet_jax.deploy import numpy_engine
+from qresnet_jax.deploy.node_arrays import TENSOR_DTYPES, NodeReader, NodeWriter
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.errors import PackedError
+
+FORMAT = "qresnet_jax packed network"
+VERSION = 1
+ENGINES = {"numpy": numpy_engine.logits}
+_CODES = {"U8": "|u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # safetensors' dtypes as NumPy writes them
+
+
+class PackedNetwork:
+    """A network that is ready to predict; `load_packed` makes one.
+
+    Args:
+      network: what to run.
+      nbytes: of the file it came from.
+      engine: a key of `ENGINES`.
+
+    Raises:
+      ValueError: no such engine.
+    """
+
+    def __init__(self, network: IntegerNetwork, nbytes: int, engine: str):
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        self.network, self.nbytes, self.engine = network, nbytes, engine
+
+    @property
+    def logit_scale(self) -> float:
+        """What one unit of the integer logits is worth."""
+        return self.network.logit_scale
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """In the order of the logits; None where the file has none."""
+        return self.network.class_names
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """int32 `[N, classes]` of uint8 images `[N, H, W, C]`."""
+        return ENGINES[self.engine](self.network, images)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Classes, integers `[N]`, of uint8 images `[N, H, W, C]`."""
+        return self.logits(images).argmax(-1)
+
+
+def load_packed(path, engine: str = "numpy") -> PackedNetwork:
+    """Reads a packed file for prediction.
+
+    Args:
+      path: of the file.
+      engine: what computes; all give the same integers.
+
+    Raises:
+      PackedError: not a packed file that this version reads; the message says why.
+      ValueError: no such engine.
+    """
+    data = _read_bytes(path)
+    return PackedNetwork(_parse(data, path), len(data), engine)
+
+
+def read_packed(path) -> IntegerNetwork:
+    """The network of a packed file, for engines and writers.
+
+    Raises:
+      PackedError: not a packed file that this version reads; the message says why.
+    """
+    return _parse(_read_bytes(path), path)
+
+
+def save_packed(network: IntegerNetwork, path) -> None:
+    """Writes a network; a file at `path` is replaced at once or not at all.
+
+    Args:
+      network: from `fold`.
+      path: of the file, in a directory that exists.
+    """
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_bytes(packed_bytes(network))
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def packed_bytes(network: IntegerNetwork) -> bytes:
+    """The content of the file that `save_packed` writes."""
+    writer = NodeWriter()
+    description = {
+        "nodes": [writer.write(i, node) for i, node in enumerate(network.nodes)],
+        "fraction_bits": network.fraction_bits,
+        "logit_scale": network.logit_scale,
+    }
+    preprocessing = {
+        "mean": network.mean.tolist(),
+        "height": network.height,
+        "width": network.width,
+        "channels": network.channels,
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "network": _json(description),
+        "preprocessing": _json(preprocessing),
+        "class_names": _json(network.class_names),
+    }
+    tensors = writer.tensors()
+    metadata["sha256"] = _checksum(metadata, tensors)
+    return _safetensors(tensors, metadata)
+
+
+def _json(value):
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256, hexadecimal, over everything else in the file, in sorted order."""
+    digest = hashlib.sha256()
+    for key in sorted(metadata):
+        if key != "sha256":
+            digest.update(f"{key}={metadata[key]}\n".encode())
+    for name in sorted(tensors):
+        x = tensors[name]
+        digest.update(f"{name} {x.dtype.str} {len(x)}\n".encode())
+        digest.update(x.tobytes())
+    return digest.hexdigest()
+
+
+def _safetensors(tensors, metadata) -> bytes:
+    """The file format, written here: the library orders the metadata by chance."""
+    names = {dtype: name for name, dtype in _CODES.items()}
+    header, offset = {"__metadata__": metadata}, 0
+    ordered = sorted(
+        tensors.items(), key=lambda item: (-item[1].itemsize, item[0])
+    )  # so that all are aligned
+    for name, x in ordered:
+        end = offset + x.nbytes
+        header[name] = {"dtype": names[x.dtype.str], "shape": [len(x)], "data_offsets": [offset, end]}
+        offset = end
+    text = _json(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(x.tobytes() for _, x in ordered)
+
+
+def _read_bytes(path):
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise PackedError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parse(data: bytes, path) -> IntegerNetwork:
+    header = _header(data, path)
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise PackedError(
+            f"{path} is a safetensors file, but not a packed network: its metadata has no format={FORMAT!r}. Write "
+            "one with --mode=export --config.export.format=packed"
+        )
+    version = metadata.get("version")
+    if version != str(VERSION):
+        newer = isinstance(version, str) and version.isdecimal() and int(version[:9]) > VERSION
+        way_out = "update qresnet_jax" if newer else "write it again"
+        raise PackedError(
+            f"{path} has version {version!r:.20}, this program reads version {VERSION}: {way_out}"
+        )
+    tensors = _tensors(data, path)
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise PackedError(f"{path} is damaged: its metadata are not all text")
+    try:
+        intact = metadata.get("sha256") == _checksum(metadata, tensors)
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can name and UTF-8 cannot
+        intact = False
+    if not intact:
+        raise PackedError(
+            f"{path} is damaged: its SHA-256 is not that of its contents. Fetch or write it again"
+        )
+    try:
+        return _network(metadata, tensors)
+    except (ValueError, RecursionError) as error:
+        raise PackedError(f"{path} describes no network: {error}") from error
+
+
+def _header(data, path):
+    length = int.from_bytes(data[:8], "little")
+    try:
+        if len(data) < 8 or data[8:9] != b"{":
+            raise ValueError
+        if len(data) < 8 + length:
+            raise PackedError(
+                f"{path} is truncated: its header has {length} bytes, there are {len(data) - 8}"
+            )
+        header = json.loads(data[8 : 8 + length].decode())
+        if not isinstance(header, dict):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise PackedError(f"{path} is not a safetensors file, or its header is damaged") from None
+    return header
+
+
+def _tensors(data, path):
+    """The tensors by name, each of one dimension and a dtype that packed files have."""
+    try:
+        stored = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise PackedError(f"{path} is truncated or damaged: {error}") from None
+    tensors = {}
+    for name, x in stored:
+        expected = TENSOR_DTYPES.get(name)
+        if expected is None or _CODES.get(x["dtype"]) not in {expected} or len(x["shape"]) != 1:
+            raise PackedError(
+                f"{path} has a tensor {name!r:.40} of {x['dtype']} {x['shape']}; packed files have, in one dimension: "
+                + ", ".join(f"{n} {d}" for n, d in TENSOR_DTYPES.items())
+            )
+        tensors[name] = np.frombuffer(x["data"], expected)
+    return tensors
+
+
+def _network(metadata, tensors) -> IntegerNetwork:
+    description, preprocessing = _object(metadata, "network"), _object(metadata, "preprocessing")
+    names = json.loads(metadata.get("class_names", "null"))
+    if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+        raise ValueError("class_names must be a list of names, or null")
+    size = [preprocessing.get(key) for key in ("height", "width")]
+    scale, bits, entries = (description.get(key) for key in ("logit_scale", "fraction_bits", "nodes"))
+    if type(scale) is not float or type(bits) is not int or not isinstance(entries, list):
+        raise ValueError(
+            "network must have logit_scale (a float), fraction_bits (an integer), nodes (a list)"
+        )
+    if not all(value is None or type(value) is int for value in size):
+        raise ValueError(f"height and width must be integers or null, got {size}")
+    reader = NodeReader(tensors, _double_mean(preprocessing.get("mean")))
+    nodes = tuple(reader.read(i, entry) for i, entry in enumerate(entries))
+    reader.finish()
+    return IntegerNetwork(nodes, bits, scale, None if names is None else tuple(names), *size)
+
+
+def _object(metadata, key):
+    value = json.loads(metadata.get(key, "null"))
+    if not isinstance(value, dict):
+        raise ValueError(f"metadata {key!r} must be a JSON object")
+    return value
+
+
+def _double_mean(mean):
+    known = isinstance(mean, list) and all(type(m) is float and math.isfinite(m) for m in mean)
+    if not known or any(not 0 <= m <= 255 or 2 * m != int(2 * m) for m in mean):
+        raise ValueError("mean must be a list of half-integers from 0 to 255")
+    return np.array([int(2 * m) for m in mean], np.int16)

@@ -1,0 +1,140 @@
+"""What quantization does while a network trains, layer by layer, read off the training state.
+
+    flips/<layer>            signs that changed, share of the weights a step, mean over the interval
+    held_back/<layer>        latent weights whose sign the hysteresis does not follow, share
+    dead_band/<layer>        latent weights inside the loop, |latent| < threshold, share
+    never_flipped/<layer>    weights that still have their first sign, share
+    latent_norm/<layer>      Euclidean norm of the latent weights
+    gradient_norm/<layer>    Euclidean norm of the gradient, mean over the interval
+    alpha/<layer>            clipping level
+    saturation/<layer>       activations clipped at the top, share
+    occupancy/<layer>/<q>    activations at level q, share (up to 4 bits)
+
+A layer is named by its path in the network, such as `stages.0.1.convs.0`. Flips and gradients are counted in every step,
+which costs next to nothing; the rest is computed when metrics are logged.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from qresnet_jax.layers import BinaryKernel, ClippingLevel
+from qresnet_jax.quantizers import sign
+from qresnet_jax.resnet import Block
+
+MOST_LEVELS = 16
+
+
+def _by_layer(tree, kind) -> dict[str, jax.Array]:
+    """The arrays of a state's variables of one type, by layer."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    found = {}
+    for path, variable in leaves:
+        if isinstance(variable, kind) and jax.tree.leaves(variable):  # optax.partition leaves empty ones
+            found[".".join(str(key.key) for key in path[:-1])] = jax.tree.leaves(variable)[0]
+    return found
+
+
+def step_diagnostics(grads: nnx.State, opt_state: optax.OptState) -> dict[str, jax.Array]:
+    """Of one step, as sums over the interval: `flips/<layer>`, `gradient_norm/<layer>`, float32 scalars.
+
+    Args:
+      grads: of all parameters (before the first step: anything of the same structure).
+      opt_state: after the update.
+    """
+    kernels = _by_layer(grads, BinaryKernel)
+    if not kernels:
+        return {}
+    flips = _by_layer(optax.tree.get(opt_state, "flips"), BinaryKernel)
+    shares = {f"flips/{name}": flips[name].astype(jnp.float32) / kernels[name].size for name in kernels}
+    return shares | {f"gradient_norm/{name}": jnp.linalg.norm(g) for name, g in kernels.items()}
+
+
+def weight_diagnostics(opt_state: optax.OptState, threshold: float, relative: bool) -> dict[str, jax.Array]:
+    """Of the latent weights now: `held_back`, `dead_band`, `never_flipped`, `latent_norm` by layer.
+
+    Args:
+      opt_state: holds a `HysteresisState`.
+      threshold, relative: of the loop, see `hysteresis_binarize`.
+    """
+    latents = _by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
+    signs = _by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
+    ever = _by_layer(optax.tree.get(opt_state, "ever_flipped"), BinaryKernel)
+    values = {}
+    for name, latent in latents.items():
+        half_width = threshold * jnp.mean(jnp.abs(latent)) if relative else threshold
+        values[f"held_back/{name}"] = jnp.mean(sign(latent) != signs[name])
+        values[f"dead_band/{name}"] = jnp.mean(jnp.abs(latent) < half_width)
+        values[f"never_flipped/{name}"] = 1 - jnp.mean(ever[name].astype(jnp.float32))
+        values[f"latent_norm/{name}"] = jnp.linalg.norm(latent)
+    return values
+
+
+class Probe(nnx.Module):
+    """Stands for an activation quantizer and measures what passes it."""
+
+    def __init__(self, act: nnx.Module):
+        self.act = act
+        self.measured = nnx.data({})
+
+    @property
+    def step(self):
+        return self.act.step
+
+    @property
+    def max_level(self):
+        return self.act.max_level
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.act(x)
+        if self.step is not None:
+            top = self.step * self.max_level
+            self.measured["saturation"] = jnp.mean(x >= top)
+            if self.max_level < MOST_LEVELS:
+                levels = jnp.round(y.astype(jnp.float32) / self.step)
+                for q in range(self.max_level + 1):
+                    self.measured[f"occupancy/{q}"] = jnp.mean(levels == q)
+        return y
+
+
+def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
+    """`saturation/<layer>`, `occupancy/<layer>/<q>` and `alpha/<layer>` of one forward pass; changes the model.
+
+    Args:
+      model: a network of `Block`s, in the mode to measure in.
+      images: normalised, float `[N, H, W, C]`.
+    """
+    alphas = _by_layer(nnx.state(model, ClippingLevel), ClippingLevel)
+    probes = {}
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, Block):
+            for i, act in enumerate(list(module.acts)):
+                probes[".".join(map(str, (*path, "acts", i)))] = module.acts[i] = Probe(act)
+    model(images)
+    values = {f"alpha/{name}": alpha for name, alpha in alphas.items()}
+    for name, probe in probes.items():
+        for measure, value in probe.measured.items():
+            kind, _, level = measure.partition("/")
+            values["/".join(filter(None, (kind, name, level)))] = value
+    return values
+
+
+def make_diagnose(model: nnx.Module, threshold: float, relative: bool) -> Callable:
+    """`(params, model_state, opt_state, images) -> {metric: float32 scalar}`, jitted: all that is read off a state.
+
+    Args:
+      model: of the right architecture; it is measured in evaluation mode, as it would ship.
+      threshold, relative: of the hysteresis loop.
+    """
+    graphdef = nnx.graphdef(nnx.view(model, use_running_average=True))
+
+    def diagnose(params, model_state, opt_state, images):
+        values = activation_diagnostics(nnx.merge(graphdef, params, model_state, copy=True), images)
+        if _by_layer(params, BinaryKernel):
+            values |= weight_diagnostics(opt_state, threshold, relative)
+        return values
+
+    return jax.jit(diagnose)

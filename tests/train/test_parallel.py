@@ -1,0 +1,173 @@
+"""The same training on one device and on many, by either interface, in one dispatch or in several; 8 virtual CPUs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from qresnet_jax.config import default_config
+from qresnet_jax.data import Split
+from qresnet_jax.layers import BatchNorm
+from qresnet_jax.resnet import create_model
+from qresnet_jax.train import optim
+from qresnet_jax.train.checkpoint import tree_paths
+from qresnet_jax.train.evaluate import BATCH, Evaluator
+from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
+from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+
+IMAGES, STEPS_PER_EPOCH, STEPS = 40, 3, 4  # the third batch is filled up; the fourth begins the second epoch
+
+
+def configuration(**changes):
+    config = default_config()
+    config.batch_size = 16
+    config.data.crop_padding = 1
+    config.model.depth, config.model.in_channels = 8, 1
+    config.optim.hysteresis.threshold = 0.1
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+FLOAT = {"model.weight_bits": 32, "model.activation": "none"}
+
+
+def train(devices, length=1, steps=STEPS, **changes):
+    """The state after `steps`, on that many devices, `length` steps a dispatch."""
+    config = configuration(**changes)
+    mesh = device_mesh(jax.devices()[:devices])
+    model = create_model(config.model, rngs=nnx.Rngs(0), dtype=config.dtype)
+    if config.model.sync_bn:
+        model.set_attributes(BatchNorm, axis_name=AXIS)
+    graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+    tx = optim.optimizer(config.optim, params, STEPS, STEPS_PER_EPOCH)
+    step = make_train_step(
+        graphdef, tx, config, num_shards=devices, steps_per_epoch=STEPS_PER_EPOCH, total_steps=STEPS
+    )
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (IMAGES, 8, 8, 1), np.uint8), rng.integers(0, 10, IMAGES, np.int32)
+    mean, order = np.array([127.5], np.float32), rng.permutation(IMAGES).astype(np.int32)
+    data = replicate(TrainData(images, labels, mean, order, jax.random.key(0)), mesh)
+    state = replicate(init_state(params, model_state, tx), mesh)
+    mapped = map_train_step(step, mesh, config.parallel, length)
+    for _ in range(steps // length):
+        state = mapped(state, data)
+    return state
+
+
+def assert_same_bits(a, b):
+    a, b = tree_paths(a), tree_paths(b)
+    assert a.keys() == b.keys()
+    for path, x in a.items():
+        assert np.asarray(x).tobytes() == np.asarray(b[path]).tobytes(), path
+
+
+def assert_replicated(state, devices):
+    for path, x in tree_paths(state).items():
+        copies = [np.asarray(shard.data).tobytes() for shard in x.addressable_shards]
+        assert len(copies) == devices and len(set(copies)) == 1, path
+
+
+@pytest.fixture(scope="module")
+def on_eight():
+    return train(8)
+
+
+def test_the_tests_have_8_devices():
+    assert jax.device_count() == 8
+
+
+def test_shard_map_and_pmap_give_the_same_bits(on_eight):
+    state = train(8, parallel="pmap")
+    assert_same_bits(state, on_eight)
+    assert_replicated(state, 8)
+    assert int(state.step) == STEPS and float(state.sums["images"]) == 16 * STEPS
+
+
+def test_every_device_holds_the_same_state(on_eight):
+    assert_replicated(on_eight, 8)
+
+
+@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+def test_many_steps_a_dispatch_give_what_single_steps_give(parallel):
+    one, many = train(2, **FLOAT), train(2, 4, parallel=parallel, **FLOAT)
+    assert int(many.step) == int(one.step) == STEPS
+    # XLA fuses the body of a loop in another way: sums may differ in float32's last digits, a hundred of which a
+    # step through eight batch norms can add up.
+    for path, x in tree_paths(one).items():
+        other = np.asarray(tree_paths(many)[path])
+        np.testing.assert_allclose(other, x, rtol=0, atol=1e-4 * max(np.abs(x).max(), 1e-3), err_msg=path)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_with_sync_bn_the_number_of_devices_does_not_matter(devices):
+    one, many = train(1, **FLOAT), train(devices, **FLOAT)
+    for path, x in tree_paths((one.params, one.model_state, one.sums)).items():
+        other = np.asarray(tree_paths((many.params, many.model_state, many.sums))[path])
+        # Means over devices add in another order: float32, four steps deep. A float network has no rounding edges.
+        np.testing.assert_allclose(other, x, rtol=0, atol=1e-4 * max(np.abs(x).max(), 1e-3), err_msg=path)
+    assert float(many.sums["images"]) == 16 * STEPS
+
+
+def test_without_sync_bn_devices_normalise_alone_and_share_the_mean_of_their_statistics():
+    apart = train(2, steps=1, **FLOAT, **{"model.sync_bn": False})
+    together = train(2, steps=1, **FLOAT)
+    assert_replicated(apart, 2)
+    ours, whole = (
+        {name: np.asarray(x[...], np.float64) for name, x in state.model_state["stem_norm"].items()}
+        for state in (apart, together)
+    )
+    # The stem sees the same images and weights in both: the mean of two halves' means is the mean of all, and the
+    # mean of their variances is less than the variance of all, by that of the two means.
+    np.testing.assert_allclose(ours["mean"], whole["mean"], rtol=0, atol=1e-6 * np.abs(whole["mean"]).max())
+    assert (ours["var"] < whole["var"]).all()
+    np.testing.assert_allclose(ours["var"], whole["var"], rtol=0.1)
+    alone, common = (np.asarray(s.params["stem"]["kernel"][...]) for s in (apart, together))
+    assert (alone != common).any(), "gradients differ"
+
+
+# ---- Evaluation --------------------------------------------------------------------------------------------
+
+
+class Marker(nnx.Module):
+    """Its logits say which of 10 classes the first pixel (times 64, as the mean is 0) names, so losses are known."""
+
+    def __init__(self):
+        self.scale = nnx.Param(jnp.float32(1.0))
+
+    def set_view(self, use_running_average: bool | None = None):
+        """Evaluation mode is the only one."""
+
+    def __call__(self, images):
+        return self.scale[...] * jax.nn.one_hot((images[:, 0, 0, 0] * 64).astype(jnp.int32), 10)
+
+
+@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize("size", [1, 7, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH + 5])
+def test_evaluation_counts_every_image_once(devices, size):
+    rng = np.random.default_rng(size)
+    pixels = rng.integers(0, 10, (size, 2, 2, 1), np.uint8)
+    labels = np.where(rng.uniform(size=size) < 0.7, pixels[:, 0, 0, 0], rng.integers(0, 10, size)).astype(
+        np.int32
+    )
+    mesh = device_mesh(jax.devices()[:devices])
+    model = Marker()
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    result = Evaluator(model, np.zeros(1), mesh)(*replicate((params, rest), mesh), Split(pixels, labels))
+    logits = np.eye(10)[pixels[:, 0, 0, 0]]
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(size), labels]
+    assert result["accuracy"] == (logits.argmax(1) == labels).sum() / size
+    assert result["loss"] == pytest.approx(losses.mean(), rel=1e-6)
+
+
+def test_a_trained_network_is_evaluated_alike_on_any_number_of_devices(on_eight):
+    model = create_model(configuration().model, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(3)
+    split = Split(rng.integers(0, 256, (37, 8, 8, 1), np.uint8), rng.integers(0, 10, 37, np.int32))
+    results = []
+    for devices in (1, 8):
+        mesh = device_mesh(jax.devices()[:devices])
+        state = replicate((on_eight.params, on_eight.model_state), mesh)
+        results.append(Evaluator(model, np.array([127.5]), mesh)(*state, split))
+    assert results[0]["accuracy"] == results[1]["accuracy"]  # on the grid, logits are the same to the bit
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-6)  # a sum in another order

@@ -1,0 +1,123 @@
+"""`metrics.jsonl` has each step once and no torn line, whatever was there before; TensorBoard has the same values."""
+
+import json
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from qresnet_jax.errors import UserError
+from qresnet_jax.train.records import Metrics, read_metrics
+
+
+def lines(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    assert text == "" or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def write(workdir, last_step, *records):
+    metrics = Metrics(workdir, last_step)
+    for step, values in records:
+        metrics.write(step, values)
+    metrics.close()
+
+
+def scalars(path):
+    """`(step, tag, value)` of an event file: records of length, checksum, protocol buffer, checksum."""
+    data, found = path.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        event = event_pb2.Event.FromString(data[12 : 12 + size])
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        data = data[16 + size :]
+    return found
+
+
+def test_each_step_is_one_line(tmp_path):
+    write(tmp_path, 0, (1, {"a": 0.1}), (2, {"a": 0.2, "b": 3}))
+    assert lines(tmp_path) == [{"step": 1, "a": 0.1}, {"step": 2, "a": 0.2, "b": 3}]
+
+
+def test_values_of_the_same_step_are_merged_into_its_line(tmp_path):
+    write(tmp_path, 0, (1, {"a": 0.1}), (2, {"a": 0.2}), (2, {"b": 0.5}), (2, {"a": 0.3}), (3, {"a": 0.4}))
+    assert lines(tmp_path) == [{"step": 1, "a": 0.1}, {"step": 2, "a": 0.3, "b": 0.5}, {"step": 3, "a": 0.4}]
+
+
+def test_values_are_on_disk_at_once(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    metrics.write(1, {"a": 0.1})
+    assert lines(tmp_path) == [{"step": 1, "a": 0.1}]
+    metrics.write(1, {"b": 0.2})
+    assert lines(tmp_path) == [{"step": 1, "a": 0.1, "b": 0.2}]
+    metrics.close()
+
+
+def test_floats_keep_every_bit(tmp_path):
+    values = {"a": 0.1 + 0.2, "b": 1e-320, "c": 2.0**60 + 1}
+    write(tmp_path, 0, (1, values))
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, **values}]
+
+
+def test_going_on_keeps_what_the_checkpoint_has_and_drops_the_rest(tmp_path):
+    write(tmp_path, 0, (1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3}))
+    metrics = Metrics(tmp_path, 2)
+    assert lines(tmp_path) == [{"step": 1, "a": 1}, {"step": 2, "a": 2}]
+    assert (
+        metrics.at(2) == {"step": 2, "a": 2} and metrics.at(3) == {} and metrics.at(1) == {"step": 1, "a": 1}
+    )
+    metrics.write(2, {"b": 5})
+    metrics.write(3, {"a": 4})
+    metrics.close()
+    assert lines(tmp_path) == [{"step": 1, "a": 1}, {"step": 2, "a": 2, "b": 5}, {"step": 3, "a": 4}]
+
+
+def test_a_new_run_begins_with_no_lines(tmp_path):
+    write(tmp_path, 0, (1, {"a": 1}))
+    write(tmp_path, 0)
+    assert lines(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "torn", ['{"step": 3', '{"step": 3, "a": 1}', "{", '{"step": 3, "a": 1e', "\x00\x00"]
+)
+def test_a_torn_last_line_is_dropped(tmp_path, torn):
+    write(tmp_path, 0, (1, {"a": 1}), (2, {"a": 2}))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    write(tmp_path, 5, (6, {"a": 6}))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 6]
+
+
+@pytest.mark.parametrize(
+    "bad", ["garbage", "{}", "[1]", '"text"', '{"step": "x"}', '{"step": null}', "7", ""]
+)
+def test_a_complete_line_that_is_no_record_is_refused_by_its_number(tmp_path, bad):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
+    with pytest.raises(UserError) as caught:
+        Metrics(tmp_path, 3)
+    assert str(caught.value) == f"{path}, line 2 is no JSON object with a step: move the file away to go on"
+    assert path.read_text().startswith('{"step": 1}\n'), "the file stays as it is"
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(UserError, match="metrics.jsonl cannot be read .*: move it away to go on"):
+        Metrics(tmp_path, 3)
+
+
+def test_no_file_means_no_lines(tmp_path):
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_tensorboard_has_the_same_scalars(tmp_path):
+    write(tmp_path, 0, (1, {"train_loss": 0.5}), (2, {"train_loss": 0.25, "eval_accuracy": 1.0}))
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    assert scalars(events) == [(1, "train_loss", 0.5), (2, "train_loss", 0.25), (2, "eval_accuracy", 1.0)]
+
+
+def test_nothing_else_is_left_in_the_directory(tmp_path):
+    write(tmp_path, 0, (1, {"a": 1}), (1, {"b": 1}))
+    names = {path.name.split(".out.")[0] for path in tmp_path.iterdir()}
+    assert names == {"metrics.jsonl", "events"}
