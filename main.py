@@ -1,6 +1,6 @@
 """Trains and evaluates networks with 1-bit weights and low-bit activations.
 
-python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|prepare_data] [--config.a.b=value ...]
+python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|predict|prepare_data] [--config.a.b=value ...]
 """
 
 import logging
@@ -22,8 +22,9 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "prepare_data"],
-    "train: train, or go on, then test. eval: test a run's best checkpoint. prepare_data: make the data set ready.",
+    ["train", "eval", "predict", "prepare_data"],
+    "train: train, or go on, then test. eval: test a run's best checkpoint. predict: classify the image files in "
+    "--config.predict.images. prepare_data: make the data set ready.",
 )
 
 
@@ -40,13 +41,19 @@ def evaluate(config, workdir):
     evaluate_checkpoint(config, workdir)
 
 
+def predict(config, workdir):
+    from qresnet_jax.predict import predict_files
+
+    predict_files(config, workdir)
+
+
 def prepare_data(config, workdir):
     from qresnet_jax.data import prepare_dataset
 
     logging.getLogger("qresnet_jax").info("the data set is ready in %s", prepare_dataset(config.data))
 
 
-MODES = {"train": train, "eval": evaluate, "prepare_data": prepare_data}
+MODES = {"train": train, "eval": evaluate, "predict": predict, "prepare_data": prepare_data}
 
 
 def main(argv):
@@ -79,7 +86,7 @@ def _log_to_standard_output():
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(logging.StreamHandler(sys.stdout))
-    absl_logging.set_verbosity(absl_logging.WARNING)  # of the libraries
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax warns of what it was told to do
 
 
 def _cache_compilations():

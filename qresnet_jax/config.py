@@ -71,6 +71,9 @@ def default_config() -> ConfigDict:
     config.optim.temperature = ConfigDict()  # of the sigmoid activation
     config.optim.temperature.start = 1.0
     config.optim.temperature.end = 10.0
+
+    config.predict = ConfigDict()
+    config.predict.images = ""  # for --mode=predict: image files, separated by commas
     return config
 
 
@@ -141,6 +144,7 @@ _RULES = {
     "optim.clipping_level.l2": _AT_LEAST_0,
     "optim.temperature.start": _ABOVE_0,
     "optim.temperature.end": _ABOVE_0,
+    "predict.images": _TEXT,
 }
 
 

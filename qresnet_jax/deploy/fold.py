@@ -49,7 +49,7 @@ def fold(
       image_shape: (height, width) that the network shall be tied to.
 
     Raises:
-      ExportError: the network is a float one, or has parameters that are not finite.
+      ExportError: the network is a float one, its sums reach 2**24, or it has parameters that are not finite.
       ValueError: impossible means, names or shape.
     """
     _check_foldable(model)
@@ -70,6 +70,10 @@ def fold(
         stream = folding.renormalize(model.final_norm, stream)
         stream = folding.add(nodes.Relu(inputs=(stream,)))
     logit_scale = folding.classifier(model.classifier, folding.add(nodes.MeanPool(inputs=(stream,))))
+    try:
+        nodes.value_types(folding.nodes)
+    except ValueError as error:
+        raise ExportError(f"this network has no exact integer form: {error}") from error
     height, width = (None, None) if image_shape is None else image_shape
     return IntegerNetwork(
         tuple(folding.nodes),
@@ -167,16 +171,12 @@ class _Folding:
         return self.add(nodes.BinaryConv(name=name, inputs=(levels,), signs=signs, stride=conv.strides[0]))
 
     def quantize(self, norm, act, x, conv=None, act_before=None):
-        """Batch norm (or None), ReLU and quantizer `act` of node x: the stream, or `conv` of `act_before`'s levels."""
+        """Of node x: the stream, or `conv` of `act_before`'s levels."""
         if conv is None:
             factor, bound = 2.0**-self.fraction_bits, fixed_point.STREAM_MAX + 1
         else:
             factor, bound = _factor(conv, act_before), conv.acc_max(act_before.max_level)
-        direction, affine = _batch_norm(norm)
-        n = 2**act.bits - 1
-        thresholds = find_thresholds(lambda x: stairs_climbed(act, affine(x * factor)), direction, bound, n)
-        node = nodes.Thresholds(inputs=(x,), thresholds=thresholds, direction=direction, levels=_levels(act))
-        return self.add(node)
+        return self.add(dataclasses.replace(fold_quantizer(norm, act, factor, bound), inputs=(x,)))
 
     def requantize(self, conv, norm, act, acc):
         return self.add(_requantize(_conv_constants(conv, norm, act, self.fraction_bits), acc))
@@ -230,6 +230,24 @@ _integer_weights = nnx.jit(layers.Classifier.integer_weights)
 
 
 # The trained formula in float64.
+
+
+def fold_quantizer(norm, act, factor: float | np.ndarray, bound: int) -> nodes.Thresholds:
+    """Batch norm, ReLU and quantizer of `integer * factor` as thresholds on the integer.
+
+    Args:
+      norm: in evaluation mode; None for none.
+      act: quantizer, of `layers.ACTIVATIONS`.
+      factor: what one unit is worth, scalar or `[C]`.
+      bound: of the integer's magnitude.
+    """
+    direction, affine = _batch_norm(norm)
+
+    def stairs(x):
+        return stairs_climbed(act, affine(x * factor))
+
+    thresholds = find_thresholds(stairs, direction, bound, 2**act.bits - 1)
+    return nodes.Thresholds(thresholds=thresholds, direction=direction, levels=_levels(act))
 
 
 def _factor(conv, act):

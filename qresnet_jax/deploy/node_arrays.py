@@ -159,11 +159,12 @@ class NodeReader:
                 return {"signs": signs.transpose(1, 2, 3, 0), "stride": _read_stride(entry)}
             case "thresholds":
                 rows, n = _shape(entry, 2)
+                thresholds = self._narrow_or_wide("thresholds", entry, (rows, n)).astype(np.int32)
                 levels = _integers(entry.get("levels", list(range(n + 1))), "levels")
                 if len(levels) != n + 1 or max(levels) > nodes.MAX_LEVEL:
                     raise ValueError(f"{n} thresholds need {n + 1} levels, up to {nodes.MAX_LEVEL}")
                 return {
-                    "thresholds": self._narrow_or_wide("thresholds", entry, (rows, n)).astype(np.int32),
+                    "thresholds": thresholds,
                     "direction": self._signs("directions", (rows,)),
                     "levels": np.array(levels, np.int32),
                 }

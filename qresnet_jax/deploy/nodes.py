@@ -15,6 +15,7 @@ JAX and PyTorch, with `(k - 1) // 2` zeros around the image.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +161,7 @@ class IntegerNetwork:
         return self.nodes[0].double_mean / 2
 
 
-def value_types(nodes: tuple[Node, ...]) -> list[Value]:
+def value_types(nodes: Sequence[Node]) -> list[Value]:
     """Infers kind, channels and range of every node's result.
 
     Raises:
@@ -204,7 +205,10 @@ def _kernel(x, dtype, stride):
 
 
 def _accumulator(channels, bound, reduction):
-    _require(bound < ACC_LIMIT, f"sums reach {bound:,}; below 2**24 = {ACC_LIMIT:,} they would be exact")
+    _require(
+        bound < ACC_LIMIT,
+        f"its sums reach {bound:,}, exact are those below 2**24; take fewer activation bits",
+    )
     return Value("acc", channels, bound, reduction)
 
 

@@ -122,14 +122,13 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
     return values
 
 
-def make_diagnose(model: nnx.Module, threshold: float, relative: bool) -> Callable:
+def make_diagnose(graphdef: nnx.GraphDef, threshold: float, relative: bool) -> Callable:
     """`(params, model_state, opt_state, images) -> {metric: float32 scalar}`, jitted: all that is read off a state.
 
     Args:
-      model: of the right architecture; it is measured in evaluation mode, as it would ship.
+      graphdef: of the model in evaluation mode: it is measured as it would ship.
       threshold, relative: of the hysteresis loop.
     """
-    graphdef = nnx.graphdef(nnx.view(model, use_running_average=True))
 
     def diagnose(params, model_state, opt_state, images):
         values = activation_diagnostics(nnx.merge(graphdef, params, model_state, copy=True), images)

@@ -1,6 +1,7 @@
 """Loss and accuracy over a whole split, every image once; and of a finished run on the test split."""
 
 import logging
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from qresnet_jax.resnet import create_model
 from qresnet_jax.train import optim
 from qresnet_jax.train.checkpoint import Checkpoints
 from qresnet_jax.train.parallel import device_mesh, map_eval_step, replicate
-from qresnet_jax.train.step import METRICS, init_state, make_eval_step
+from qresnet_jax.train.step import METRICS, TrainState, init_state, make_eval_step
 
 log = logging.getLogger("qresnet_jax")
 
@@ -24,13 +25,12 @@ class Evaluator:
     """Evaluates a model on splits; compiles once.
 
     Args:
-      model: of the right architecture, in any mode.
+      graphdef: of the model in evaluation mode.
       mean: pixel means, float `[C]`.
       mesh: of the devices that share the work.
     """
 
-    def __init__(self, model: nnx.Module, mean: np.ndarray, mesh):
-        graphdef = nnx.graphdef(nnx.view(model, use_running_average=True))
+    def __init__(self, graphdef: nnx.GraphDef, mean: np.ndarray, mesh):
         self._step = map_eval_step(make_eval_step(graphdef), mesh)
         self._mean = replicate(jnp.asarray(mean, jnp.float32), mesh)
         self._batch = -(-BATCH // mesh.size) * mesh.size
@@ -53,6 +53,38 @@ class Evaluator:
         return {"loss": totals["loss"] / totals["images"], "accuracy": totals["correct"] / totals["images"]}
 
 
+class Run(NamedTuple):
+    """A finished or running training, read from its workdir."""
+
+    graphdef: nnx.GraphDef  # of the model in evaluation mode
+    state: TrainState
+    meta: dict  # saved with the checkpoint: config, class_names, mean, image_shape
+    step: int
+
+
+def restore_run(config, workdir, *, mesh=None) -> Run:
+    """Reads a run's best checkpoint, or its last one where nothing was held out.
+
+    Args:
+      config: that of the run.
+      workdir: of the run; it is only read.
+      mesh: of the devices to put it on, all by default.
+
+    Raises:
+      UserError: no checkpoint there, or one of another network.
+    """
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.best_step
+    model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
+    model.eval()
+    graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+    tx = optim.optimizer(config.optim, params, 1, 1)  # the tree of its state does not depend on the schedule
+    like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
+    run = Run(graphdef, checkpoints.restore(step, like), checkpoints.meta(step), step)
+    checkpoints.close()
+    return run
+
+
 def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
     """Test loss and accuracy of a run's best checkpoint, or of its last one where nothing was held out.
 
@@ -69,23 +101,16 @@ def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
     """
     configs.validate(config)
     mesh = device_mesh(devices)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    step = checkpoints.best_step
-    model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
-    _, params, model_state = nnx.split(model, nnx.Param, ...)
-    tx = optim.optimizer(config.optim, params, 1, 1)  # the tree of its state does not depend on the schedule
-    state = checkpoints.restore(step, replicate(init_state(params, model_state, tx), mesh))
-    mean = np.asarray(checkpoints.meta(step)["mean"])
-    checkpoints.close()
-
+    run = restore_run(config, workdir, mesh=mesh)
     dataset = load_dataset(config.data)
     configs.validate_dataset(config, dataset)
-    result = Evaluator(model, mean, mesh)(state.params, state.model_state, dataset.test)
+    evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
+    result = evaluate(run.state.params, run.state.model_state, dataset.test)
     log.info(
         "%s, checkpoint at step %d: test accuracy %.2f %%, loss %.4f",
         workdir,
-        step,
+        run.step,
         100 * result["accuracy"],
         result["loss"],
     )
-    return {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": step}
+    return {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": run.step}

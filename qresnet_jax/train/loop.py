@@ -67,10 +67,10 @@ class _Run:
         self.total_steps = self.steps_per_epoch * config.num_epochs
 
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
-        self.evaluate = Evaluator(model, self.dataset.mean, mesh)
-        self.diagnose = make_diagnose(
-            model, config.optim.hysteresis.threshold, config.optim.hysteresis.relative
-        )
+        as_shipped = nnx.graphdef(nnx.view(model, use_running_average=True))
+        self.evaluate = Evaluator(as_shipped, self.dataset.mean, mesh)
+        loop = config.optim.hysteresis
+        self.diagnose = make_diagnose(as_shipped, loop.threshold, loop.relative)
         if config.model.sync_bn:
             model.set_attributes(BatchNorm, axis_name=AXIS)
         self.graphdef, self.params, self.model_state = nnx.split(model, nnx.Param, ...)
@@ -80,6 +80,7 @@ class _Run:
             "config": to_json(config.to_dict()),
             "class_names": list(self.dataset.class_names),
             "mean": self.dataset.mean.tolist(),
+            "image_shape": list(self.dataset.train.images.shape[1:]),
         }
         self.describe()
 

@@ -133,9 +133,10 @@ def test_many_levels_are_not_listed():
 
 def test_a_float_network_has_nothing_to_diagnose():
     config, model = small(weight_bits=32, activation="none")
-    _, params, model_state = nnx.split(model, nnx.Param, ...)
+    model.eval()
+    graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
     assert not jax.tree.leaves(nnx.state(params, BinaryKernel))
     opt_state = optim.optimizer(config.optim, params, 4, 1).init(params)
     assert diagnostics.step_diagnostics(params, opt_state) == {}
-    diagnose = diagnostics.make_diagnose(model, 0.0, True)
+    diagnose = diagnostics.make_diagnose(graphdef, 0.0, True)
     assert diagnose(params, model_state, opt_state, jnp.zeros((1, 8, 8, 1))) == {}

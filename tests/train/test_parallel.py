@@ -120,7 +120,7 @@ def test_without_sync_bn_devices_normalise_alone_and_share_the_mean_of_their_sta
     # The stem sees the same images and weights in both: the mean of two halves' means is the mean of all, and the
     # mean of their variances is less than the variance of all, by that of the two means.
     np.testing.assert_allclose(ours["mean"], whole["mean"], rtol=0, atol=1e-6 * np.abs(whole["mean"]).max())
-    assert (ours["var"] < whole["var"]).all()
+    assert (ours["var"] <= whole["var"] + 1e-7).all() and (ours["var"] < whole["var"]).any()
     np.testing.assert_allclose(ours["var"], whole["var"], rtol=0.1)
     alone, common = (np.asarray(s.params["stem"]["kernel"][...]) for s in (apart, together))
     assert (alone != common).any(), "gradients differ"

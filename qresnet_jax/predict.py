@@ -1,0 +1,110 @@
+"""Classes of image files by a trained run."""
+
+import dataclasses
+import logging
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from qresnet_jax import config as configs
+from qresnet_jax.data.pipeline import normalize
+from qresnet_jax.errors import ConfigError, DataError
+from qresnet_jax.train.evaluate import restore_run
+
+log = logging.getLogger("qresnet_jax")
+
+TOP = 3  # classes shown for each image
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image file as the network takes it, and what was done to it."""
+
+    pixels: np.ndarray  # uint8 [H, W, C]
+    how: str
+
+
+def read_picture(path, shape: tuple[int, int, int]) -> Picture:
+    """Reads an image file of any size and mode.
+
+    Transparent parts become black, 16 bits are cut down to 8, the middle of the picture's right proportions is cut out and
+    resized with antialiasing.
+
+    Args:
+      path: of a file that Pillow reads.
+      shape: `(height, width, channels)` of the network's images, 1 or 3 channels.
+
+    Raises:
+      DataError: missing, or no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    height, width, channels = shape
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except FileNotFoundError as error:
+        raise DataError(f"config.predict.images: there is no file {path}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"config.predict.images: {path} cannot be read as an image ({error})") from error
+    steps = [f"{picture.width}x{picture.height} {picture.mode}"]
+
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, np.float64)
+        depth = 65535 if picture.mode.startswith("I") else max(values.max(), 1)
+        picture = Image.fromarray(np.clip(np.round(values * (255 / depth)), 0, 255).astype(np.uint8))
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+
+    # The largest part in the middle that has the network's proportions.
+    scale = min(picture.width / width, picture.height / height)
+    cut = (max(round(scale * width), 1), max(round(scale * height), 1))
+    left, top = (picture.width - cut[0]) // 2, (picture.height - cut[1]) // 2
+    if cut != picture.size:
+        steps.append(f"middle {cut[0]}x{cut[1]}")
+        picture = picture.crop((left, top, left + cut[0], top + cut[1]))
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    steps.append(f"{width}x{height} {picture.mode}")
+    return Picture(np.asarray(picture, np.uint8).reshape(shape), " -> ".join(steps))
+
+
+def predict_files(config, workdir) -> list[list[tuple[str, float]]]:
+    """Logs the most probable classes of the files in `config.predict.images`, and how each was resized.
+
+    Args:
+      config: that of the run; `predict.images` is a comma-separated list of files.
+      workdir: of the run; it is only read.
+
+    Returns:
+      For each file the `TOP` classes with their probabilities, best first.
+
+    Raises:
+      UserError: no files given, one that cannot be read, or no checkpoint.
+    """
+    configs.validate(config)
+    names = [name.strip() for name in config.predict.images.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(
+            "config.predict.images is empty: give files, as in --config.predict.images=a.png,b.png"
+        )
+    missing = [name for name in names if not pathlib.Path(name).is_file()]
+    if missing:
+        raise DataError(f"config.predict.images: there is no file {missing[0]}")
+    run = restore_run(config, workdir)
+    pictures = [read_picture(name, tuple(run.meta["image_shape"])) for name in names]
+
+    model = nnx.merge(run.graphdef, run.state.params, run.state.model_state)
+    images = normalize(np.stack([p.pixels for p in pictures]), jnp.asarray(run.meta["mean"]))
+    probabilities = np.asarray(jax.nn.softmax(model(images)))
+    results = []
+    for name, picture, row in zip(names, pictures, probabilities, strict=True):
+        best = [(run.meta["class_names"][i], float(row[i])) for i in np.argsort(-row)[:TOP]]
+        log.info("%s (%s): %s", name, picture.how, ", ".join(f"{c} {p:.1%}" for c, p in best))
+        results.append(best)
+    return results

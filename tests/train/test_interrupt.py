@@ -1,0 +1,50 @@
+"""SIGTERM and Ctrl-C become a flag inside the context, and what they were outside."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from qresnet_jax.train.interrupt import StopSignal
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_sets_the_flag_and_its_name(number):
+    with StopSignal() as stop:
+        assert not stop and str(stop) == ""
+        os.kill(os.getpid(), number)
+        assert stop and str(stop) == number.name
+
+
+def test_a_second_interrupt_interrupts():
+    with pytest.raises(KeyboardInterrupt), StopSignal():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_sigterm_does_not_cut_off_the_save():
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert str(stop) == "SIGTERM"
+
+
+def test_handlers_are_put_back_also_after_an_error():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(ZeroDivisionError), StopSignal():
+        raise ZeroDivisionError
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_in_another_thread_it_stays_false_and_raises_nothing():
+    found = []
+
+    def work():
+        with StopSignal() as stop:
+            found.append(bool(stop))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]

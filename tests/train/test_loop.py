@@ -1,0 +1,236 @@
+"""`train_and_evaluate` from start to end on a tiny set, in this process: records, model selection, warm start, NaN."""
+
+import json
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from qresnet_jax.config import default_config
+from qresnet_jax.data import ImageDataset, Split
+from qresnet_jax.errors import CheckpointError, DivergedError
+from qresnet_jax.train import evaluate, loop
+from qresnet_jax.train.checkpoint import Checkpoints
+
+FLOAT = {"model.weight_bits": 32, "model.activation": "none"}
+ALWAYS = {"step", "train_loss", "train_accuracy", "learning_rate", "images_per_second"}
+EVALUATED = ALWAYS | {"eval_loss", "eval_accuracy"}
+TESTED = {"test_loss", "test_accuracy", "test_of_step"}
+
+
+def tiny_set(data_config):
+    """Four classes of bright quarters in noise: 40 train, 16 validation (unless holdout is 0) and 20 test images."""
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        images, labels = rng.integers(0, 128, (n, 8, 8, 1), np.uint8), rng.integers(0, 4, n, np.int32)
+        for image, label in zip(images, labels, strict=True):
+            image[4 * (label // 2) : 4 * (label // 2) + 4, 4 * (label % 2) : 4 * (label % 2) + 4] += 100
+        return Split(images, labels)
+
+    train, validation, test = split(40), split(16), split(20)
+    validation = validation if data_config.holdout else None
+    return ImageDataset("tiny", train, validation, test, tuple("abcd"), np.array([80.5]), np.ones(1))
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """`run(workdir, **changes)`: trains on one device for 3 epochs of 3 steps, unless changed."""
+    monkeypatch.setattr(loop, "load_dataset", tiny_set)
+    monkeypatch.setattr(evaluate, "load_dataset", tiny_set)
+
+    def run(workdir, **changes):
+        return loop.train_and_evaluate(configuration(**changes), workdir, devices=jax.devices()[:1])
+
+    return run
+
+
+def configuration(**changes):
+    config = default_config()
+    config.batch_size, config.num_epochs, config.log_every_steps = 16, 3, 2
+    config.data.flip = False
+    config.data.crop_padding = 0
+    config.model.depth, config.model.in_channels, config.model.num_classes = 8, 1, 4
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def kept(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def without_speed(records):
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in records]
+
+
+def choose_validation(monkeypatch, *accuracies):
+    """Lets the validation split, and no other, have these accuracies."""
+    left = list(accuracies)
+
+    class Chosen(loop.Evaluator):
+        def __call__(self, params, model_state, split):
+            result = super().__call__(params, model_state, split)
+            return result | {"accuracy": left.pop(0)} if len(split.labels) == 16 else result
+
+    monkeypatch.setattr(loop, "Evaluator", Chosen)
+
+
+# ---- Records -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_records_every_interval_every_epoch_and_the_test_once(run, tmp_path):
+    result = run(tmp_path)
+    records = lines(tmp_path)
+    assert [line["step"] for line in records] == [2, 3, 5, 6, 8, 9]
+    names = [ALWAYS, EVALUATED, ALWAYS, EVALUATED, ALWAYS, EVALUATED | TESTED]
+    assert [set(line) for line in records] == names
+    assert result == records[-1]
+    for line in records:  # the rate of the last step of each interval
+        want = 0.1 * 0.5 * (1 + math.cos(math.pi * (line["step"] - 1) / 9))
+        assert line["learning_rate"] == pytest.approx(want, rel=1e-5)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["depth"] == 8
+
+
+def test_the_log_says_devices_data_network_progress_and_result(run, tmp_path, capsys):
+    run(tmp_path)
+    log = [line[20:] for line in (tmp_path / "train.log").read_text().splitlines()]  # without date and time
+    assert log == capsys.readouterr().out.splitlines()
+    assert log[0] == "devices: 1 x cpu, shard_map, batch norm over all devices"
+    assert log[1] == "data: tiny, 40 train, 16 validation, 20 test images of 8x8x1"
+    binary, alphas = 16 * 16 * 9 * 2 + 16 * 32 * 10 + 32 * 32 * 9 + 32 * 64 * 10 + 64 * 64 * 9, 6
+    norms = 2 * (3 * 16 + 3 * 32 + 3 * 64)
+    total = binary + alphas + norms + 9 * 16 + 64 * 4 + 4
+    assert log[2].startswith("network: ResNet-8, 1-bit weights, pact activations of 2/2/2 bits")
+    assert f"{total} parameters, {binary} of them binary" in log[2]
+    step = r"epoch 1/3  step 2/9  loss \d+\.\d{4}  accuracy \d+\.\d\d%  [\d,]+ images/s  \d+:\d\d left"
+    assert re.fullmatch(step, log[3])
+    assert re.fullmatch(r"epoch 1/3  validation loss \d+\.\d{4}  accuracy \d+\.\d\d %", log[5])
+    assert re.fullmatch(
+        r"done: test accuracy \d+\.\d\d %, loss \S+, of the checkpoint at step \d, in .*", log[-1]
+    )
+
+
+def test_several_steps_a_dispatch_give_the_same_records(run, tmp_path):
+    one, many = tmp_path / "one", tmp_path / "many"
+    run(one, **FLOAT, **{"optim.learning_rate": 0.01})
+    run(many, **FLOAT, **{"optim.learning_rate": 0.01, "steps_per_dispatch": 2})
+    for a, b in zip(without_speed(lines(one)), without_speed(lines(many)), strict=True):
+        assert a.keys() == b.keys() and a["step"] == b["step"]
+        # XLA fuses a loop's body in another way: float32's last digits. Accuracies may not differ by an image.
+        assert a == {name: pytest.approx(value, rel=1e-3) for name, value in b.items()}
+
+
+# ---- Model selection ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "chosen", "steps"), [((0.9, 0.5, 0.6), 3, [3, 9]), ((0.1, 0.2, 0.3), 9, [9])]
+)
+def test_the_test_split_meets_the_best_checkpoint_of_validation(
+    run, tmp_path, monkeypatch, accuracies, chosen, steps
+):
+    choose_validation(monkeypatch, *accuracies)
+    result = run(tmp_path)
+    assert result["test_of_step"] == chosen and kept(tmp_path) == steps
+    assert [line["eval_accuracy"] for line in lines(tmp_path) if "eval_accuracy" in line] == list(accuracies)
+    again = evaluate.evaluate_checkpoint(configuration(), tmp_path, devices=jax.devices()[:1])
+    assert again == {name: result[name] for name in TESTED}
+
+
+def test_without_a_holdout_the_last_checkpoint_is_the_model(run, tmp_path):
+    result = run(tmp_path, **{"data.holdout": 0.0})
+    assert [set(line) for line in lines(tmp_path)] == [ALWAYS] * 5 + [ALWAYS | TESTED]
+    assert result["test_of_step"] == 9 and kept(tmp_path) == [9]
+    config = configuration(**{"data.holdout": 0.0})
+    again = evaluate.evaluate_checkpoint(config, tmp_path, devices=jax.devices()[:1])
+    assert again == {name: result[name] for name in TESTED}
+
+
+def test_a_finished_run_is_not_trained_or_tested_again(run, tmp_path, monkeypatch):
+    result = run(tmp_path)
+    records = (tmp_path / "metrics.jsonl").read_bytes()
+
+    class Refuses:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, *_):
+            raise AssertionError("the test split is used once")
+
+    monkeypatch.setattr(loop, "Evaluator", Refuses)
+    monkeypatch.setattr(loop, "map_train_step", None)
+    assert run(tmp_path) == result
+    assert (tmp_path / "metrics.jsonl").read_bytes() == records
+
+
+def test_checkpoints_are_saved_every_so_many_epochs_and_at_the_end(run, tmp_path, monkeypatch):
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, step, *a: saved.append(step) or save(self, step, *a)
+    )
+    run(tmp_path, checkpoint_every_epochs=2)
+    assert saved == [6, 9]
+
+
+def test_evaluation_of_a_path_without_checkpoint_is_refused_and_makes_nothing(run, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint in .*nowhere"):
+        evaluate.evaluate_checkpoint(configuration(), tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- Warm start, NaN ---------------------------------------------------------------------------------------
+
+
+def test_a_binary_run_starts_from_a_float_run_once(run, tmp_path):
+    run(tmp_path / "float", **FLOAT)
+    changes = {"init_from": str(tmp_path / "float")}
+    run(tmp_path / "binary", **changes)
+    log = (tmp_path / "binary" / "train.log").read_text()
+    report = rf"warm start from {tmp_path}/float at step \d: 47 arrays matched; 6 missing there, initialised: \S+alpha"
+    assert re.search(report, log)
+    assert without_speed(lines(tmp_path / "binary")) != without_speed(lines(tmp_path / "float"))
+    run(tmp_path / "binary", **changes)  # this workdir's checkpoint comes first
+    log = (tmp_path / "binary" / "train.log").read_text()
+    assert log.count("warm start") == 1 and "going on from step 9 of 9" in log
+
+
+def test_a_warm_start_from_nowhere_is_refused(run, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint in .*nowhere"):
+        run(tmp_path / "run", init_from=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def assert_finite(workdir):
+    checkpoints = Checkpoints(workdir, read_only=True)
+    for step in kept(workdir):
+        for path, x in checkpoints.arrays(step).items():
+            assert np.isfinite(x).all(), f"{path} of the checkpoint at step {step}"
+    checkpoints.close()
+
+
+def test_a_diverging_run_stops_and_names_the_step_and_keeps_the_last_good_checkpoint(run, tmp_path):
+    run(tmp_path, **FLOAT, num_epochs=1)
+    with pytest.raises(DivergedError) as caught:
+        run(tmp_path, **FLOAT, **{"optim.learning_rate": 1e30, "num_epochs": 9, "checkpoint_every_epochs": 9})
+    found = re.match(
+        r"the loss is not finite at step (\d+): lower config.optim.learning_rate, or ", str(caught.value)
+    )
+    assert 3 < int(found[1]) < 12
+    assert "The last good checkpoint is kept" in str(caught.value)
+    assert kept(tmp_path) == [3]
+    assert_finite(tmp_path)
+
+
+def test_a_checkpoint_never_holds_what_is_not_finite(run, tmp_path):
+    # A whole epoch is one step: its loss is finite, the parameters after it are not.
+    run(tmp_path, **FLOAT, num_epochs=1, batch_size=40)
+    with pytest.raises(DivergedError):
+        run(tmp_path, **FLOAT, **{"optim.learning_rate": 3e38, "num_epochs": 4, "batch_size": 40})
+    assert_finite(tmp_path)
