@@ -38,7 +38,8 @@ def test_a_palette_is_looked_up(tmp_path):
     red = np.zeros((8, 8, 3), np.uint8)
     red[:4, :, 0] = 255
     path = save(tmp_path, Image.fromarray(red).quantize(2))
-    assert Image.open(path).mode == "P"
+    with Image.open(path) as stored:
+        assert stored.mode == "P"
     np.testing.assert_array_equal(read_picture(path, (8, 8, 3)).pixels, red)
 
 

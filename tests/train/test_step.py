@@ -73,10 +73,10 @@ def test_init_state_shares_no_buffer_with_its_arguments():
     assert jax.tree.leaves(params)[0].sum() == 3
 
 
-def test_the_first_state_has_counted_nothing(after_an_epoch):
+def test_the_first_state_has_counted_nothing():
     state = Trainer(configuration()).state
     assert int(state.step) == 0 and int(state.first_bad_step) == -1
-    assert {name: float(x) for name, x in state.sums.items()} == {"loss": 0, "correct": 0, "images": 0}
+    assert {"loss", "correct", "images"} <= state.sums.keys() and not any(map(float, state.sums.values()))
 
 
 def test_a_step_keeps_the_tree_shapes_and_dtypes_of_the_state(after_an_epoch):

@@ -1,0 +1,196 @@
+"""The training step of ResNet-20 W1A2 on CPU, against the same step written plainly in PyTorch.
+
+    pip install -e ".[bench]" && python benchmarks/train_step.py [--rounds=15] [--threads=2]
+
+Both do batch norm in training mode, PACT with a trained clipping level, latent weights with a hysteresis loop and SGD with
+momentum, on batches of 128 images of 32x32x3 that lie in memory. They take turns in one process tree, each in a process of
+its own with the same malloc settings; a round's ratio is ours over PyTorch's, and the median of the rounds is reported.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+BATCH, SIZE = 128, 32
+MALLOC = f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={2**32}:glibc.malloc.trim_threshold={2**33}"
+
+
+def jax_step(threads):
+    """A function that runs one step of ours and waits for it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from qresnet_jax import create_model, default_config
+    from qresnet_jax.layers import BatchNorm
+    from qresnet_jax.train import optim, parallel
+    from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+
+    config = default_config()
+    config.batch_size = BATCH
+    config.optim.hysteresis.threshold = 0.1
+    config.data.crop_padding, config.data.flip = 0, False  # PyTorch's side has no augmentation either
+    model = create_model(config.model, rngs=nnx.Rngs(0))
+    model.set_attributes(BatchNorm, axis_name=AXIS)
+    graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+    tx = optim.optimizer(config.optim, params, 1000, 100)
+    mesh = parallel.device_mesh()
+    step = make_train_step(graphdef, tx, config, num_shards=1, steps_per_epoch=100, total_steps=1000)
+    step = parallel.map_train_step(step, mesh, "shard_map", 1)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)), jnp.uint8)
+    labels = jnp.asarray(rng.integers(0, 10, BATCH), jnp.int32)
+    data = TrainData(
+        images, labels, jnp.full(3, 127.5), jnp.arange(BATCH, dtype=jnp.int32), jax.random.key(0)
+    )
+    data = parallel.replicate(data, mesh)
+    state = parallel.replicate(init_state(params, model_state, tx), mesh)
+
+    def run():
+        nonlocal state
+        state = jax.block_until_ready(step(state, data))
+
+    return run
+
+
+def torch_step(threads):
+    """A function that runs one step of the peer."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+
+    class Pact(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, alpha):
+            ctx.save_for_backward(x, alpha)
+            return torch.round(x.clamp(min=0).minimum(alpha) * (3 / alpha)) * (alpha / 3)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, alpha = ctx.saved_tensors
+            return g * ((x > 0) & (x < alpha)), (g * (x >= alpha)).sum()
+
+    class Act(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.alpha = nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, x):
+            return Pact.apply(x, self.alpha)
+
+    class Block(nn.Module):
+        def __init__(self, cin, cout, stride):
+            super().__init__()
+            self.act1, self.act2 = Act(), Act()
+            self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
+            self.conv2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False)
+            self.bn1, self.bn2 = nn.BatchNorm2d(cout), nn.BatchNorm2d(cout)
+            self.project = None
+            if stride != 1:
+                self.project = nn.Sequential(
+                    nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout)
+                )
+
+        def forward(self, x):
+            q = self.act1(x)
+            y = self.bn2(self.conv2(self.act2(F.relu(self.bn1(self.conv1(q))))))
+            return F.relu(y + (x if self.project is None else self.project(q)))
+
+    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    cin = 16
+    for cout in (16, 32, 64):
+        for i in range(3):
+            layers.append(Block(cin, cout, 2 if cout != 16 and i == 0 else 1))
+            cin = cout
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    binary = [
+        m.weight for b in model if isinstance(b, Block) for m in b.modules() if isinstance(m, nn.Conv2d)
+    ]
+    latents = [w.detach().clone() for w in binary]
+    signs = [torch.where(w >= 0, 1.0, -1.0) for w in latents]
+    momenta = [torch.zeros_like(w) for w in latents]
+    kept = {id(w) for w in binary}
+    sgd = torch.optim.SGD([p for p in model.parameters() if id(p) not in kept], lr=0.1, momentum=0.9)
+    x = torch.randn(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (BATCH,))
+
+    def run():
+        loss = F.cross_entropy(model(x), labels)
+        model.zero_grad()
+        loss.backward()
+        sgd.step()
+        with torch.no_grad():  # the gradient at s * sign moves the latent weight
+            for w, latent, sign, momentum in zip(binary, latents, signs, momenta, strict=True):
+                momentum.mul_(0.9).add_(w.grad)
+                latent.sub_(0.1 * momentum)
+                s = latent.abs().mean()
+                t = 0.1 * s
+                sign.copy_(torch.where(latent >= t, 1.0, torch.where(latent <= -t, -1.0, sign)))
+                w.copy_(s * sign)
+
+    return run
+
+
+def serve(which, threads):
+    """Child process: runs three steps to warm up, then for each line on stdin three, and prints their seconds."""
+    run = {"jax": jax_step, "torch": torch_step}[which](threads)
+    for _ in range(3):
+        run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(3):
+            run()
+        print((time.perf_counter() - start) / 3, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    parser.add_argument("--serve", choices=("jax", "torch"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        return serve(args.serve, args.threads)
+    cores = sorted(os.sched_getaffinity(0))[: args.threads]
+    os.sched_setaffinity(0, cores)  # XLA takes as many threads as it may use processors
+    environment = {**os.environ, "GLIBC_TUNABLES": MALLOC, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, __file__, f"--threads={args.threads}", "--serve"]
+    peers = {
+        which: subprocess.Popen(
+            [*command, which], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for which in ("jax", "torch")
+    }
+    for peer in peers.values():
+        peer.stdout.readline()
+    times = {which: [] for which in peers}
+    for _ in range(args.rounds):
+        for which, peer in peers.items():
+            peer.stdin.write("go\n")
+            peer.stdin.flush()
+            times[which].append(float(peer.stdout.readline()))
+    for peer in peers.values():
+        peer.stdin.close()
+        peer.wait()
+    ratios = [a / b for a, b in zip(times["jax"], times["torch"], strict=True)]
+    for which, seconds in times.items():
+        print(f"{which:6s} median {statistics.median(seconds):.3f} s a step, min {min(seconds):.3f}")
+    print(
+        f"ratio of ours to PyTorch's: median {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rounds, {args.threads} threads)"
+    )
+
+
+if __name__ == "__main__":
+    main()
