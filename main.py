@@ -1,6 +1,6 @@
 """Trains and evaluates networks with 1-bit weights and low-bit activations.
 
-python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|predict|prepare_data] [--config.a.b=value ...]
+python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|predict|export|prepare_data] [--config.a.b=value ...]
 """
 
 import logging
@@ -22,9 +22,9 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "predict", "prepare_data"],
+    ["train", "eval", "predict", "export", "prepare_data"],
     "train: train, or go on, then test. eval: test a run's best checkpoint. predict: classify the image files in "
-    "--config.predict.images. prepare_data: make the data set ready.",
+    "--config.predict.images. export: write the integer network. prepare_data: make the data set ready.",
 )
 
 
@@ -47,13 +47,19 @@ def predict(config, workdir):
     predict_files(config, workdir)
 
 
+def export(config, workdir):
+    from qresnet_jax.export import export_run
+
+    export_run(config, workdir)
+
+
 def prepare_data(config, workdir):
     from qresnet_jax.data import prepare_dataset
 
     logging.getLogger("qresnet_jax").info("the data set is ready in %s", prepare_dataset(config.data))
 
 
-MODES = {"train": train, "eval": evaluate, "predict": predict, "prepare_data": prepare_data}
+MODES = {"train": train, "eval": evaluate, "predict": predict, "export": export, "prepare_data": prepare_data}
 
 
 def main(argv):

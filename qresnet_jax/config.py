@@ -74,6 +74,10 @@ def default_config() -> ConfigDict:
 
     config.predict = ConfigDict()
     config.predict.images = ""  # for --mode=predict: image files, separated by commas
+
+    config.export = ConfigDict()
+    config.export.format = "packed"  # for --mode=export
+    config.export.path = ""  # of the file; "": WORKDIR/model.safetensors
     return config
 
 
@@ -145,6 +149,8 @@ _RULES = {
     "optim.temperature.start": _ABOVE_0,
     "optim.temperature.end": _ABOVE_0,
     "predict.images": _TEXT,
+    "export.format": _one_of("packed"),
+    "export.path": _TEXT,
 }
 
 

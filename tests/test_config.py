@@ -63,6 +63,7 @@ IMPOSSIBLE = {
     "optim.clipping_level.l2": ([-1e-4], AT_LEAST_0),
     "optim.temperature.start": ([0.0, -1.0], ABOVE_0),
     "optim.temperature.end": ([0.0, INFINITY], ABOVE_0),
+    "predict.images": ([7], "a string"),
 }
 CASES = [(name, value, text) for name, (values, text) in IMPOSSIBLE.items() for value in values]
 
@@ -202,7 +203,7 @@ COMMANDS = [
     (["--config.optim.learning_rate=-1"], 1, ["config.optim.learning_rate=-1", "> 0"]),
     (["--config.model.activation=relu"], 1, ["config.model.activation='relu'", "pact", "none"]),
     (["--config.model.act_bits[1]=0"], 1, ["config.model.act_bits", "1 to 8 bits"]),
-    (["--config.model.bitz=2"], 1, ["config.model.bitz"]),
+    (["--config.model.bitz=2"], 1, ["bitz"]),
     (["--config.model.depth=twenty"], 1, ["config.model.depth", "twenty"]),
     (["--mode=fly"], 1, ["mode", "fly", "train", "eval", "prepare_data"]),
     (["--nonsense=1"], 1, ["nonsense"]),

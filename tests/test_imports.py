@@ -66,7 +66,7 @@ def everything():
     for path in sorted((REPO / "qresnet_jax").rglob("*.py")):
         parts = path.relative_to(REPO).with_suffix("").parts
         names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return names, modules_after(f"import {', '.join(names)}, tensorflow_datasets, tensorboardX")
+    return names, modules_after(f"import {', '.join(names)}, tensorflow_datasets")
 
 
 def test_nothing_loads_tensorflow_or_torch(everything):

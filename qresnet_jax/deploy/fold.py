@@ -70,10 +70,6 @@ def fold(
         stream = folding.renormalize(model.final_norm, stream)
         stream = folding.add(nodes.Relu(inputs=(stream,)))
     logit_scale = folding.classifier(model.classifier, folding.add(nodes.MeanPool(inputs=(stream,))))
-    try:
-        nodes.value_types(folding.nodes)
-    except ValueError as error:
-        raise ExportError(f"this network has no exact integer form: {error}") from error
     height, width = (None, None) if image_shape is None else image_shape
     return IntegerNetwork(
         tuple(folding.nodes),
@@ -102,6 +98,15 @@ def _check_foldable(model):
             raise ExportError(
                 f"{name} has float activations, which have no integer form: train with a quantizer as "
                 "config.model.activation and with config.model.act_bits of 1 to 8"
+            )
+    sums = {"stem": model.stem.acc_max() if model.stem.weight_bits else 0}
+    for name, block in blocks(model):
+        sums[name] = max(c.acc_max(a.max_level) for c, a in zip(block.convs, block.acts, strict=True))
+    for name, largest in sums.items():
+        if largest >= nodes.ACC_LIMIT:
+            raise ExportError(
+                f"{name} has sums of up to {largest:,}, exact are those below 2**24: train with fewer "
+                "config.model.act_bits (for the stem, stem_weight_bits), or a smaller width"
             )
     for path, value in jax.tree.leaves_with_path(nnx.state(model)):
         if not np.all(np.isfinite(value)):

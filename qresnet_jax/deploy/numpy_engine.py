@@ -103,9 +103,9 @@ def _windows(x, kh, kw, stride, border=0):
 
 
 def _convolve(x, kernel, stride):
-    kh, kw, _, out = kernel.shape
+    kh, kw, features, out = kernel.shape
     windows = _windows(x.astype(np.float32), kh, kw, stride)
-    acc = windows.reshape(*windows.shape[:3], -1) @ kernel.reshape(-1, out).astype(np.float32)
+    acc = windows.reshape(*windows.shape[:3], kh * kw * features) @ kernel.reshape(-1, out).astype(np.float32)
     return acc.astype(np.int32)
 
 

@@ -7,11 +7,12 @@ import time
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
 from qresnet_jax.data.pipeline import epoch_order, normalize, steps_per_epoch
-from qresnet_jax.errors import DivergedError
+from qresnet_jax.errors import CheckpointError, DivergedError
 from qresnet_jax.layers import BatchNorm, BinaryKernel
 from qresnet_jax.resnet import create_model
 from qresnet_jax.train import optim
@@ -150,6 +151,7 @@ class _Run:
         if latest is None:
             return state
         state = checkpoints.restore(latest, state)
+        check_same_run(checkpoints.meta(latest)["config"], self.meta["config"], self.workdir)
         log.info("going on from step %d of %d in %s", latest, self.total_steps, self.workdir)
         return state
 
@@ -270,6 +272,31 @@ class _Run:
             self.workdir,
         )
         return done
+
+
+# With another value of these the steps done and to come would not belong to one run.
+_OF_THE_RUN = ("seed", "batch_size", "data.name", "data.holdout")
+
+
+def check_same_run(saved: dict, given: dict, workdir) -> None:
+    """Logs what a config changes in a run that it goes on with.
+
+    Raises:
+      CheckpointError: it changes which images the steps see.
+    """
+    before, now = (configs.flatten(ConfigDict(c)) for c in (saved, given))
+    changes = [
+        f"config.{name}={now[name]} (was {before.get(name)})" for name in now if before.get(name) != now[name]
+    ]
+    fatal = [
+        change for change in changes if change.startswith(tuple(f"config.{name}=" for name in _OF_THE_RUN))
+    ]
+    if fatal:
+        raise CheckpointError(
+            f"{workdir} holds a run of another kind: {', '.join(fatal)}. Give the old values, or another --workdir"
+        )
+    if changes:
+        log.info("changed since the checkpoint: %s", ", ".join(changes))
 
 
 def check_finite(state) -> None:

@@ -1,28 +1,28 @@
 """Networks as after training, one for every block, quantizer and stem, with their integer form; made once."""
 
 import functools
+import unittest.mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from qresnet_jax import layers
+from qresnet_jax import layers, resnet
 from qresnet_jax.config import default_config
+from qresnet_jax.deploy import numpy_engine
 from qresnet_jax.deploy.fold import fold
-from qresnet_jax.resnet import create_model
 
+CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Two stages of one block each compile quickly; their widths are no multiples of 8.
 NETWORKS = {
-    "basic pact": ({"depth": 8, "in_channels": 3}, (8, 8)),
-    "preact_basic lsq": ({"depth": 8, "act_bits": (1, 2, 3), "in_channels": 1}, (9, 7)),
-    "bottleneck fixed": ({"depth": 11, "act_bits": (8, 7, 6), "weight_scale": "channel"}, (6, 7)),
-    "preact_bottleneck sigmoid": ({"depth": 11, "act_bits": (4, 1, 5), "stream_fraction_bits": 12}, (7, 7)),
-    "basic power_of_two": ({"depth": 8, "act_bits": (4, 3, 1), "stream_fraction_bits": 5}, (7, 6)),
-    "preact_basic pact": ({"depth": 8, "act_bits": (2, 8, 2), "weight_scale": "channel"}, (6, 9)),
-    "basic lsq imagenet": (
-        {"depth": 18, "act_bits": (2, 1, 2, 3), "stem": "imagenet", "stem_weight_bits": 8},
-        (33, 40),
-    ),
+    "basic pact": ({"in_channels": 3}, (8, 8)),
+    "preact_basic lsq": ({"act_bits": (1, 3), "in_channels": 1}, (9, 7)),
+    "bottleneck fixed": ({"act_bits": (8, 6), "weight_scale": "channel"}, (6, 7)),
+    "preact_bottleneck sigmoid": ({"act_bits": (4, 5), "stream_fraction_bits": 12}, (7, 7)),
+    "basic power_of_two": ({"act_bits": (4, 3), "stream_fraction_bits": 5}, (7, 6)),
+    "preact_basic pact": ({"act_bits": (2, 7), "weight_scale": "channel"}, (6, 9)),
+    "basic lsq imagenet": ({"stem": "imagenet", "stem_weight_bits": 8}, (33, 40)),
 }
 
 
@@ -45,33 +45,54 @@ def as_trained(model, seed=0):
     return model
 
 
-def build(activation="pact", block="basic", seed=0, **changes):
+def build(activation="pact", block="basic", seed=0, widths=(6, 11), **changes):
     config = default_config().model
     config.num_classes = 5
     with config.ignore_type():  # None and tuples of another length
-        config.update({"depth": 8, "activation": activation, "block": block, **changes})
-    return as_trained(create_model(config, rngs=nnx.Rngs(seed)), seed)
+        config.update({"activation": activation, "block": block, "act_bits": (2,) * len(widths), **changes})
+    sizes = {"blocks_per_stage": lambda *_: (1,) * len(widths), "stage_widths": lambda *_: widths}
+    with unittest.mock.patch.multiple(resnet, **sizes):
+        model = resnet.create_model(config, rngs=nnx.Rngs(seed))
+    return as_trained(model, seed)
 
 
 def pixels(n, shape, seed=0):
-    """uint8 images, the two extremes among them."""
-    images = np.random.default_rng(seed).integers(0, 256, (n, *shape)).astype(np.uint8)
-    images[0], images[-1, ::2] = 255, 0
+    """uint8 images of all brightnesses and contrasts; all black and all white are among them."""
+    rng = np.random.default_rng(seed)
+    brightness = rng.uniform(-50, 300, (n, 1, 1, shape[-1]))
+    noise = rng.normal(0, 1, (n, *shape)) * rng.uniform(0, 150, (n, 1, 1, 1))
+    images = np.clip(brightness + noise, 0, 255).astype(np.uint8)
+    images[0], images[-1] = 255, 0
     return images
+
+
+def folded(model, shape, mean, names):
+    """The integer form, after the classifier is set to prefer no class, as training does."""
+    mean = mean[: shape[-1]]
+    network = fold(model, mean=mean, class_names=names, image_shape=shape[:2])
+    *_, pooled, last = range(len(network.nodes))
+    values = numpy_engine.evaluate(network, pixels(64, shape), [pooled, last])
+    features, logits = values[pooled].mean(0), values[last].mean(0)
+    correction = np.outer(features, logits) / (features @ features)  # of integer features and logits
+    correction *= network.logit_scale * 2.0**network.fraction_bits
+    model.classifier.kernel[...] -= jnp.float32(correction)
+    return fold(model, mean=mean, class_names=names, image_shape=shape[:2])
 
 
 @functools.cache
 def _trained(name):
+    if name == "resnet20":
+        model = as_trained(resnet.create_model(default_config().model, rngs=nnx.Rngs(20)))
+        return model, folded(model, (32, 32, 3), [125.5, 123, 114], CIFAR_NAMES)
     changes, size = NETWORKS[name]
     block, activation = name.split()[:2]
     model = build(activation, block, seed=len(name), **changes)
-    mean = [127.5, 10, 200.5][: model.stem.in_features]
-    return model, fold(model, mean=mean, class_names="abcde", image_shape=size)
+    return model, folded(model, (*size, model.stem.in_features), [127.5, 10, 200.5], "abcde")
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=[*NETWORKS, "resnet20"])
 def trained(request):
-    """`(model, network)`, of each of the networks."""
+    """`(model, network)`, of each of `NETWORKS` and of the default one."""
     return _trained(request.param)
 
 

@@ -135,9 +135,6 @@ class Marker(nnx.Module):
     def __init__(self):
         self.scale = nnx.Param(jnp.float32(1.0))
 
-    def set_view(self, use_running_average: bool | None = None):
-        """Evaluation mode is the only one."""
-
     def __call__(self, images):
         return self.scale[...] * jax.nn.one_hot((images[:, 0, 0, 0] * 64).astype(jnp.int32), 10)
 
@@ -152,8 +149,8 @@ def test_evaluation_counts_every_image_once(devices, size):
     )
     mesh = device_mesh(jax.devices()[:devices])
     model = Marker()
-    _, params, rest = nnx.split(model, nnx.Param, ...)
-    result = Evaluator(model, np.zeros(1), mesh)(*replicate((params, rest), mesh), Split(pixels, labels))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    result = Evaluator(graphdef, np.zeros(1), mesh)(*replicate((params, rest), mesh), Split(pixels, labels))
     logits = np.eye(10)[pixels[:, 0, 0, 0]]
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(size), labels]
     assert result["accuracy"] == (logits.argmax(1) == labels).sum() / size
@@ -162,12 +159,13 @@ def test_evaluation_counts_every_image_once(devices, size):
 
 def test_a_trained_network_is_evaluated_alike_on_any_number_of_devices(on_eight):
     model = create_model(configuration().model, rngs=nnx.Rngs(0))
+    graphdef = nnx.graphdef(nnx.view(model, use_running_average=True))
     rng = np.random.default_rng(3)
     split = Split(rng.integers(0, 256, (37, 8, 8, 1), np.uint8), rng.integers(0, 10, 37, np.int32))
     results = []
     for devices in (1, 8):
         mesh = device_mesh(jax.devices()[:devices])
         state = replicate((on_eight.params, on_eight.model_state), mesh)
-        results.append(Evaluator(model, np.array([127.5]), mesh)(*state, split))
+        results.append(Evaluator(graphdef, np.array([127.5]), mesh)(*state, split))
     assert results[0]["accuracy"] == results[1]["accuracy"]  # on the grid, logits are the same to the bit
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-6)  # a sum in another order

@@ -110,7 +110,9 @@ def test_sums_add_up_over_steps():
         parts.append(jax.device_get(trainer.advance().sums))
     whole = jax.device_get(Trainer(configuration()).advance(2).sums)
     for name, total in whole.items():
-        assert total == parts[0][name] + parts[1][name]  # float32, in the same order
+        # Counts are exact; XLA may contract the last multiplication of other sums with their addition.
+        rel = 0 if name in ("correct", "images") else 1e-6
+        assert total == pytest.approx(parts[0][name] + parts[1][name], rel=rel), name
 
 
 def test_params_of_binary_kernels_are_one_magnitude_with_the_signs_of_the_loop(after_an_epoch):
@@ -161,7 +163,7 @@ def test_bfloat16_keeps_parameters_statistics_and_latents_in_float32(weight_bits
         jnp.dtype("float32")
     }
     kinds = {x.dtype for x in jax.tree.leaves(state.opt_state)}
-    assert kinds <= {jnp.dtype(t) for t in ("float32", "int32", "int8")}
+    assert {kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)} == {jnp.dtype("float32")}
 
 
 def test_bfloat16_trains_with_binary_weights():
