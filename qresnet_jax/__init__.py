@@ -10,7 +10,9 @@ _HOME = {
     "binarize": "quantizers",
     "create_model": "resnet",
     "default_config": "config",
+    "fold": "deploy.fold",
     "hysteresis_binarize": "hysteresis",
+    "load_packed": "deploy.packed",
     "pact": "quantizers",
     "train_and_evaluate": "train.loop",
 }

@@ -3,15 +3,13 @@
 import logging
 import pathlib
 
-import numpy as np
 from flax import nnx
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
 from qresnet_jax.deploy import agreement
-from qresnet_jax.deploy.fold import fold
 from qresnet_jax.deploy.packed import save_packed
-from qresnet_jax.train.evaluate import restore_run
+from qresnet_jax.train.evaluate import fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
 
@@ -33,10 +31,7 @@ def export_run(config, workdir) -> pathlib.Path:
     configs.validate(config)
     run = restore_run(config, workdir)
     model = nnx.merge(run.graphdef, run.state.params, run.state.model_state)
-    shape = tuple(run.meta["image_shape"][:2])
-    network = fold(
-        model, mean=np.asarray(run.meta["mean"]), class_names=run.meta["class_names"], image_shape=shape
-    )
+    network = fold_run(run)
     dataset = load_dataset(config.data)
     configs.validate_dataset(config, dataset)
     images, labels = dataset.test

@@ -2,6 +2,7 @@
 
 import pathlib
 import runpy
+import time
 
 import pytest
 from ml_collections import ConfigDict
@@ -232,6 +233,24 @@ def test_main_takes_valid_overrides_and_then_meets_the_data_set(run_main, tmp_pa
     flags = ["--config.model.stream_fraction_bits=None", "--config.model.act_bits=(1, 32, 8)", UNREADABLE]
     result = run_main("--config=configs/digits.py", f"--workdir={tmp_path}/run", *flags)
     assert "data.name='no_such_set' is not known" in short_error(result)
+
+
+@pytest.mark.parametrize("mode", ["train", "prepare_data"])
+def test_missing_data_is_answered_within_5_seconds_by_how_to_get_it(run_main, tmp_path, mode):
+    (tmp_path / "raw").mkdir()
+    places = [f"--config.data.data_dir={tmp_path}/data", f"--config.data.raw_dir={tmp_path}/raw"]
+    began = time.monotonic()
+    flags = [
+        "--config=configs/digits.py",
+        "--config.data.name=mnist",
+        f"--workdir={tmp_path}/run",
+        f"--mode={mode}",
+    ]
+    message = short_error(run_main(*flags, *places))
+    assert (
+        mode == "train" or time.monotonic() - began < 5
+    )  # training imports JAX first, which may take as long
+    assert str(tmp_path / "raw") in message and "train-images-idx3-ubyte" in message
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "prepare_data"])

@@ -9,7 +9,11 @@ import numpy as np
 from flax import nnx
 
 from qresnet_jax import config as configs
+from qresnet_jax.architecture import has_integer_form
 from qresnet_jax.data import load_dataset
+from qresnet_jax.deploy import numpy_engine
+from qresnet_jax.deploy.fold import fold
+from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.resnet import create_model
 from qresnet_jax.train import optim
 from qresnet_jax.train.checkpoint import Checkpoints
@@ -85,6 +89,13 @@ def restore_run(config, workdir, *, mesh=None) -> Run:
     return run
 
 
+def fold_run(run: Run) -> IntegerNetwork:
+    """The integer network of a run, see `qresnet_jax.fold`."""
+    model = nnx.merge(run.graphdef, run.state.params, run.state.model_state)
+    names, shape = run.meta["class_names"], tuple(run.meta["image_shape"][:2])
+    return fold(model, mean=np.asarray(run.meta["mean"]), class_names=names, image_shape=shape)
+
+
 def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
     """Test loss and accuracy of a run's best checkpoint, or of its last one where nothing was held out.
 
@@ -94,7 +105,7 @@ def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
       devices: to use, all by default.
 
     Returns:
-      `{"test_loss", "test_accuracy", "test_of_step"}`.
+      `{"test_loss", "test_accuracy", "test_of_step"}`, and `"shipped_accuracy"` of the integer network where there is one.
 
     Raises:
       UserError: no checkpoint there, or one of another network; missing data.
@@ -113,4 +124,10 @@ def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
         100 * result["accuracy"],
         result["loss"],
     )
-    return {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": run.step}
+    values = {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": run.step}
+    if has_integer_form(config.model):
+        network = fold_run(run)
+        images, labels = dataset.test
+        values["shipped_accuracy"] = float(np.mean(numpy_engine.logits(network, images).argmax(-1) == labels))
+        log.info("integer network: test accuracy %.2f %%", 100 * values["shipped_accuracy"])
+    return values

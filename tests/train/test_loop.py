@@ -151,7 +151,6 @@ def test_several_steps_a_dispatch_give_the_same_records(float_run, tmp_path):
     ("accuracies", "every", "saved", "chosen"),
     [
         ((0.9, 0.5, 0.6), 2, [3, 6, 9], 3),
-        ((0.9, 0.5, 0.6), 10, [3, 9], 3),
         ((0.1, 0.2, 0.1), 10, [3, 6, 9], 6),
     ],
 )
