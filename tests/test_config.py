@@ -65,6 +65,8 @@ IMPOSSIBLE = {
     "optim.temperature.start": ([0.0, -1.0], ABOVE_0),
     "optim.temperature.end": ([0.0, INFINITY], ABOVE_0),
     "predict.images": ([7], "a string"),
+    "export.format": (["onnx3", ""], "one of packed"),
+    "export.path": ([7], "a string"),
 }
 CASES = [(name, value, text) for name, (values, text) in IMPOSSIBLE.items() for value in values]
 

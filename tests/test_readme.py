@@ -11,7 +11,9 @@ README = (REPO / "README.md").read_text()
 
 def test_the_example_network_trains():
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", example], cwd=REPO, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=REPO, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     first, last = map(float, re.search(r"loss (\S+) -> (\S+),", done.stdout).groups())
     assert last < first

@@ -165,7 +165,7 @@ def test_the_best_of_validation_meets_the_test_split(tmp_path, monkeypatch, accu
     assert steps == saved, "of every so many epochs, of each new best, and of the end"
     assert result["test_of_step"] == chosen and kept(tmp_path) == [chosen, 9]
     again = evaluate.evaluate_checkpoint(configuration(), tmp_path, devices=jax.devices()[:1])
-    assert again == {name: result[name] for name in TESTED}
+    assert {name: again[name] for name in TESTED} == {name: result[name] for name in TESTED}
 
 
 def test_without_a_holdout_the_last_checkpoint_is_the_model(tmp_path):
@@ -174,7 +174,7 @@ def test_without_a_holdout_the_last_checkpoint_is_the_model(tmp_path):
     assert result["test_of_step"] == 9 and kept(tmp_path) == [9]
     config = configuration(**{"data.holdout": 0.0})
     again = evaluate.evaluate_checkpoint(config, tmp_path, devices=jax.devices()[:1])
-    assert again == {name: result[name] for name in TESTED}
+    assert {name: again[name] for name in TESTED} == {name: result[name] for name in TESTED}
 
 
 def test_a_finished_run_is_not_trained_or_tested_again(finished, tmp_path, monkeypatch):
