@@ -109,7 +109,11 @@ def parse(argv):
         if CONFIG.value is not None:
             CONFIG.value.items()  # a file that failed to load reports it at the first use
         return rest
-    except (AttributeError, KeyError) as error:  # from ml_collections, for a field that does not exist
+    except (
+        AttributeError,
+        KeyError,
+        IndexError,
+    ) as error:  # from ml_collections, for a field that does not exist
         text = (
             str(error)
             .replace("\\n", ". ")
@@ -126,9 +130,15 @@ def parse(argv):
 def run():
     try:
         app.run(main, flags_parser=parse)
+    except SystemExit as done:
+        asked = {"--help", "-help", "--helpfull", "--helpshort"} & set(sys.argv)
+        sys.exit(0 if asked else done.code)  # absl calls help a failure
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(
+            2
+        )  # at once: reads that Orbax has begun in other threads would complain that they are cut off
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

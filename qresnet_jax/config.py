@@ -82,11 +82,11 @@ def default_config() -> ConfigDict:
 
 
 def _integer(least):
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least, f"an integer >= {least}"
+    return lambda v: type(v) is int and v >= least, f"an integer >= {least}"
 
 
 def _number(test, text):
-    return lambda v: isinstance(v, (int, float)) and math.isfinite(v) and test(v), text
+    return lambda v: type(v) in (int, float) and math.isfinite(v) and test(v), text
 
 
 def _one_of(*values):
@@ -98,7 +98,7 @@ _ABOVE_0 = _number(lambda v: v > 0, "a number > 0")
 _TEXT = (lambda v: isinstance(v, str), "a string")
 _FLAG = (lambda v: isinstance(v, bool), "True or False")
 _BITS = (
-    lambda v: isinstance(v, tuple) and all(isinstance(b, int) and (1 <= b <= 8 or b == 32) for b in v),
+    lambda v: isinstance(v, tuple) and all(type(b) is int and (1 <= b <= 8 or b == 32) for b in v),
     "a tuple with one entry per stage, each 1 to 8 bits, or 32 for float",
 )
 
@@ -130,7 +130,7 @@ _RULES = {
     "model.activation": _one_of(*ACTIVATIONS),
     "model.stem_weight_bits": _integer(2),
     "model.stream_fraction_bits": (
-        lambda v: v is None or (isinstance(v, int) and 0 <= v <= 14),
+        lambda v: v is None or (type(v) is int and 0 <= v <= 14),
         "0 to 14, or None for a float stream",
     ),
     "model.sync_bn": _FLAG,

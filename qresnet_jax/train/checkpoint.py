@@ -55,9 +55,15 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._check_metrics()
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         if read_only and self.latest_step is None:
             raise CheckpointError(f"there is no complete checkpoint in {self.directory}")
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
@@ -121,6 +127,17 @@ class Checkpoints:
         """Waits and lets go of the directory."""
         self._manager.close()
 
+    def _check_metrics(self):
+        """Orbax reads all steps' metrics at once and does not say whose are damaged."""
+        steps = sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
+        for step in steps:
+            path = self.directory / str(step) / "metrics" / "metrics"
+            try:
+                if path.parent.exists():
+                    _accuracy(json.loads(path.read_text()))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise self._damaged(step, error, steps) from error
+
     def _check_same_tree(self, step, like):
         try:
             stored = tree_paths(self._manager.item_metadata(step)["state"].tree)
@@ -128,6 +145,7 @@ class Checkpoints:
         except Exception as error:  # Orbax meets damaged metadata with whatever exception comes
             raise self._damaged(step, error) from error
         expected = {path: tuple(x.shape) for path, x in tree_paths(like).items()}
+        expected = dict(sorted(expected.items(), key=lambda item: not item[0].startswith("params.")))
         lines = [f"  {p}: not in the checkpoint" for p in expected if p not in found]
         lines += [f"  {p}: only in the checkpoint" for p in found if p not in expected]
         lines += [
@@ -154,8 +172,8 @@ class Checkpoints:
         except Exception as error:  # the same for damaged arrays
             raise self._damaged(step, error) from error
 
-    def _damaged(self, step, error):
-        others = [s for s in self._manager.all_steps() if s != step]
+    def _damaged(self, step, error, steps=None):
+        others = [s for s in (self._manager.all_steps() if steps is None else steps) if s != step]
         way_out = (
             f"delete {self.directory / str(step)} to go on from step {max(others)}"
             if others
@@ -207,7 +225,10 @@ def warm_start(source: str, params: nnx.State, model_state: nnx.State) -> tuple[
     elif path.name == "checkpoints":
         path = path.parent
     checkpoints = Checkpoints(path, read_only=True)
-    step = checkpoints.best_step if step is None else step
+    if step is None:
+        step = checkpoints.best_step
+    elif step not in checkpoints.steps:
+        raise CheckpointError(f"there is no checkpoint {source}; there are the steps {checkpoints.steps}")
     stored = checkpoints.arrays(step)
     checkpoints.close()
     latents = {p.split(".latent.", 1)[1]: x for p, x in stored.items() if ".latent." in p}

@@ -1,24 +1,29 @@
 """What a person sees while training runs: lines, in `train.log` as well, and a progress bar on a terminal."""
 
+import contextlib
 import logging
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 
 log = logging.getLogger("qresnet_jax")
 
 
-def log_to(workdir: pathlib.Path) -> None:
-    """Sends the package's log to standard output and appends it to `WORKDIR/train.log`."""
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
-    log.setLevel(logging.INFO)
-    log.propagate = False
+@contextlib.contextmanager
+def log_to(workdir: pathlib.Path) -> Iterator[None]:
+    """While the context lasts the package's log goes to standard output and is appended to `WORKDIR/train.log`."""
     file = logging.FileHandler(pathlib.Path(workdir) / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.addHandler(file)
-    log.addHandler(console_handler())
+    before = log.handlers[:], log.level, log.propagate
+    log.handlers[:], log.propagate = [file, console_handler()], False
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.handlers[:], log.propagate = before[0], before[2]
+        log.setLevel(before[1])
+        file.close()
 
 
 def console_handler() -> logging.Handler:

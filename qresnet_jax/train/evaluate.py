@@ -82,7 +82,9 @@ def restore_run(config, workdir, *, mesh=None) -> Run:
     model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
     model.eval()
     graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-    tx = optim.optimizer(config.optim, params, 1, 1)  # the tree of its state does not depend on the schedule
+    tx = optim.optimizer(
+        config.optim, params, 1, 1, config.model.weight_scale
+    )  # the tree of its state does not depend on the schedule
     like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
     run = Run(graphdef, checkpoints.restore(step, like), checkpoints.meta(step), step)
     checkpoints.close()

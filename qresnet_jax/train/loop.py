@@ -52,8 +52,7 @@ def train_and_evaluate(config, workdir, *, devices=None) -> dict[str, float]:
     configs.validate(config)
     mesh = device_mesh(devices)
     configs.validate_devices(config, mesh.size)
-    with claim_workdir(workdir, config) as workdir, StopSignal() as stop:
-        log_to(workdir)
+    with claim_workdir(workdir, config) as workdir, log_to(workdir), StopSignal() as stop:
         return _Run(config, workdir, mesh).train(stop)
 
 
@@ -75,7 +74,9 @@ class _Run:
         if config.model.sync_bn:
             model.set_attributes(BatchNorm, axis_name=AXIS)
         self.graphdef, self.params, self.model_state = nnx.split(model, nnx.Param, ...)
-        self.tx = optim.optimizer(config.optim, self.params, self.total_steps, self.steps_per_epoch)
+        self.tx = optim.optimizer(
+            config.optim, self.params, self.total_steps, self.steps_per_epoch, config.model.weight_scale
+        )
         self.course = optim.schedule(config.optim, self.total_steps, self.steps_per_epoch)
         self.meta = {
             "config": to_json(config.to_dict()),
@@ -306,8 +307,16 @@ def check_finite(state) -> None:
       DivergedError: names the first such step.
     """
     bad = int(state.first_bad_step)
+    what = "loss is"
+    if bad < 0 and not _all_finite((state.params, state.model_state, state.opt_state)):
+        bad, what = int(state.step) - 1, "parameters are"
     if bad >= 0:
         raise DivergedError(
-            f"the loss is not finite at step {bad}: lower config.optim.learning_rate, or set "
+            f"the {what} not finite at step {bad}: lower config.optim.learning_rate, or set "
             "config.optim.gradient_clip. The last good checkpoint is kept; training goes on from it"
         )
+
+
+@jax.jit
+def _all_finite(tree):
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
