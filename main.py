@@ -122,7 +122,8 @@ def parse(argv):
             .replace("'", "")
             .replace('"', "")
         )
-        raise UserError(f"a --config field that does not exist: {text}") from error
+        hint = "; a tuple is given whole, as in --config.model.act_bits='(2,2,4)'" if "index" in text else ""
+        raise UserError(f"a --config field that does not exist: {text}{hint}") from error
     except (flags.Error, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
 

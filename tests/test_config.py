@@ -205,7 +205,7 @@ COMMANDS = [
     (["--config.optim.hysteresis.threshold=-0.1"], 1, ["config.optim.hysteresis.threshold=-0.1", ">= 0"]),
     (["--config.optim.learning_rate=-1"], 1, ["config.optim.learning_rate=-1", "> 0"]),
     (["--config.model.activation=relu"], 1, ["config.model.activation='relu'", "pact", "none"]),
-    (["--config.model.act_bits[1]=0"], 1, ["config.model.act_bits", "given whole"]),
+    (["--config.model.act_bits[1]=0"], 1, ["model.act_bits", "given whole"]),
     (["--config.model.bitz=2"], 1, ["bitz"]),
     (["--config.model.depth=twenty"], 1, ["config.model.depth", "twenty"]),
     (["--mode=fly"], 1, ["mode", "fly", "train", "eval", "prepare_data"]),

@@ -186,7 +186,6 @@ def damage(path, how):
 
 
 # Orbax reads many arrays at once and, when one fails, forgets the others' errors.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["emptied", "halved", "garbage", "deleted"])
 def test_damage_to_any_file_is_met_by_an_error_or_by_the_right_values(tmp_path, how):
     def read(workdir):
@@ -217,7 +216,6 @@ def test_damage_to_any_file_is_met_by_an_error_or_by_the_right_values(tmp_path, 
     assert {"state", "meta"} <= refused
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damage_to_the_only_checkpoint_is_answered_with_the_way_to_begin_anew(tmp_path):
     save(tmp_path, 0.5)
     shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")
