@@ -9,7 +9,10 @@ from qresnet_jax.config import default_config
 def get_config():
     config = default_config()
     config.data.name = "fashion_mnist"
-    config.data.crop_padding = 0
+    config.data.crop_padding = 0  # six epochs are too few to gain from augmentation
+    config.data.flip = False
     config.model.in_channels = 1
+    config.batch_size = 64
     config.num_epochs = 6
+    config.optim.learning_rate = 0.05
     return config
