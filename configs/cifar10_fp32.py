@@ -1,6 +1,8 @@
 """CIFAR-10, ResNet-20 in float: the twin of `cifar10_w1a2.py`, everything else equal but a stronger weight decay.
 
 python main.py --config=configs/cifar10_fp32.py
+
+Not measured yet: CIFAR-10 cannot be had offline. The original's float figure is 91.78 %.
 """
 
 from configs import cifar10_w1a2

@@ -1,6 +1,8 @@
 """CIFAR-10, ResNet-20, 1-bit weights, 2-bit activations: our recipe.
 
 python main.py --config=configs/cifar10_w1a2.py
+
+Not measured yet: CIFAR-10 cannot be had offline. It must beat `cifar10_baseline.py`.
 """
 
 from qresnet_jax.config import default_config
