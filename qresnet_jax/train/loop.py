@@ -212,7 +212,7 @@ class _Run:
             due = step == end and (
                 (epoch + 1) % config.checkpoint_every_epochs == 0 or step == self.total_steps
             )
-            is_best = accuracy is not None and (best is None or accuracy > best)
+            is_best = accuracy is not None and (best is None or accuracy >= best)  # of equals the later
             best = accuracy if is_best else best
             if stop or due or is_best:
                 check_finite(state)
