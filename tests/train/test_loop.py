@@ -245,3 +245,19 @@ def test_a_checkpoint_never_holds_what_is_not_finite(tmp_path):
     with pytest.raises(DivergedError):
         run(tmp_path, **changes)
     assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "field, value", [("batch_size", 8), ("seed", 1), ("data.holdout", 0.5), ("data.name", "other")]
+)
+def test_a_run_does_not_go_on_as_another_run(float_run, tmp_path, field, value):
+    shutil.copytree(float_run, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=rf"a run of another kind: config.{field}={value} \(was "):
+        run(tmp_path / "run", **{**FLOAT, "num_epochs": 2, field: value})
+
+
+def test_what_changes_in_a_run_that_goes_on_is_logged(float_run, tmp_path):
+    shutil.copytree(float_run, tmp_path / "run")
+    run(tmp_path / "run", **FLOAT, num_epochs=2)
+    text = (tmp_path / "run" / "train.log").read_text()
+    assert "changed since the checkpoint: config.num_epochs=2 (was 1)" in text
