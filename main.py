@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import sys
+import threading
 
 from absl import app, flags
 from absl import logging as absl_logging

@@ -1,6 +1,8 @@
 """Fashion-MNIST, ResNet-20, 1-bit weights, 2-bit activations.
 
 python main.py --config=configs/fashion_mnist_w1a2.py
+
+Test accuracy 90.70 %, validation 91.20 % (one seed), in about 20 minutes on 2 cores that other work shared.
 """
 
 from qresnet_jax.config import default_config
