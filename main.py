@@ -138,9 +138,9 @@ def run():
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(
-            2
-        )  # at once: reads that Orbax has begun in other threads would complain that they are cut off
+        if threading.active_count() > 1:
+            os._exit(2)  # reads that Orbax has begun in other threads would complain at being cut off
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
