@@ -3,8 +3,6 @@
 import logging
 import pathlib
 
-from flax import nnx
-
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
 from qresnet_jax.deploy import agreement
@@ -30,8 +28,7 @@ def export_run(config, workdir) -> pathlib.Path:
     """
     configs.validate(config)
     run = restore_run(config, workdir)
-    model = nnx.merge(run.graphdef, run.state.params, run.state.model_state)
-    network = fold_run(run)
+    model, network = run.model(), fold_run(run)
     dataset = load_dataset(config.data)
     configs.validate_dataset(config, dataset)
     images, labels = dataset.test

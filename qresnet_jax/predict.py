@@ -7,7 +7,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from qresnet_jax import config as configs
 from qresnet_jax.data.pipeline import normalize
@@ -99,9 +98,8 @@ def predict_files(config, workdir) -> list[list[tuple[str, float]]]:
     run = restore_run(config, workdir)
     pictures = [read_picture(name, tuple(run.meta["image_shape"])) for name in names]
 
-    model = nnx.merge(run.graphdef, run.state.params, run.state.model_state)
     images = normalize(np.stack([p.pixels for p in pictures]), jnp.asarray(run.meta["mean"]))
-    probabilities = np.asarray(jax.nn.softmax(model(images)))
+    probabilities = np.asarray(jax.nn.softmax(run.model()(images)))
     results = []
     for name, picture, row in zip(names, pictures, probabilities, strict=True):
         best = [(run.meta["class_names"][i], float(row[i])) for i in np.argsort(-row)[:TOP]]

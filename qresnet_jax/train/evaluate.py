@@ -65,6 +65,10 @@ class Run(NamedTuple):
     meta: dict  # saved with the checkpoint: config, class_names, mean, image_shape
     step: int
 
+    def model(self) -> nnx.Module:
+        """The trained network, in evaluation mode."""
+        return nnx.merge(self.graphdef, self.state.params, self.state.model_state)
+
 
 def restore_run(config, workdir, *, mesh=None) -> Run:
     """Reads a run's best checkpoint, or its last one where nothing was held out.
@@ -93,9 +97,8 @@ def restore_run(config, workdir, *, mesh=None) -> Run:
 
 def fold_run(run: Run) -> IntegerNetwork:
     """The integer network of a run, see `qresnet_jax.fold`."""
-    model = nnx.merge(run.graphdef, run.state.params, run.state.model_state)
     names, shape = run.meta["class_names"], tuple(run.meta["image_shape"][:2])
-    return fold(model, mean=np.asarray(run.meta["mean"]), class_names=names, image_shape=shape)
+    return fold(run.model(), mean=np.asarray(run.meta["mean"]), class_names=names, image_shape=shape)
 
 
 def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
