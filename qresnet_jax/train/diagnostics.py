@@ -7,11 +7,12 @@
     latent_norm/<layer>      Euclidean norm of the latent weights
     gradient_norm/<layer>    Euclidean norm of the gradient, mean over the interval
     alpha/<layer>            clipping level
-    saturation/<layer>       activations clipped at the top, share
+    saturation/<layer>       activations clipped at the top, share; of a block: values of its output at the stream's end
     occupancy/<layer>/<q>    activations at level q, share (up to 4 bits)
 
 A layer is named by its path in the network, such as `stages.0.1.convs.0`. Flips and gradients are counted in every step,
-which costs next to nothing; the rest is computed when metrics are logged.
+which costs next to nothing; the rest is computed when metrics are logged. Besides, the training state keeps a record of
+how a few weights walk through the hysteresis loop, step by step (`start_walk`).
 """
 
 from collections.abc import Callable
@@ -21,11 +22,14 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from qresnet_jax.fixed_point import STREAM_MAX
 from qresnet_jax.layers import BinaryKernel, ClippingLevel
-from qresnet_jax.quantizers import sign
+from qresnet_jax.quantizers import magnitude, sign
 from qresnet_jax.resnet import Block
 
 MOST_LEVELS = 16
+WALK_STEPS = 2000  # the first ones of a run
+WALK_WEIGHTS = 32
 
 
 def _by_layer(tree, kind) -> dict[str, jax.Array]:
@@ -53,24 +57,76 @@ def step_diagnostics(grads: nnx.State, opt_state: optax.OptState) -> dict[str, j
     return shares | {f"gradient_norm/{name}": jnp.linalg.norm(g) for name, g in kernels.items()}
 
 
-def weight_diagnostics(opt_state: optax.OptState, threshold: float, relative: bool) -> dict[str, jax.Array]:
+def weight_diagnostics(
+    opt_state: optax.OptState, threshold: float, relative: bool, scale: str = "layer"
+) -> dict[str, jax.Array]:
     """Of the latent weights now: `held_back`, `dead_band`, `never_flipped`, `latent_norm` by layer.
 
     Args:
       opt_state: holds a `HysteresisState`.
-      threshold, relative: of the loop, see `hysteresis_binarize`.
+      threshold, relative, scale: of the loop, see `hysteresis_binarize`.
     """
     latents = _by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
     signs = _by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
     ever = _by_layer(optax.tree.get(opt_state, "ever_flipped"), BinaryKernel)
     values = {}
     for name, latent in latents.items():
-        half_width = threshold * jnp.mean(jnp.abs(latent)) if relative else threshold
+        half_width = threshold * magnitude(latent, scale) if relative else threshold
         values[f"held_back/{name}"] = jnp.mean(sign(latent) != signs[name])
         values[f"dead_band/{name}"] = jnp.mean(jnp.abs(latent) < half_width)
         values[f"never_flipped/{name}"] = 1 - jnp.mean(ever[name].astype(jnp.float32))
         values[f"latent_norm/{name}"] = jnp.linalg.norm(latent)
     return values
+
+
+def walked_layer(params: nnx.State) -> str:
+    """The layer whose weights the walk follows: the middle one of the binary layers of `params`, or of their latents."""
+    names = list(_by_layer(params, BinaryKernel))
+    return names[len(names) // 2]
+
+
+def start_walk(params: nnx.State) -> dict[str, jax.Array]:
+    """An empty record of `WALK_WEIGHTS` evenly spaced weights of one layer after each of the first `WALK_STEPS` steps.
+
+    Returns:
+      `latent` float32, `sign` int8 (0: step not reached), `scale` float32 (s, by which relative thresholds are
+      multiplied), each `[steps, weights]`; {} for a network without binary kernels.
+    """
+    kernels = _by_layer(params, BinaryKernel)
+    if not kernels:
+        return {}
+    shape = (WALK_STEPS, len(_walked(kernels[walked_layer(params)])))
+    return {
+        "latent": jnp.zeros(shape, jnp.float32),
+        "sign": jnp.zeros(shape, jnp.int8),
+        "scale": jnp.zeros(shape, jnp.float32),
+    }
+
+
+def extend_walk(walk: dict, step: jax.Array, opt_state: optax.OptState, scale: str) -> dict[str, jax.Array]:
+    """Writes a step's row of the record; rows past its end are dropped.
+
+    Args:
+      walk: from `start_walk`.
+      step: int32, of this update, from 0.
+      opt_state: after it.
+      scale: "layer" or "channel", of the loop.
+    """
+    if not walk:
+        return walk
+    latents = _by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
+    signs = _by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
+    name = walked_layer(optax.tree.get(opt_state, "latent"))
+    scales = jnp.broadcast_to(magnitude(latents[name], scale), latents[name].shape)
+    row = {"latent": latents[name], "sign": signs[name], "scale": scales}
+    return {key: walk[key].at[step].set(_walked(value), mode="drop") for key, value in row.items()}
+
+
+def _walked(kernel):
+    """Evenly spaced elements of a kernel, which differ in tap, input and output channel."""
+    return kernel.reshape(-1)[
+        jnp.linspace(0, kernel.size - 1, min(WALK_WEIGHTS, kernel.size), dtype=jnp.int32)
+    ]
 
 
 class Probe(nnx.Module):
@@ -100,8 +156,25 @@ class Probe(nnx.Module):
         return y
 
 
+class StreamProbe(nnx.Module):
+    """Stands for a block and measures how much of its output lies at the end of the stream's range.
+
+    What ReLU cuts off at the lower end does no harm, so the output's absolute value says all.
+    """
+
+    def __init__(self, block: Block):
+        self.block = block
+        self.measured = nnx.data({})
+
+    def __call__(self, stream: jax.Array) -> jax.Array:
+        out = self.block(stream)
+        end = STREAM_MAX * 2.0**-self.block.fraction_bits
+        self.measured["saturation"] = jnp.mean(jnp.abs(out) >= end)
+        return out
+
+
 def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
-    """`saturation/<layer>`, `occupancy/<layer>/<q>` and `alpha/<layer>` of one forward pass; changes the model.
+    """`saturation/<layer or block>`, `occupancy/<layer>/<q>`, `alpha/<layer>` of one forward pass; changes the model.
 
     Args:
       model: a network of `Block`s, in the mode to measure in.
@@ -113,6 +186,10 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
         if isinstance(module, Block):
             for i, act in enumerate(list(module.acts)):
                 probes[".".join(map(str, (*path, "acts", i)))] = module.acts[i] = Probe(act)
+    if model.fraction_bits is not None:
+        for i, stage in enumerate(model.stages):
+            for j, block in enumerate(list(stage)):
+                probes[f"stages.{i}.{j}"] = stage[j] = StreamProbe(block)
     model(images)
     values = {f"alpha/{name}": alpha for name, alpha in alphas.items()}
     for name, probe in probes.items():
@@ -122,18 +199,18 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
     return values
 
 
-def make_diagnose(graphdef: nnx.GraphDef, threshold: float, relative: bool) -> Callable:
+def make_diagnose(graphdef: nnx.GraphDef, threshold: float, relative: bool, scale: str = "layer") -> Callable:
     """`(params, model_state, opt_state, images) -> {metric: float32 scalar}`, jitted: all that is read off a state.
 
     Args:
       graphdef: of the model in evaluation mode: it is measured as it would ship.
-      threshold, relative: of the hysteresis loop.
+      threshold, relative, scale: of the hysteresis loop.
     """
 
     def diagnose(params, model_state, opt_state, images):
         values = activation_diagnostics(nnx.merge(graphdef, params, model_state, copy=True), images)
         if _by_layer(params, BinaryKernel):
-            values |= weight_diagnostics(opt_state, threshold, relative)
+            values |= weight_diagnostics(opt_state, threshold, relative, scale)
         return values
 
     return jax.jit(diagnose)

@@ -70,7 +70,7 @@ class _Run:
         as_shipped = nnx.graphdef(nnx.view(model, use_running_average=True))
         self.evaluate = Evaluator(as_shipped, self.dataset.mean, mesh)
         loop = config.optim.hysteresis
-        self.diagnose = make_diagnose(as_shipped, loop.threshold, loop.relative)
+        self.diagnose = make_diagnose(as_shipped, loop.threshold, loop.relative, config.model.weight_scale)
         if config.model.sync_bn:
             model.set_attributes(BatchNorm, axis_name=AXIS)
         self.graphdef, self.params, self.model_state = nnx.split(model, nnx.Param, ...)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from qresnet_jax.data.pipeline import normalize, train_batch
 from qresnet_jax.layers import Sigmoid
-from qresnet_jax.train.diagnostics import step_diagnostics
+from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
 
 AXIS = "devices"  # name of the axis that training is mapped over
 
@@ -24,6 +24,7 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState  # with the latents and signs
     sums: dict[str, jax.Array]  # float32 [], of the metrics of each step since they were last logged
     first_bad_step: jax.Array  # int32 [], the first step whose loss was not finite, -1 for none
+    walk: dict[str, jax.Array]  # a few weights in the hysteresis loop, see `start_walk`
 
 
 class TrainData(NamedTuple):
@@ -46,7 +47,7 @@ def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTran
     names = (*METRICS, *step_diagnostics(params, opt_state))
     sums = {name: jnp.zeros([], jnp.float32) for name in names}
     none, zero = jnp.full([], -1, jnp.int32), jnp.zeros([], jnp.int32)
-    return TrainState(zero, params, model_state, opt_state, sums, none)
+    return TrainState(zero, params, model_state, opt_state, sums, none, start_walk(params))
 
 
 def merge(graphdef: nnx.GraphDef, params: nnx.State, model_state: nnx.State) -> nnx.Module:
@@ -110,7 +111,8 @@ def make_train_step(
         sums = jax.tree.map(jnp.add, state.sums, new | step_diagnostics(grads, opt_state))
         is_bad = (state.first_bad_step < 0) & ~jnp.isfinite(new["loss"])
         first_bad_step = jnp.where(is_bad, state.step, state.first_bad_step)
-        return TrainState(state.step + 1, params, model_state, opt_state, sums, first_bad_step)
+        walk = extend_walk(state.walk, state.step, opt_state, config.model.weight_scale)
+        return TrainState(state.step + 1, params, model_state, opt_state, sums, first_bad_step, walk)
 
     return step
 

@@ -83,6 +83,51 @@ def test_weight_diagnostics_are_what_numpy_counts(walk, relative):
     assert want["held_back"] > 0 and 0 < want["never_flipped"] < 1
 
 
+def test_dead_band_follows_the_scale_per_channel(walk):
+    _, states = walk
+    latent = of(states[-1], "latent").astype(np.float64)
+    values = diagnostics.weight_diagnostics(states[-1], 0.3, True, "channel")
+    want = np.mean(np.abs(latent) < 0.3 * np.abs(latent).mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(values[f"dead_band/{KERNEL}"], want, rtol=1e-5)
+    assert want != np.mean(np.abs(latent) < 0.3 * np.abs(latent).mean())
+
+
+@pytest.mark.parametrize("scale", ["layer", "channel"])
+def test_the_walk_records_the_same_weights_after_each_step(walk, scale):
+    gradients, states = walk
+    record = diagnostics.start_walk(gradients[0])
+    assert {k: v.dtype.name for k, v in record.items()} == {
+        "latent": "float32",
+        "sign": "int8",
+        "scale": "float32",
+    }
+    for step, state in enumerate(states[1:]):
+        record = diagnostics.extend_walk(record, jnp.int32(step), state, scale)
+    layer = diagnostics.walked_layer(gradients[0])
+    stage, block, kind, *index = layer.split(".")[1:]
+
+    def kernel(field, state):
+        values = optax.tree.get(state, field).stages[int(stage)][int(block)][kind]
+        return np.asarray((values[int(index[0])] if index else values).kernel[...])
+
+    latents = np.stack([kernel("latent", s) for s in states[1:]])
+    picked = np.linspace(0, latents[0].size - 1, diagnostics.WALK_WEIGHTS).astype(int)
+    np.testing.assert_array_equal(record["latent"][:4], latents.reshape(4, -1)[:, picked])
+    signs = np.stack([kernel("sign", s) for s in states[1:]])
+    np.testing.assert_array_equal(record["sign"][:4], signs.reshape(4, -1)[:, picked])
+    axes = (1, 2, 3, 4) if scale == "layer" else (1, 2, 3)
+    scales = np.abs(latents.astype(np.float64)).mean(axes, keepdims=True) * np.ones_like(latents)
+    np.testing.assert_allclose(record["scale"][:4], scales.reshape(4, -1)[:, picked], rtol=1e-6)
+    assert not np.any(record["sign"][4:]) and not np.any(record["latent"][4:])
+
+
+def test_the_walk_ends_where_its_record_is_full(walk):
+    gradients, states = walk
+    record = diagnostics.start_walk(gradients[0])
+    after = diagnostics.extend_walk(record, jnp.int32(diagnostics.WALK_STEPS), states[1], "layer")
+    assert not np.any(after["sign"])
+
+
 def test_weights_are_held_back_only_inside_the_dead_band(walk):
     _, states = walk
     values = diagnostics.weight_diagnostics(states[-1], 0.3, True)
@@ -113,6 +158,16 @@ def test_activation_diagnostics_are_what_numpy_counts(activation, levels):
     for level in range(max(levels) + 1):
         np.testing.assert_allclose(values[f"occupancy/{first}/{level}"], np.mean(q == level), atol=1e-6)
         assert (values[f"occupancy/{first}/{level}"] > 0) <= (level in levels)
+
+
+def test_saturation_of_the_stream_is_counted_at_each_blocks_output():
+    _, model = small()
+    model.eval()
+    norm = model.stages[1][0].norms[1]
+    norm.bias[...] = jnp.where(jnp.arange(norm.bias[...].size) < 8, 127.996, 0.0)  # a quarter of the channels
+    values = diagnostics.activation_diagnostics(model, jnp.zeros((2, 8, 8, 1)))
+    assert 0.2 < values["saturation/stages.1.0"] < 0.3
+    assert values["saturation/stages.0.0"] == 0
 
 
 def test_occupancies_of_a_layer_sum_to_one():
