@@ -93,7 +93,8 @@ def _log_to_standard_output():
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(logging.StreamHandler(sys.stdout))
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax warns of what it was told to do
+    # Orbax warns of what it was told to do, and prints its threads' tracebacks of failures that our messages tell.
+    absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 def _cache_compilations():

@@ -4,6 +4,7 @@ WORKDIR/checkpoints/STEP/state   the whole `TrainState`
 WORKDIR/checkpoints/STEP/meta    JSON: config, class names, pixel means
 """
 
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -55,6 +56,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._failed_to_write = False
         self._check_metrics()
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         if read_only and self.latest_step is None:
@@ -89,12 +91,16 @@ class Checkpoints:
           state: the `TrainState`.
           meta: what `meta` returns later, serialisable as JSON.
           eval_accuracy: validation accuracy, if it was measured at this step.
+
+        Raises:
+          CheckpointError: this or the save before could not be written.
         """
         metrics = None if eval_accuracy is None else {"eval_accuracy": eval_accuracy}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         if step in self._manager.all_steps():
             return
-        self._manager.save(step, args=items, metrics=metrics, force=True)
+        with self._writing():
+            self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def meta(self, step: int) -> dict:
         """The description saved with a step."""
@@ -120,16 +126,45 @@ class Checkpoints:
         return {path: np.asarray(x) for path, x in tree_paths(tree).items()}
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the directory."""
-        self._manager.close()
+        if self._failed_to_write:
+            with contextlib.suppress(Exception):  # the failure that was reported, once more
+                self._manager.close()
+        else:
+            with self._writing():
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # Orbax's writers raise whatever comes
+            self._failed_to_write = True
+            full = "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error)
+            reason = "no space left on the device" if full else _first_line(error)
+            kept = self._complete()  # Orbax itself no longer knows
+            saved = f"that of step {kept[-1]} is kept" if kept else "nothing is saved yet"
+            raise CheckpointError(
+                f"a checkpoint could not be written to {self.directory} ({reason}); {saved}. Make room, and the same "
+                "command goes on"
+            ) from error
+
+    def _complete(self):
+        """Steps whose directory has its final name, ascending."""
+        return sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
 
     def _check_metrics(self):
         """Orbax reads all steps' metrics at once and does not say whose are damaged."""
-        steps = sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
+        steps = self._complete()
         for step in steps:
             path = self.directory / str(step) / "metrics" / "metrics"
             try:
@@ -179,10 +214,14 @@ class Checkpoints:
             if others
             else f"delete {self.directory} to begin anew"
         )
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         return CheckpointError(
-            f"the checkpoint {self.directory / str(step)} cannot be read ({reason}); {way_out}"
+            f"the checkpoint {self.directory / str(step)} cannot be read ({_first_line(error)}); {way_out}"
         )
+
+
+def _first_line(error):
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _metrics_of(manager, step):

@@ -13,7 +13,7 @@ log = logging.getLogger("qresnet_jax")
 @contextlib.contextmanager
 def log_to(workdir: pathlib.Path) -> Iterator[None]:
     """While the context lasts the package's log goes to standard output and is appended to `WORKDIR/train.log`."""
-    file = logging.FileHandler(pathlib.Path(workdir) / "train.log")
+    file = _LogFile(pathlib.Path(workdir) / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     before = log.handlers[:], log.level, log.propagate
     log.handlers[:], log.propagate = [file, console_handler()], False
@@ -24,6 +24,13 @@ def log_to(workdir: pathlib.Path) -> Iterator[None]:
         log.handlers[:], log.propagate = before[0], before[2]
         log.setLevel(before[1])
         file.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Raises what goes wrong, such as a full disk, where `logging` would print a traceback and go on."""
+
+    def handleError(self, record):
+        raise  # it is called while the error is handled
 
 
 def console_handler() -> logging.Handler:

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C as a flag that the training loop reads between steps."""
 
+import os
 import signal
 import threading
 
@@ -35,3 +36,6 @@ class StopSignal:
         if self._name and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._name = signal.Signals(number).name
+        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        # Not by print: the signal may have come while Python was writing.
+        os.write(2, f"\n{self._name}: finishing what cannot wait, then stopping{again}\n".encode())

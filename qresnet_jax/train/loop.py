@@ -1,5 +1,6 @@
 """`train_and_evaluate`: from a config and a workdir to a trained network and its test accuracy."""
 
+import contextlib
 import logging
 import pathlib
 import time
@@ -53,7 +54,11 @@ def train_and_evaluate(config, workdir, *, devices=None) -> dict[str, float]:
     mesh = device_mesh(devices)
     configs.validate_devices(config, mesh.size)
     with claim_workdir(workdir, config) as workdir, log_to(workdir), StopSignal() as stop:
-        return _Run(config, workdir, mesh).train(stop)
+        run = _Run(config, workdir, mesh)
+        if stop:
+            log.info("stopped by %s before the first step", stop)
+            return {}
+        return run.train(stop)
 
 
 class _Run:
@@ -120,11 +125,14 @@ class _Run:
         """Goes on from the latest checkpoint to the end, or until `stop` is set."""
         config = self.config
         checkpoints = Checkpoints(self.workdir)
-        state = self.start(checkpoints)
-        step = int(state.step)
-        metrics = Metrics(self.workdir, step)
-        progress = Progress(self.total_steps, step, self.steps_per_epoch, config.num_epochs)
-        try:
+        with contextlib.ExitStack() as closing:
+            closing.callback(checkpoints.close)
+            state = self.start(checkpoints)
+            step = int(state.step)
+            metrics = Metrics(self.workdir, step)
+            closing.callback(metrics.close)
+            progress = Progress(self.total_steps, step, self.steps_per_epoch, config.num_epochs)
+            closing.callback(progress.close)
             if step < self.total_steps:
                 state = self._epochs(state, checkpoints, metrics, progress, stop)
             if stop and int(state.step) < self.total_steps:
@@ -136,10 +144,6 @@ class _Run:
                 return metrics.at(int(state.step))
             progress.close()
             return self.finish(state, checkpoints, metrics)
-        finally:
-            progress.close()
-            metrics.close()
-            checkpoints.close()
 
     def start(self, checkpoints):
         """The state to begin with: of this workdir, else warm-started, else from scratch."""

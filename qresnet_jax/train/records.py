@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import time
 
 from qresnet_jax.errors import UserError
 
@@ -24,13 +25,11 @@ class Metrics:
     """
 
     def __init__(self, workdir: pathlib.Path, last_step: int):
-        from tensorboardX import SummaryWriter
-
         self.path = pathlib.Path(workdir) / FILE
         self._lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
         self._rewrite()
         self._file = self.path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=last_step + 1 if last_step else None)
+        self._events = _Events(self.path.parent, last_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records values; those of the last step written are added to its line."""
@@ -43,15 +42,14 @@ class Metrics:
             self._lines.append({"step": step, **values})
             self._file.write(json.dumps(self._lines[-1]) + "\n")
             self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._events.write(step, values)
 
     def at(self, step: int) -> dict[str, float]:
         """What is recorded for a step, {} if nothing."""
         return next((line for line in reversed(self._lines) if line["step"] == step), {})
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Closes both."""
         self._file.close()
         self._events.close()
 
@@ -62,6 +60,38 @@ class Metrics:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(self.path)
+
+
+class _Events:
+    """A TensorBoard event file, written at once.
+
+    tensorboardX's own `SummaryWriter` writes in a thread; where that fails, as on a full disk, the program hangs.
+    """
+
+    def __init__(self, directory: pathlib.Path, last_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        self._Event = event_pb2.Event
+        # Named by the second; the step keeps a clock that was set back from overwriting an earlier file.
+        self._writer = EventsWriter(str(directory / "events"), f".{last_step}")
+        if last_step:  # hides what an earlier process wrote past the checkpoint
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(
+                self._Event(wall_time=time.time(), step=last_step + 1, session_log=start)
+            )
+        self._writer.flush()
+
+    def write(self, step, values):
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            event = self._Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+            self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self):
+        self._writer.close()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
 """A run's directory: made, claimed for one process, and labelled with the config."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import pathlib
@@ -9,13 +10,15 @@ from collections.abc import Iterator
 from qresnet_jax.errors import UserError
 from qresnet_jax.train.checkpoint import to_json
 
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 @contextlib.contextmanager
 def claim_workdir(workdir, config) -> Iterator[pathlib.Path]:
     """Makes the directory, locks it while the context lasts, and writes `config.json`.
 
     Raises:
-      UserError: it cannot be written or another process trains in it.
+      UserError: it cannot be written, at first or later, or another process trains in it.
     """
     workdir = pathlib.Path(workdir).absolute()
     try:
@@ -32,5 +35,13 @@ def claim_workdir(workdir, config) -> Iterator[pathlib.Path]:
             raise UserError(
                 f"another process trains in {workdir}: wait for it, or give another --workdir"
             ) from error
-        (workdir / "config.json").write_text(json.dumps(to_json(config.to_dict()), indent=2) + "\n")
-        yield workdir
+        try:
+            (workdir / "config.json").write_text(json.dumps(to_json(config.to_dict()), indent=2) + "\n")
+            yield workdir
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            raise UserError(
+                f"{error.filename or workdir} cannot be written ({error.strerror}). What was saved is kept: make room, "
+                "and the same command goes on"
+            ) from error

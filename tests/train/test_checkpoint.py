@@ -239,6 +239,31 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path):
     assert kept(tmp_path) == [2]
 
 
+def test_stray_files_are_no_checkpoints_and_stay(tmp_path):
+    save(tmp_path, 0.5)
+    directory = tmp_path / "checkpoints"
+    for name in ("notes.txt", ".DS_Store", "7", "1.bak"):
+        (directory / name).write_text("x")
+    for name in ("old", "1 (copy)", ".cache"):
+        shutil.copytree(directory / "1", directory / name)
+    strays = set(directory.iterdir()) - {directory / "1"}
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps == [1] and checkpoints.best_step == 1
+    assert_same_bits(checkpoints.restore(1, small_state(0)), small_state(1))
+    checkpoints.save(2, small_state(2), META, 0.6)
+    checkpoints.close()
+    assert set(directory.iterdir()) == strays | {directory / "2"}
+
+
+def test_an_empty_directory_with_a_steps_name_is_refused_by_name(tmp_path):
+    save(tmp_path, 0.5)
+    (tmp_path / "checkpoints" / "9").mkdir()
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match=f"delete {tmp_path}/checkpoints/9 to go on from step 1$"):
+        checkpoints.restore(checkpoints.latest_step, small_state(0))
+    checkpoints.close()
+
+
 def test_to_json_gives_what_json_can_hold():
     assert to_json({"a": (1, 2), "b": np.float32(0.5), "c": np.arange(2)}) == {
         "a": [1, 2],

@@ -1,9 +1,13 @@
 """`train_and_evaluate` from start to end on a tiny set, in this process: records, model selection, warm start, NaN."""
 
+import itertools
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import time
 
 import jax
 import numpy as np
@@ -261,3 +265,71 @@ def test_what_changes_in_a_run_that_goes_on_is_logged(float_run, tmp_path):
     run(tmp_path / "run", **FLOAT, num_epochs=2)
     text = (tmp_path / "run" / "train.log").read_text()
     assert "changed since the checkpoint: config.num_epochs=2 (was 1)" in text
+
+
+# ---- Mishaps -----------------------------------------------------------------------------------------------
+
+PHASES = {
+    "loading the data": (loop, "load_dataset"),
+    "compiling": (loop, "make_train_step"),
+    "validating": (loop.Evaluator, "__call__"),
+    "saving": (Checkpoints, "save"),
+    "testing": (loop._Run, "finish"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_interrupt_in_any_phase_loses_nothing(finished, tmp_path, monkeypatch, phase):
+    owner, name = PHASES[phase]
+    original, first = getattr(owner, name), itertools.count()
+
+    def interrupted(*args, **kwargs):
+        if next(first) == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        run(tmp_path)
+    before = lines(tmp_path) if (tmp_path / "metrics.jsonl").exists() else []
+    run(tmp_path)
+    assert without_speed(lines(tmp_path)) == without_speed(lines(finished[0]))
+    known = {record["step"] for record in before}
+    assert [r for r in lines(tmp_path) if r["step"] in known][: len(known) - 1] == before[:-1], "done twice"
+
+
+def test_a_second_interrupt_stops_at_once_and_keeps_the_checkpoints(finished, tmp_path, monkeypatch):
+    validated = itertools.count(1)
+    original = loop.Evaluator.__call__
+
+    def interrupted_twice(*args):
+        if next(validated) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.Evaluator, "__call__", interrupted_twice)
+        run(tmp_path)
+    assert kept(tmp_path) == [3]
+    run(tmp_path)
+    assert without_speed(lines(tmp_path)) == without_speed(lines(finished[0]))
+
+
+def test_a_clock_that_jumps_changes_nothing(finished, tmp_path, monkeypatch):
+    year, now, validate = 365 * 86400, time.time, loop.Evaluator.__call__
+
+    def jump_and_interrupt(*args):
+        monkeypatch.setattr(time, "time", lambda: now() - year)
+        monkeypatch.setattr(loop.Evaluator, "__call__", validate)
+        os.kill(os.getpid(), signal.SIGINT)
+        return validate(*args)
+
+    monkeypatch.setattr(time, "time", lambda: now() + year)
+    monkeypatch.setattr(loop.Evaluator, "__call__", jump_and_interrupt)
+    run(tmp_path)
+    assert kept(tmp_path) == [3]
+    run(tmp_path)
+    assert kept(tmp_path) == kept(finished[0])
+    assert without_speed(lines(tmp_path)) == without_speed(lines(finished[0]))
+    assert all(0 < line["images_per_second"] < 1e6 for line in lines(tmp_path))

@@ -107,6 +107,12 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         Metrics(tmp_path, 3)
 
 
+def test_a_directory_in_its_place_is_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match="cannot be read .*: move it away to go on"):
+        Metrics(tmp_path, 0)
+
+
 def test_no_file_means_no_lines(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
