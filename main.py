@@ -1,6 +1,6 @@
 """Trains and evaluates networks with 1-bit weights and low-bit activations.
 
-python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|predict|export|prepare_data] [--config.a.b=value ...]
+python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|predict|export|bench|report|prepare_data] [--config.a.b=value ...]
 """
 
 import logging
@@ -23,9 +23,10 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "predict", "export", "prepare_data"],
-    "train: train, or go on, then test. eval: test a run's best checkpoint. predict: classify the image files in "
-    "--config.predict.images. export: write the integer network. prepare_data: make the data set ready.",
+    ["train", "eval", "predict", "export", "bench", "report", "prepare_data"],
+    "train: train, or go on, then test, then report. eval: test a run's best checkpoint. predict: classify the image "
+    "files in --config.predict.images. export: write the integer network. bench: time all engines. report: write report.md "
+    "and plots/ of a run. prepare_data: make the data set ready. All but train take a packed file with --config.packed.",
 )
 
 
@@ -33,13 +34,15 @@ def train(config, workdir):
     _restart_with_large_pages()
     from qresnet_jax import train_and_evaluate
 
-    train_and_evaluate(config, workdir)
+    metrics = train_and_evaluate(config, workdir)
+    if "test_accuracy" in metrics:  # not after an interruption
+        report(config, workdir)
 
 
 def evaluate(config, workdir):
-    from qresnet_jax.train.evaluate import evaluate_checkpoint
+    from qresnet_jax.train.evaluate import evaluate_checkpoint, evaluate_packed
 
-    evaluate_checkpoint(config, workdir)
+    evaluate_packed(config) if config.packed else evaluate_checkpoint(config, workdir)
 
 
 def predict(config, workdir):
@@ -49,9 +52,24 @@ def predict(config, workdir):
 
 
 def export(config, workdir):
-    from qresnet_jax.export import export_run
+    from qresnet_jax.export import export_packed, export_run
 
-    export_run(config, workdir)
+    export_packed(config, workdir) if config.packed else export_run(config, workdir)
+
+
+def bench(config, workdir):
+    from qresnet_jax.bench import bench
+
+    bench(config, workdir)
+
+
+def report(config, workdir):
+    from qresnet_jax.report.report import report_packed, write_report
+
+    if config.packed:
+        logging.getLogger("qresnet_jax").info(report_packed(config.packed))
+    else:
+        write_report(config, workdir)
 
 
 def prepare_data(config, workdir):
@@ -60,7 +78,15 @@ def prepare_data(config, workdir):
     logging.getLogger("qresnet_jax").info("the data set is ready in %s", prepare_dataset(config.data))
 
 
-MODES = {"train": train, "eval": evaluate, "predict": predict, "export": export, "prepare_data": prepare_data}
+MODES = {
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "export": export,
+    "bench": bench,
+    "report": report,
+    "prepare_data": prepare_data,
+}
 
 
 def main(argv):
@@ -70,6 +96,8 @@ def main(argv):
         raise UserError("which config? Give one, for example --config=configs/digits.py")
     config = CONFIG.value
     configs.validate(config)
+    if config.packed and MODE.value in ("train", "prepare_data"):
+        raise UserError(f"--config.packed has no use in --mode={MODE.value}: leave it out")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     _log_to_standard_output()
     if MODE.value != "prepare_data":

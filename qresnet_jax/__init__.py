@@ -12,7 +12,7 @@ _HOME = {
     "default_config": "config",
     "fold": "deploy.fold",
     "hysteresis_binarize": "hysteresis",
-    "load_packed": "deploy.packed",
+    "load_packed": "deploy.packed_network",
     "pact": "quantizers",
     "train_and_evaluate": "train.loop",
 }

@@ -26,6 +26,7 @@ def default_config() -> ConfigDict:
         "float32"  # or "bfloat16": of activations and convolutions; sums, parameters, statistics float32
     )
     config.init_from = ""  # a workdir or checkpoint to warm-start from
+    config.packed = ""  # a packed file, or a model of the zoo, to work with instead of a run's checkpoint
 
     config.data = ConfigDict()
     config.data.name = "cifar10"
@@ -76,8 +77,13 @@ def default_config() -> ConfigDict:
     config.predict.images = ""  # for --mode=predict: image files, separated by commas
 
     config.export = ConfigDict()
-    config.export.format = "packed"  # for --mode=export
-    config.export.path = ""  # of the file; "": WORKDIR/model.safetensors
+    config.export.format = "packed"  # for --mode=export; or "c", "onnx", "qonnx", "stablehlo"
+    config.export.path = ""  # of the file, of the directory for "c"; "": in WORKDIR, by the format
+    config.export.c_profile = "fast"  # or "small": small tables instead of speed
+
+    config.bench = ConfigDict()  # for --mode=bench
+    config.bench.batch_sizes = (1, 16, 128)
+    config.bench.seconds = 1.0  # for each engine and batch size
     return config
 
 
@@ -112,6 +118,7 @@ _RULES = {
     "parallel": _one_of("shard_map", "pmap"),
     "dtype": _one_of("float32", "bfloat16"),
     "init_from": _TEXT,
+    "packed": _TEXT,
     "data.name": (lambda v: isinstance(v, str) and v != "", "the name of a data set"),
     "data.data_dir": _TEXT,
     "data.raw_dir": _TEXT,
@@ -149,8 +156,14 @@ _RULES = {
     "optim.temperature.start": _ABOVE_0,
     "optim.temperature.end": _ABOVE_0,
     "predict.images": _TEXT,
-    "export.format": _one_of("packed"),
+    "export.format": _one_of("packed", "c", "onnx", "qonnx", "stablehlo"),
     "export.path": _TEXT,
+    "export.c_profile": _one_of("fast", "small"),
+    "bench.batch_sizes": (
+        lambda v: isinstance(v, tuple) and len(v) > 0 and all(type(n) is int and n > 0 for n in v),
+        "a tuple of numbers of images, each 1 or more",
+    ),
+    "bench.seconds": _ABOVE_0,
 }
 
 

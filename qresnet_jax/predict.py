@@ -1,4 +1,4 @@
-"""Classes of image files by a trained run."""
+"""Classes of image files, by a trained run or by a packed file."""
 
 import dataclasses
 import logging
@@ -10,6 +10,7 @@ import numpy as np
 
 from qresnet_jax import config as configs
 from qresnet_jax.data.pipeline import normalize
+from qresnet_jax.deploy.packed_network import load_packed
 from qresnet_jax.errors import ConfigError, DataError
 from qresnet_jax.train.evaluate import restore_run
 
@@ -77,7 +78,8 @@ def predict_files(config, workdir) -> list[list[tuple[str, float]]]:
     """Logs the most probable classes of the files in `config.predict.images`, and how each was resized.
 
     Args:
-      config: that of the run; `predict.images` is a comma-separated list of files.
+      config: that of the run; `predict.images` is a comma-separated list of files, `packed` a packed file to use instead
+        of the run, or a model of the zoo.
       workdir: of the run; it is only read.
 
     Returns:
@@ -95,14 +97,37 @@ def predict_files(config, workdir) -> list[list[tuple[str, float]]]:
     missing = [name for name in names if not pathlib.Path(name).is_file()]
     if missing:
         raise DataError(f"config.predict.images: there is no file {missing[0]}")
-    run = restore_run(config, workdir)
-    pictures = [read_picture(name, tuple(run.meta["image_shape"])) for name in names]
+    logits_of, shape, class_names = (
+        _from_packed(config.packed) if config.packed else _from_run(config, workdir)
+    )
+    pictures = [read_picture(name, shape) for name in names]
 
-    images = normalize(np.stack([p.pixels for p in pictures]), jnp.asarray(run.meta["mean"]))
-    probabilities = np.asarray(jax.nn.softmax(run.model()(images)))
+    probabilities = np.asarray(jax.nn.softmax(logits_of(np.stack([p.pixels for p in pictures]))))
     results = []
     for name, picture, row in zip(names, pictures, probabilities, strict=True):
-        best = [(run.meta["class_names"][i], float(row[i])) for i in np.argsort(-row)[:TOP]]
+        best = [(class_names[i], float(row[i])) for i in np.argsort(-row)[:TOP]]
         log.info("%s (%s): %s", name, picture.how, ", ".join(f"{c} {p:.1%}" for c, p in best))
         results.append(best)
     return results
+
+
+def _from_run(config, workdir):
+    run = restore_run(config, workdir)
+    mean, model = jnp.asarray(run.meta["mean"]), run.model()
+    return (
+        lambda pixels: model(normalize(pixels, mean)),
+        tuple(run.meta["image_shape"]),
+        run.meta["class_names"],
+    )
+
+
+def _from_packed(path):
+    packed = load_packed(path)
+    network = packed.network
+    if None in (network.height, network.width):
+        raise DataError(
+            f"{path} takes images of any size, so pictures cannot be cut to size: use load_packed in Python"
+        )
+    names = packed.class_names or [f"class {i}" for i in range(network.classes)]
+    shape = (network.height, network.width, network.channels)
+    return lambda pixels: packed.logits(pixels) * packed.logit_scale, shape, names

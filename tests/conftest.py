@@ -1,5 +1,6 @@
 """The surroundings of all tests: CPU, 8 virtual devices, a compilation cache in the clone, and `main.py` as a process."""
 
+import functools
 import logging
 import os
 import pathlib
@@ -58,6 +59,34 @@ def start_main():
     for process in started:
         process.kill()
         process.communicate()
+
+
+@functools.cache
+def _model(**changes):
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from qresnet_jax import create_model, default_config
+    from qresnet_jax.layers import BatchNorm
+
+    config = default_config().model
+    with config.ignore_type():  # tuples of another length
+        config.update(changes)
+    model = create_model(config, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    for _, part in nnx.iter_modules(model):
+        if isinstance(part, BatchNorm):
+            part.mean[...] = jnp.float32(rng.normal(0, 0.3, part.mean.shape))
+            part.scale[...] = jnp.float32(rng.normal(0.5, 1, part.mean.shape))
+            part.bias[...] = jnp.float32(rng.normal(0.3, 0.5, part.mean.shape))
+    return model
+
+
+@pytest.fixture
+def make_model():
+    """`make_model(**changes of config.model)`: a network with the statistics of a trained one, made once."""
+    return _model
 
 
 @pytest.fixture(autouse=True)

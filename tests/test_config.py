@@ -65,7 +65,11 @@ IMPOSSIBLE = {
     "optim.temperature.start": ([0.0, -1.0], ABOVE_0),
     "optim.temperature.end": ([0.0, INFINITY], ABOVE_0),
     "predict.images": ([7], "a string"),
-    "export.format": (["onnx3", ""], "one of packed"),
+    "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo"),
+    "export.c_profile": (["tiny"], "one of fast, small"),
+    "bench.batch_sizes": ([(), (0,), (1.5,), 3], "a tuple of numbers of images, each 1 or more"),
+    "bench.seconds": ([0, -1.0, "1"], "a number > 0"),
+    "packed": ([7], "a string"),
     "export.path": ([7], "a string"),
 }
 CASES = [(name, value, text) for name, (values, text) in IMPOSSIBLE.items() for value in values]

@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 
 def test_a_run_is_exported_and_classifies_alike(run, caplog):
     config, workdir, trained = run
-    path = export_run(config, workdir)
+    (path,) = export_run(config, workdir)
     network = qresnet_jax.load_packed(path, engine="numpy")
     images, labels = load_dataset(config.data).test
     assert path == workdir / "model.safetensors" and network.nbytes == path.stat().st_size
@@ -53,7 +53,7 @@ def test_the_path_can_be_chosen(run, tmp_path):
     config, workdir, _ = run
     config = config.copy_and_resolve_references()
     config.export.path = str(tmp_path / "x.safetensors")
-    assert export_run(config, workdir) == tmp_path / "x.safetensors"
+    assert export_run(config, workdir) == [tmp_path / "x.safetensors"]
 
 
 def test_a_float_network_has_no_integer_form(tmp_path):

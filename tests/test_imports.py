@@ -105,6 +105,9 @@ def test_public_names_resolve():
         ("train.step", {"qresnet_jax.train.loop", "qresnet_jax.train.checkpoint", "orbax"}),
         ("train.optim", {"qresnet_jax.train.loop", "qresnet_jax.train.step", "qresnet_jax.data"}),
         ("train.evaluate", {"qresnet_jax.train.loop"}),
+        ("train.loop", {"qresnet_jax.report.report", "matplotlib"}),
+        ("deploy.layer_table", {"qresnet_jax.train", "qresnet_jax.report", "matplotlib"}),
+        ("report.runs", {"jax", "numpy", "matplotlib"}),
     ],
 )
 def test_imports_go_down_only(module, never):

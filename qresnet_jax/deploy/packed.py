@@ -7,73 +7,20 @@ cheap things first; whatever is wrong with a file is a `PackedError`.
 import hashlib
 import json
 import math
-import os
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 import safetensors
 
-from qresnet_jax.deploy import numpy_engine
 from qresnet_jax.deploy.node_arrays import TENSOR_DTYPES, NodeReader, NodeWriter
 from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.errors import PackedError
+from qresnet_jax.files import write_all
 
 FORMAT = "qresnet_jax packed network"
 VERSION = 1
-ENGINES = {"numpy": numpy_engine.logits}
 _CODES = {"U8": "|u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # safetensors' dtypes as NumPy writes them
-
-
-class PackedNetwork:
-    """A network that is ready to predict; `load_packed` makes one.
-
-    Args:
-      network: what to run.
-      nbytes: of the file it came from.
-      engine: a key of `ENGINES`.
-
-    Raises:
-      ValueError: no such engine.
-    """
-
-    def __init__(self, network: IntegerNetwork, nbytes: int, engine: str):
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-        self.network, self.nbytes, self.engine = network, nbytes, engine
-
-    @property
-    def logit_scale(self) -> float:
-        """What one unit of the integer logits is worth."""
-        return self.network.logit_scale
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """In the order of the logits; None where the file has none."""
-        return self.network.class_names
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """int32 `[N, classes]` of uint8 images `[N, H, W, C]`."""
-        return ENGINES[self.engine](self.network, images)
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Classes, integers `[N]`, of uint8 images `[N, H, W, C]`."""
-        return self.logits(images).argmax(-1)
-
-
-def load_packed(path, engine: str = "numpy") -> PackedNetwork:
-    """Reads a packed file for prediction.
-
-    Args:
-      path: of the file.
-      engine: what computes; all give the same integers.
-
-    Raises:
-      PackedError: not a packed file that this version reads; the message says why.
-      ValueError: no such engine.
-    """
-    data = _read_bytes(path)
-    return PackedNetwork(_parse(data, path), len(data), engine)
 
 
 def read_packed(path) -> IntegerNetwork:
@@ -90,15 +37,12 @@ def save_packed(network: IntegerNetwork, path) -> None:
 
     Args:
       network: from `fold`.
-      path: of the file, in a directory that exists.
+      path: of the file.
+
+    Raises:
+      UserError: it cannot be written.
     """
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(packed_bytes(network))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_all({pathlib.Path(path): packed_bytes(network)})
 
 
 def packed_bytes(network: IntegerNetwork) -> bytes:

@@ -14,6 +14,8 @@ from qresnet_jax.data import load_dataset
 from qresnet_jax.deploy import numpy_engine
 from qresnet_jax.deploy.fold import fold
 from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.deploy.packed_network import load_packed
+from qresnet_jax.errors import DataError
 from qresnet_jax.resnet import create_model
 from qresnet_jax.train import optim
 from qresnet_jax.train.checkpoint import Checkpoints
@@ -136,3 +138,29 @@ def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
         values["shipped_accuracy"] = float(np.mean(numpy_engine.logits(network, images).argmax(-1) == labels))
         log.info("integer network: test accuracy %.2f %%", 100 * values["shipped_accuracy"])
     return values
+
+
+def evaluate_packed(config) -> dict[str, float]:
+    """Test accuracy of a packed file.
+
+    Args:
+      config: `packed` is the file, or a model of the zoo; `data` the data set.
+
+    Returns:
+      `{"shipped_accuracy"}`.
+
+    Raises:
+      UserError: no such file, missing data, or images or classes that are not the network's.
+    """
+    configs.validate(config)
+    packed = load_packed(config.packed)
+    dataset = load_dataset(config.data)
+    images, labels = dataset.test
+    if packed.class_names not in (None, dataset.class_names):
+        raise DataError(
+            f"{config.packed} was trained on other classes ({', '.join(packed.class_names)}) than {dataset.name} has: "
+            "give its data set's config"
+        )
+    accuracy = float(np.mean(packed.predict(images) == labels))
+    log.info("%s, integer network: test accuracy %.2f %%", config.packed, 100 * accuracy)
+    return {"shipped_accuracy": accuracy}

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
 from qresnet_jax.data.pipeline import epoch_order, normalize, steps_per_epoch
+from qresnet_jax.deploy.layer_table import as_text, layer_table
 from qresnet_jax.errors import CheckpointError, DivergedError
-from qresnet_jax.layers import BatchNorm, BinaryKernel
+from qresnet_jax.layers import BatchNorm
 from qresnet_jax.resnet import create_model
 from qresnet_jax.train import optim
 from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
@@ -89,15 +90,13 @@ class _Run:
             "mean": self.dataset.mean.tolist(),
             "image_shape": list(self.dataset.train.images.shape[1:]),
         }
-        self.describe()
+        self.describe(layer_table(model, tuple(self.meta["image_shape"])))
 
-    def describe(self) -> None:
-        """Logs devices, data and the network's size."""
+    def describe(self, layers) -> None:
+        """Logs devices, data, the network and what each of its layers costs."""
         config, data = self.config, self.dataset
         kind = self.mesh.devices.flat[0].device_kind
         validation = len(data.validation.labels) if data.validation else 0
-        binary = sum(x.size for x in jax.tree.leaves(nnx.state(self.params, BinaryKernel)))
-        total = sum(x.size for x in jax.tree.leaves(self.params))
         how = "over all devices" if config.model.sync_bn else "on each device alone"
         log.info("devices: %d x %s, %s, batch norm %s", self.mesh.size, kind, config.parallel, how)
         log.info(
@@ -111,15 +110,7 @@ class _Run:
         bits = f"{config.model.weight_bits}-bit weights, {config.model.activation} activations"
         if config.model.activation != "none":
             bits += f" of {'/'.join(map(str, config.model.act_bits))} bits"
-        log.info(
-            "network: ResNet-%d, %s; %d parameters, %d of them binary: %.1f kB, %.1f kB as float32",
-            config.model.depth,
-            bits,
-            total,
-            binary,
-            (binary / 8 + 4 * (total - binary)) / 1e3,
-            4 * total / 1e3,
-        )
+        log.info("network: ResNet-%d, %s\n\n%s", config.model.depth, bits, as_text(layers))
 
     def train(self, stop) -> dict[str, float]:
         """Goes on from the latest checkpoint to the end, or until `stop` is set."""

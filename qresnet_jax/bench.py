@@ -1,0 +1,117 @@
+"""How fast each engine predicts, and what the same network costs in float."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from qresnet_jax import config as configs
+from qresnet_jax.deploy.float_twin import float_twin
+from qresnet_jax.deploy.layer_table import network_table, summary, totals
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.deploy.packed import packed_bytes
+from qresnet_jax.deploy.packed_network import ENGINES, PackedNetwork, load_packed
+from qresnet_jax.errors import UserError
+from qresnet_jax.train.evaluate import fold_run, restore_run
+
+log = logging.getLogger("qresnet_jax")
+
+FEWEST_CALLS = 5  # of each engine at each batch size, after two that are not counted
+MOST_CALLS = 500
+
+Engine = Callable[[np.ndarray], np.ndarray]
+
+
+def bench(config, workdir) -> list[dict]:
+    """Logs latency and throughput of every engine at several batch sizes, against the float twin in XLA.
+
+    Engines take turns call by call, so whatever else the machine does meets all of them alike.
+
+    Args:
+      config: `packed` names a packed file or a model of the zoo, "" the run in `workdir`; `bench.batch_sizes`,
+        `bench.seconds` for each engine and batch size.
+      workdir: of the run.
+
+    Returns:
+      A row for each engine and batch size: `engine`, `batch`, `p50` and `p99` in milliseconds, `images_per_second`, `ratio`:
+      how many times as fast as the float twin, by the medians.
+
+    Raises:
+      UserError: no run or file there, or a network tied to no size of images.
+    """
+    configs.validate(config)
+    network = (
+        load_packed(config.packed, "numpy").network
+        if config.packed
+        else fold_run(restore_run(config, workdir))
+    )
+    if None in (network.height, network.width):
+        raise UserError("this network takes images of any size: fold it with an image_shape to time it")
+    log.info("%s\n", summary(totals(network_table(network))))
+    engines = _engines(network)
+    rows = []
+    for batch in config.bench.batch_sizes:
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (batch, network.height, network.width, network.channels), np.uint8)
+        rows += _measure(engines, images, config.bench.seconds)
+    log.info(as_text(rows))
+    return rows
+
+
+def _engines(network: IntegerNetwork) -> dict[str, Engine]:
+    """All that work here, each called once; says of the others why not."""
+    size, found = len(packed_bytes(network)), {}
+    image = np.zeros((1, network.height, network.width, network.channels), np.uint8)
+    for name in ENGINES:
+        engine = PackedNetwork(network, size, name).logits
+        try:
+            engine(image)
+        except UserError as error:
+            log.info("engine %s left out: %s", name, error)
+        else:
+            found[name] = engine
+    return {**found, FLOAT: float_twin(network)}
+
+
+FLOAT = "float32 (XLA)"
+
+
+def _measure(engines: dict[str, Engine], images: np.ndarray, seconds: float) -> list[dict]:
+    times = {name: [] for name in engines}
+    for run in engines.values():
+        for _ in range(2):  # compiles, then settles
+            run(images)
+    until = time.perf_counter() + seconds * len(engines)
+    while len(times[FLOAT]) < FEWEST_CALLS or (
+        time.perf_counter() < until and len(times[FLOAT]) < MOST_CALLS
+    ):
+        for name, run in engines.items():
+            start = time.perf_counter()
+            run(images)
+            times[name].append(time.perf_counter() - start)
+    float_time = np.median(times[FLOAT])
+    return [
+        {
+            "engine": name,
+            "batch": len(images),
+            "p50": 1e3 * float(np.median(t)),
+            "p99": 1e3 * float(np.percentile(t, 99)),
+            "images_per_second": len(images) / float(np.median(t)),
+            "ratio": float(float_time / np.median(t)),
+        }
+        for name, t in times.items()
+    ]
+
+
+def as_text(rows: list[dict]) -> str:
+    """The rows as a table, for the console."""
+    lines = [
+        f"{'engine':<16}{'batch':>7}{'p50 ms':>11}{'p99 ms':>11}{'images/s':>12}{'times as fast as float32':>27}"
+    ]
+    lines += [
+        f"{row['engine']:<16}{row['batch']:>7}{row['p50']:>11.3f}{row['p99']:>11.3f}{row['images_per_second']:>12,.0f}"
+        f"{row['ratio']:>27.2f}"
+        for row in rows
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""The network that an `IntegerNetwork` replaces: the same layers in float, without quantizers, for timing."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.plain_convolution import plain_conv
+
+
+def float_twin(network: IntegerNetwork) -> Callable[[np.ndarray], np.ndarray]:
+    """A float32 network of the same architecture with random weights, compiled by XLA.
+
+    Batch norm is part of the convolutions, as one would ship it; ReLU stands where the integer network has ReLU or thresholds
+    of an accumulator.
+
+    Args:
+      network: gives the layers.
+
+    Returns:
+      A function from uint8 images `[N, H, W, C]` to float32 logits `[N, classes]`.
+    """
+    weights = _weights(network)
+
+    @jax.jit
+    def run(images, weights):
+        values = []
+        for i, node in enumerate(network.nodes):
+            values.append(_apply(network, i, node, weights[i], images, *(values[j] for j in node.inputs)))
+        return values[-1]
+
+    return lambda images: np.asarray(run(images, weights))
+
+
+def _weights(network):
+    """By node, a kernel and a bias for each layer that has one, else None."""
+    rng, found = np.random.default_rng(0), []
+    for node in network.nodes:
+        shape = next((getattr(node, a).shape for a in ("signs", "weights") if hasattr(node, a)), None)
+        if shape is None:
+            found.append(None)
+        else:
+            kernel = rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
+            found.append((np.float32(kernel), np.zeros(shape[-1], np.float32)))
+    return found
+
+
+def _apply(network, i, node, weights, images, x=None, y=None):
+    match node:
+        case nodes.Stem() | nodes.BinaryConv():
+            x = (images.astype(jnp.float32) - 128) / 64 if x is None else x
+            return plain_conv(x, weights[0], (node.stride, node.stride)) + weights[1]
+        case nodes.Thresholds():
+            feeds_stream = isinstance(network.nodes[node.inputs[0]], nodes.Relu)
+            return x if feeds_stream else jnp.maximum(x, 0)
+        case nodes.Requantize():
+            return x
+        case nodes.Add():
+            return x + y
+        case nodes.Relu():
+            return jnp.maximum(x, 0)
+        case nodes.MaxPool():
+            pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+            return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+        case nodes.MeanPool():
+            return x.mean((1, 2))
+        case nodes.Classifier():
+            return x @ weights[0] + weights[1]
+    raise TypeError(f"no such node: {node}")

@@ -1,0 +1,55 @@
+"""The formats that an integer network is written in; each has its writer, imported when it is asked for."""
+
+import pathlib
+
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.errors import ExportError
+
+# Ends of the default names; the C source is a directory.
+ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".stablehlo"}
+
+
+def write_network(
+    network: IntegerNetwork, path, format: str = "packed", *, c_profile: str = "fast"
+) -> list[pathlib.Path]:
+    """Writes a network, whole or not at all.
+
+    Args:
+      network: from `fold` or a packed file.
+      path: of the file; of the directory, for format "c".
+      format: a key of `ENDINGS`.
+      c_profile: "fast" or "small", for format "c".
+
+    Returns:
+      The files.
+
+    Raises:
+      ValueError: no such format.
+      UserError: it cannot be written, or takes images of any size, which this format cannot.
+    """
+    path = pathlib.Path(path)
+    match format:
+        case "packed":
+            from qresnet_jax.deploy.packed import save_packed
+
+            save_packed(network, path)
+        case "c":
+            from qresnet_jax.deploy.c_writer import write_c
+
+            return write_c(network, path, profile=c_profile)
+        case "onnx":
+            from qresnet_jax.deploy.onnx_writer import write_onnx
+
+            write_onnx(network, path)
+        case "stablehlo":
+            from qresnet_jax.deploy.jax_engine import make_logits
+            from qresnet_jax.deploy.stablehlo_writer import write_stablehlo
+
+            if None in (network.height, network.width):
+                raise ExportError(
+                    "this network takes images of any size; StableHLO needs one: fold it with image_shape"
+                )
+            write_stablehlo(make_logits(network), path, (network.height, network.width, network.channels))
+        case _:
+            raise ValueError(f"format must be one of {', '.join(ENDINGS)}, got {format!r}")
+    return [path]

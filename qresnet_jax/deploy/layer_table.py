@@ -1,0 +1,374 @@
+"""What each layer of a network costs: parameters, bytes, multiplications, bit operations.
+
+A row is a convolution or the classifier, under its name in the metrics. With it are counted
+
+- the batch norm that folds into its thresholds (in front of it in the pre-activation form, else behind it),
+- the clipping level of the quantizer that makes its input; a projection reads the first convolution's quantizer, which
+  counts there.
+
+A pre-activation network ends in a batch norm that belongs to no convolution: `final_norm`. Running statistics are no
+parameters. A multiply-accumulate (MAC) counts at the image's border, too, where it multiplies by padding. Bit
+operations (BOPs) are MACs times weight bits times activation bits.
+
+Bits are those that ship, of a network with an integer form: of the stem `stem_weight_bits` times the 8 of a pixel, of
+the classifier the bits of its largest integer weight (at most 11, stored in 16) times the 16 of a mean. Bytes
+packed are those of a layer's tensors in the packed file; the rest of the file is the row `file header`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from qresnet_jax import layers as modules
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.fold import blocks, fold
+from qresnet_jax.deploy.node_arrays import NodeWriter
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.deploy.packed import packed_bytes
+from qresnet_jax.resnet import ResNet
+
+FLOAT_BITS = 32
+PIXEL_BITS = 8
+STREAM_BITS = 16
+HEADER = "file header"
+FINAL_NORM = "final_norm"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A row of the table. Bits are None where nothing is multiplied, `packed_bytes` is where nothing is packed."""
+
+    name: str
+    shape: tuple[int, ...] = ()  # of the kernel, HWIO, or [in, classes]
+    weight_bits: int | None = None
+    act_bits: int | None = None  # of its input
+    parameters: int = 0
+    clipping_levels: int = 0  # that many of the parameters
+    packed_bytes: int | None = None
+    macs: int = 0  # of one image
+
+    @property
+    def float_bytes(self) -> int:
+        """Of the parameters as float32."""
+        return 4 * self.parameters
+
+    @property
+    def bops(self) -> int:
+        """Bit operations of one image."""
+        return self.macs * (self.weight_bits or 0) * (self.act_bits or 0)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether its weights are."""
+        return self.weight_bits == 1
+
+
+class Totals(NamedTuple):
+    """Sums over all layers."""
+
+    parameters: int
+    clipping_levels: int
+    binary_parameters: int
+    float_bytes: int
+    packed_bytes: int | None  # of the whole file; None for a float network
+    macs: int
+    binary_macs: int
+    bops: int
+
+    @property
+    def compression(self) -> float | None:
+        """How many times smaller the packed file is than the parameters as float32."""
+        return None if self.packed_bytes is None else self.float_bytes / self.packed_bytes
+
+    @property
+    def binary_mac_share(self) -> float:
+        """Of all multiplications, 0 to 1."""
+        return self.binary_macs / self.macs
+
+
+def layer_table(
+    model: ResNet, image_shape: tuple[int, int, int], network: IntegerNetwork | None = None
+) -> list[Layer]:
+    """The layers of a network, in the order of their computation.
+
+    Args:
+      model: from `create_model`, in any mode.
+      image_shape: `(height, width, channels)`.
+      network: its integer form, if at hand; otherwise a network that has one is folded here, without class names and
+        image size in the file's header.
+
+    Raises:
+      ValueError: images of another number of channels.
+      ExportError: a network that is folded here has sums that reach 2**24, or parameters that are not finite.
+    """
+    if image_shape[-1] != model.stem.in_features:
+        raise ValueError(f"image_shape={image_shape}: this network has {model.stem.in_features} channels")
+    if network is None and _has_integer_form(model):
+        network = fold(model)
+    rows = [_model_row(part, image_shape[:2]) for part in _parts(model)]
+    if network is None:
+        return rows
+    shipped = {row.name: row for row in network_table(network, image_shape[:2])}
+    rows = [_as_shipped(row, shipped[row.name]) for row in rows]
+    return [*rows, shipped[HEADER]]
+
+
+def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = None) -> list[Layer]:
+    """The layers of an integer network. Parameters are the weights alone: the rest has become thresholds.
+
+    Args:
+      network: from `fold` or `read_packed`.
+      image_size: `(height, width)`, by default the one that the network is tied to.
+
+    Raises:
+      ValueError: the network is tied to no size, and none is given.
+    """
+    size = (network.height, network.width) if image_size is None else image_size
+    if None in size:
+        raise ValueError("this network takes images of any size: give an image_size")
+    values = nodes.value_types(network.nodes)
+    tensor_bytes = [_tensor_bytes(node) for node in network.nodes]
+    packed = [0] * len(values)
+    for size_of_node, owner in zip(tensor_bytes, _owners(network.nodes, values), strict=True):
+        packed[owner] += size_of_node
+    rows = []
+    for i in np.flatnonzero(packed):
+        row = _network_row(i, network.nodes, _positions(size, values[i].reduction))
+        rows.append(dataclasses.replace(row, packed_bytes=packed[i]))
+    header = len(packed_bytes(network)) - sum(tensor_bytes)
+    return [*rows, Layer(name=HEADER, packed_bytes=header)]
+
+
+def totals(layers: Sequence[Layer]) -> Totals:
+    """Sums over all layers."""
+    binary = [layer for layer in layers if layer.is_binary]
+    packed = [layer.packed_bytes for layer in layers if layer.packed_bytes is not None]
+    return Totals(
+        parameters=sum(layer.parameters for layer in layers),
+        clipping_levels=sum(layer.clipping_levels for layer in layers),
+        binary_parameters=sum(math.prod(layer.shape) for layer in binary),
+        float_bytes=sum(layer.float_bytes for layer in layers),
+        packed_bytes=sum(packed) if packed else None,
+        macs=sum(layer.macs for layer in layers),
+        binary_macs=sum(layer.macs for layer in binary),
+        bops=sum(layer.bops for layer in layers),
+    )
+
+
+# A trained network's parts.
+
+
+class _Part(NamedTuple):
+    name: str
+    layer: nnx.Module | None  # convolution or classifier
+    act: nnx.Module | None  # makes its input
+    owned: tuple  # modules whose parameters it counts
+    reduction: int  # as in `nodes.Value`, of its result
+
+
+def _parts(model) -> Iterator[_Part]:
+    reduction = model.stem.strides[0]
+    yield _Part("stem", model.stem, None, (model.stem, model.stem_norm), reduction)
+    if model.imagenet_stem:
+        reduction *= 2
+    for name, block in blocks(model):
+        for i, (act, conv, norm) in enumerate(zip(block.acts, block.convs, block.norms, strict=True)):
+            reduction *= conv.strides[0]
+            yield _Part(f"{name}.convs.{i}", conv, act, (act, conv, norm), reduction)
+        if block.project is not None:
+            owned = (block.project, block.project_norm)
+            yield _Part(f"{name}.project", block.project, block.acts[0], owned, reduction)
+    if model.final_norm is not None:
+        yield _Part(FINAL_NORM, None, None, (model.final_norm,), reduction)
+    yield _Part("classifier", model.classifier, None, (model.classifier,), 0)
+
+
+def _model_row(part, image_size):
+    row = Layer(
+        name=part.name,
+        parameters=sum(_parameters(module, nnx.Param) for module in part.owned),
+        clipping_levels=sum(_parameters(module, modules.ClippingLevel) for module in part.owned),
+    )
+    if part.layer is None:
+        return row
+    kernel = part.layer.kernel[...]
+    return dataclasses.replace(
+        row,
+        shape=kernel.shape,
+        weight_bits=1 if isinstance(part.layer, modules.BinaryConv) else FLOAT_BITS,
+        act_bits=getattr(part.act, "bits", FLOAT_BITS),
+        macs=kernel.size * _positions(image_size, part.reduction),
+    )
+
+
+def _as_shipped(row, shipped):
+    bits = {"weight_bits": shipped.weight_bits, "act_bits": shipped.act_bits}
+    return dataclasses.replace(row, packed_bytes=shipped.packed_bytes, **bits)
+
+
+def _parameters(module, kind):
+    return 0 if module is None else sum(x.size for x in jax.tree.leaves(nnx.state(module, kind)))
+
+
+def _positions(image_size, reduction):
+    """How often a layer's kernel is applied: at every pixel of its result, once where there is no image."""
+    return math.prod(-(-size // reduction) for size in image_size) if reduction else 1
+
+
+def _has_integer_form(model):
+    inside = [block for _, block in blocks(model)]
+    convs = [conv for block in inside for conv in block.convs]
+    acts = [act for block in inside for act in block.acts]
+    is_float = [isinstance(conv, modules.FloatConv) for conv in convs]
+    is_float += [isinstance(act, modules.FloatActivation) for act in acts]
+    return not any(is_float)
+
+
+# An integer network's nodes.
+
+
+def _owners(network_nodes, values) -> list[int]:
+    """The node whose row each node's arrays belong to, by position.
+
+    What follows an accumulator belongs to its convolution, thresholds of the stream to the convolution that reads them
+    first.
+    """
+    owners = []
+    for i, node in enumerate(network_nodes):
+        if isinstance(node, nodes.Thresholds | nodes.Requantize) and values[node.inputs[0]].kind == "acc":
+            owners.append(node.inputs[0])
+        elif isinstance(node, nodes.Thresholds):
+            owners.append(next((j for j in range(i + 1, len(values)) if i in network_nodes[j].inputs), i))
+        else:
+            owners.append(i)
+    return owners
+
+
+def _tensor_bytes(node):
+    writer = NodeWriter()
+    writer.write(1, node)  # the position matters to its JSON alone
+    return sum(x.nbytes for x in writer.tensors().values())
+
+
+def _network_row(i, network_nodes, positions):
+    match node := network_nodes[i]:
+        case nodes.Stem():
+            kernel, bits, name = node.weights, (integer_bits(node.weights), PIXEL_BITS), "stem"
+        case nodes.BinaryConv():
+            kernel, bits = node.signs, (1, _level_bits(network_nodes[node.inputs[0]]))
+            name = node.name or f"node {i}"
+        case nodes.Classifier():
+            kernel, bits, name = node.weights, (integer_bits(node.weights), STREAM_BITS), "classifier"
+        case nodes.Requantize():  # of the stream
+            return Layer(name=node.name or FINAL_NORM)
+        case _:  # thresholds that nothing reads
+            return Layer(name=node.name or f"node {i}")
+    return Layer(
+        name=name,
+        shape=kernel.shape,
+        weight_bits=bits[0],
+        act_bits=bits[1],
+        parameters=kernel.size + (node.bias.size if isinstance(node, nodes.Classifier) else 0),
+        macs=kernel.size * positions,
+    )
+
+
+def integer_bits(weights: np.ndarray) -> int:
+    """Bits of the shortest two's complement that holds all of `weights`, at least 2."""
+    return 1 + max(int(weights.max()), -1 - int(weights.min()), 1).bit_length()
+
+
+def _level_bits(thresholds):
+    return (len(thresholds.levels) - 1).bit_length()
+
+
+# Rendering.
+
+_COLUMNS = (
+    "layer",
+    "shape",
+    "weight bits",
+    "act. bits",
+    "parameters",
+    "float32 bytes",
+    "packed bytes",
+    "MACs",
+    "BOPs",
+)
+_TEXT_COLUMNS = 2  # aligned left; numbers align right
+
+
+def as_markdown(layers: Sequence[Layer]) -> str:
+    """The table in Markdown, with a row of totals and a sentence about the whole."""
+    header, *rows = _cells(layers)
+    rule = ["---"] * _TEXT_COLUMNS + ["---:"] * (len(header) - _TEXT_COLUMNS)
+    *rows, total = rows
+    lines = [header, rule, *rows, [f"**{cell}**" if cell else "" for cell in total]]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{summary(totals(layers))}\n"
+
+
+def as_text(layers: Sequence[Layer]) -> str:
+    """The table for a console, with a row of totals and a sentence about the whole."""
+    rows = _cells(layers)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_aligned(row, widths) for row in rows]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], summary(totals(layers))]) + "\n"
+
+
+def _aligned(row, widths):
+    cells = zip(row, widths, strict=True)
+    return "  ".join(
+        cell.ljust(width) if i < _TEXT_COLUMNS else cell.rjust(width) for i, (cell, width) in enumerate(cells)
+    )
+
+
+def _cells(layers):
+    """Header, rows and totals as text; the column of packed bytes only where something is packed."""
+    total = totals(layers)
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            _count(layer.weight_bits),
+            _count(layer.act_bits),
+            _count(layer.parameters),
+            _count(layer.float_bytes),
+            _count(layer.packed_bytes),
+            _count(layer.macs),
+            _count(layer.bops),
+        )
+        for layer in layers
+    ]
+    sums = (total.parameters, total.float_bytes, total.packed_bytes, total.macs, total.bops)
+    rows = [_COLUMNS, *rows, ("total", "", "", "", *map(_count, sums))]
+    if total.packed_bytes is None:
+        packed = _COLUMNS.index("packed bytes")
+        rows = [(*row[:packed], *row[packed + 1 :]) for row in rows]
+    return rows
+
+
+def _count(value):
+    return f"{value:,}" if value else ""
+
+
+def summary(total: Totals) -> str:
+    """The whole network in a sentence or two."""
+    text = f"{total.parameters:,} parameters"
+    if total.clipping_levels:
+        text += f" ({total.parameters - total.clipping_levels:,} without clipping levels)"
+    text += f", {total.binary_parameters:,} of them binary."
+    if total.packed_bytes is not None:
+        text += (
+            f" {total.float_bytes:,} bytes as float32, {total.packed_bytes:,} as a packed file: "
+            f"{total.compression:.1f} times smaller."
+        )
+    return (
+        f"{text} {100 * total.binary_mac_share:.1f} % of the {total.macs / 1e6:,.1f} million MACs are binary."
+    )

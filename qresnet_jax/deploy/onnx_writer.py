@@ -1,0 +1,149 @@
+"""An integer network as an ONNX file of standard operators, which computes the same integers.
+
+The graph is `nodes.IntegerNetwork`, node by node, in the layout NCHW. Between nodes there are int32 tensors, except for
+levels, which are float32. How the operators come to exact results:
+
+- Convolutions are in float32, where every sum is below 2**24 and so exact; in onnxruntime this is 6 times as fast as
+  `ConvInteger`. Their sums are rounded before they become int32, for runtimes whose fast convolutions are a little off.
+- `x >> k` is `((x + 2**62) >> k) - 2**(62 - k)` in 64 bits, as ONNX shifts unsigned integers only. Its division rounds
+  towards zero, so the mean pool likewise adds what makes the dividend positive.
+- Few thresholds are compared one by one, many are searched by bisection.
+"""
+
+import numpy as np
+
+from qresnet_jax.deploy import nodes, onnx_graph
+from qresnet_jax.deploy.nodes import IntegerNetwork, Node
+
+_MAX_COMPARISONS = 63  # thresholds per channel; bisection takes longer, but fewer operators
+_POSITIVE = 62  # 2**62 makes every sum of a requantization positive, and int64 still holds it
+_DESCRIPTION = (
+    "An image classifier in integers. image: uint8 pixels as they are, [N, height, width, channel]; the network itself "
+    "subtracts the mean. logits: int32, the largest is that of the class; times logit_scale they are those of training."
+)
+
+
+def write_onnx(network: IntegerNetwork, path) -> None:
+    """Writes a network; a file at `path` is replaced at once or not at all.
+
+    The model has the input `image`, uint8 `[N, H, W, C]`, and the output `logits`, int32 `[N, classes]`, for any N. Its
+    metadata has `description`, `class_names` (JSON, null for none), `logit_scale` and `mean` (JSON).
+
+    Args:
+      network: from `fold` or a packed file.
+      path: of the file.
+
+    Raises:
+      ExportError: the package onnx is not installed.
+    """
+    onnx_graph.save(onnx_model(network), path)
+
+
+def onnx_model(network: IntegerNetwork):
+    """What `write_onnx` writes: an `onnx.ModelProto` with the shapes of all its tensors."""
+    graph = onnx_graph.Graph(("N", network.height or "H", network.width or "W", network.channels))
+    results = []
+    for i, node in enumerate(network.nodes):
+        layer = _Layer(graph, onnx_graph.layer_name(network, i))
+        results.append(layer.add(node, *([results[j] for j in node.inputs] or ["image"])))
+    metadata = onnx_graph.metadata(network, network.logit_scale, _DESCRIPTION)
+    return onnx_graph.with_shapes(graph.model(np.int32, ("N", network.classes), metadata))
+
+
+class _Layer(onnx_graph.Layer):
+    """The operators of one node."""
+
+    def add(self, node: Node, *inputs: str) -> str:
+        match node:
+            case nodes.Stem():
+                return self.stem(node, *inputs)
+            case nodes.BinaryConv():
+                return self.integer_conv(*inputs, node.signs, node.stride)
+            case nodes.Thresholds():
+                few = len(node.levels) - 1 <= _MAX_COMPARISONS
+                return (self.comparisons if few else self.bisection)(node, self.directed(node, *inputs))
+            case nodes.Requantize():
+                return self.requantize(node, *inputs)
+            case nodes.Add():
+                return self.saturate(self("Add", *inputs), np.int32)
+            case nodes.Relu():
+                return self("Relu", *inputs)
+            case nodes.MaxPool():  # in float32, as runtimes pool no int32
+                return self.cast(self.max_pool(self.cast(*inputs, np.float32)), np.int32)
+            case nodes.MeanPool():
+                return self.mean_pool(*inputs)
+            case nodes.Classifier():
+                sums = self("MatMul", *inputs, self.constant("weights", node.weights.astype(np.int32)))
+                return self("Add", sums, self.constant("bias", node.bias), output="logits")
+        raise TypeError(f"no such node: {node}")
+
+    def stem(self, node, image):
+        pixels = self.cast(self("Transpose", image, perm=[0, 3, 1, 2]), np.float32)
+        doubled = self("Mul", pixels, self.constant("two", np.float32(2)))
+        centered = self("Sub", doubled, self.per_channel("double_mean", node.double_mean.astype(np.float32)))
+        return self.integer_conv(centered, node.weights, node.stride)
+
+    def integer_conv(self, x, kernel, stride):
+        # Stored as small integers; runtimes convert constants once, when they load the file.
+        weights = self.cast(self.constant("weights", kernel.transpose(3, 2, 0, 1)), np.float32)
+        return self.cast(self("Round", self.conv(x, weights, kernel.shape[:2], stride)), np.int32)
+
+    def directed(self, node, x):
+        if np.all(node.direction == 1):
+            return x
+        return self("Mul", x, self.per_channel("direction", node.direction.astype(np.int32)))
+
+    def comparisons(self, node, x):
+        """The sum of the stairs that x has climbed."""
+        stairs = []
+        for i, height in enumerate(np.diff(node.levels)):
+            threshold = self.per_channel(f"threshold_{i + 1}", node.thresholds[:, i])
+            stair = self.cast(self("GreaterOrEqual", x, threshold), np.float32)
+            if height != 1:
+                stair = self("Mul", stair, self.constant(f"height_{i + 1}", np.float32(height)))
+            stairs.append(stair)
+        return self("Sum", *stairs)
+
+    def bisection(self, node, x):
+        """Finds how many thresholds x passes, the highest binary digit first.
+
+        Each channel has a row of 2**digits places; at place i stands what x must reach for a count of i. Place 0 is
+        never looked at, and the places behind the last threshold are out of reach. Positions count through all rows.
+        """
+        rows, n = node.thresholds.shape
+        digits = n.bit_length()
+        places = np.full((rows, 2**digits), np.iinfo(np.int32).max, np.int32)
+        places[:, 1 : n + 1] = node.thresholds
+        levels = np.full((rows, 2**digits), node.levels[-1], np.float32)
+        levels[:, : n + 1] = node.levels
+        table = self.constant("thresholds", places.ravel())
+        position = self.per_channel("first", np.arange(rows, dtype=np.int32) * 2**digits)
+        for digit in reversed(range(digits)):
+            higher = self("Add", position, self.constant(f"step_{digit}", np.int32(2**digit)))
+            passed = self("GreaterOrEqual", x, self("Gather", table, higher))
+            position = self("Where", passed, higher, position)
+        return self("Gather", self.constant("levels", levels.ravel()), position)
+
+    def requantize(self, node, x):
+        multiplier = self.per_channel("multiplier", node.multiplier.astype(np.int64))
+        offset = self.per_channel("offset", node.offset + 2**_POSITIVE)
+        positive = self("Add", self("Mul", self.cast(x, np.int64), multiplier), offset)
+        places = self.per_channel("shift", node.shift.astype(np.uint64))
+        shifted = self("BitShift", self.cast(positive, np.uint64), places, direction="RIGHT")
+        added = self.per_channel("added", np.int64(1) << (_POSITIVE - node.shift.astype(np.int64)))
+        result = self("Sub", self.cast(shifted, np.int64), added)
+        return self.cast(self.saturate(result, np.int64), np.int32)
+
+    def saturate(self, x, dtype):
+        low = self.constant("low", dtype(nodes.STREAM_MIN))
+        return self("Clip", x, low, self.constant("high", dtype(nodes.STREAM_MAX)))
+
+    def mean_pool(self, x):
+        """`(2 * sum + count) // (2 * count)`, with `2**15 * (2 * count)` added to the dividend."""
+        axes, two = self.constant("axes", np.array([2, 3])), self.constant("two", np.int64(2))
+        total = self("ReduceSum", self.cast(x, np.int64), axes, keepdims=0)
+        count = self("ReduceProd", self("Shape", x, start=2), keepdims=1)
+        added = self("Mul", count, self.constant("added", np.int64(2**16 + 1)))
+        positive = self("Add", self("Mul", total, two), added)
+        quotient = self("Div", positive, self("Mul", count, two))
+        return self.cast(self("Sub", quotient, self.constant("subtracted", np.int64(2**15))), np.int32)

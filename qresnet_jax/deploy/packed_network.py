@@ -1,0 +1,101 @@
+"""`load_packed`: a packed file, or a model of the zoo, ready to predict."""
+
+import importlib
+import importlib.resources
+import pathlib
+
+import numpy as np
+
+from qresnet_jax.deploy.formats import write_network
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.deploy.packed import read_packed
+from qresnet_jax.errors import PackedError
+
+# Modules of this package, imported when asked for; each has `logits(network, images)`.
+ENGINES = {"jax": "jax_engine", "c": "c_engine", "numpy": "numpy_engine"}
+
+
+class PackedNetwork:
+    """A network that is ready to predict; `load_packed` makes one.
+
+    Args:
+      network: what to run.
+      nbytes: of the file it came from.
+      engine: a key of `ENGINES`.
+
+    Raises:
+      ValueError: no such engine.
+    """
+
+    def __init__(self, network: IntegerNetwork, nbytes: int, engine: str = "jax"):
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        self.network, self.nbytes, self.engine = network, nbytes, engine
+        self._logits = importlib.import_module(f"qresnet_jax.deploy.{ENGINES[engine]}").logits
+
+    @property
+    def logit_scale(self) -> float:
+        """What one unit of the integer logits is worth."""
+        return self.network.logit_scale
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """In the order of the logits; None where the file has none."""
+        return self.network.class_names
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """int32 `[N, classes]` of uint8 images `[N, H, W, C]`."""
+        return self._logits(self.network, images)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Classes, integers `[N]`, of uint8 images `[N, H, W, C]`."""
+        return self.logits(images).argmax(-1)
+
+    def export(self, path, format: str = "packed", *, c_profile: str = "fast") -> list[pathlib.Path]:
+        """Writes the network in another format, see `qresnet_jax.deploy.formats.write_network`."""
+        return write_network(self.network, path, format, c_profile=c_profile)
+
+
+def load_packed(path, engine: str = "jax") -> PackedNetwork:
+    """Reads a packed file for prediction.
+
+    Args:
+      path: of the file, or the name of a model in the zoo.
+      engine: what computes: "jax" (CPU, GPU, TPU), "c" (the fastest on a CPU, needs a C compiler) or "numpy" (the
+        reference); all give the same integers.
+
+    Raises:
+      PackedError: not a packed file that this version reads; the message says why.
+      ValueError: no such engine.
+
+    Example:
+      >>> import numpy as np
+      >>> network = load_packed("digits_resnet8_w1a2", engine="numpy")
+      >>> network.predict(np.zeros((2, 8, 8, 1), np.uint8)).shape
+      (2,)
+    """
+    path = find_packed(path)
+    network = read_packed(path)
+    return PackedNetwork(network, path.stat().st_size, engine)
+
+
+def zoo() -> dict[str, pathlib.Path]:
+    """The packed files that come with the package, by name."""
+    directory = pathlib.Path(str(importlib.resources.files("qresnet_jax"))) / "zoo"
+    return {path.stem: path for path in sorted(directory.glob("*.safetensors"))}
+
+
+def find_packed(path) -> pathlib.Path:
+    """The path of a packed file, or of the zoo's model of that name.
+
+    Raises:
+      PackedError: there is neither.
+    """
+    found = pathlib.Path(path)
+    if not found.exists() and str(path) in zoo():
+        found = zoo()[str(path)]
+    if not found.exists():
+        raise PackedError(
+            f"{path} cannot be read: there is no such file, nor such a model in the zoo, which has: {', '.join(zoo())}"
+        )
+    return found

@@ -1,0 +1,220 @@
+"""A trained network as a QONNX file: ONNX with quantizers, as FPGA tools read it (Pappalardo et al. 2022).
+
+The graph is `nodes.IntegerNetwork`, but where that has thresholds, this has what was trained: scale, batch norm, ReLU
+and quantizer. All tensors are float32, in the layout NCHW. These are quantized:
+
+    pixels    2 * pixel - 2 * mean              Quant, signed, 10 bits
+    levels    activation / step                 Quant, unsigned
+    kernels   -1 or +1                          BipolarQuant, of the trained kernel
+    weights   integers of stem and classifier   Quant, signed
+    stream    in steps of 2**-fraction_bits     Quant, signed, 16 bits
+
+All but the stream's have the scale 1, so that convolutions sum integers, exactly, and tools see the types of their
+operands; the scales are multiplied onto the sums. A batch norm onto the stream has the rounded values that ship, with
+half a step in its bias, as the quantizer behind it rounds down.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from qresnet_jax import layers, quantizers
+from qresnet_jax.deploy import nodes, onnx_graph
+from qresnet_jax.deploy.fold import blocks, fold
+from qresnet_jax.deploy.nodes import IntegerNetwork, Node
+from qresnet_jax.errors import ExportError
+from qresnet_jax.resnet import PreactBlock, ResNet
+
+DOMAIN = "qonnx.custom_op.general"
+_UNIFORM = layers.PACT | layers.LSQ | layers.Fixed | layers.Sigmoid
+_DESCRIPTION = (
+    "An image classifier in QONNX. image: uint8 pixels as they are, [N, height, width, channel]; the network itself "
+    "subtracts the mean. logits: float32, those of training."
+)
+
+
+def write_qonnx(
+    model: ResNet,
+    path,
+    *,
+    image_shape: tuple[int, int],
+    mean: float | Sequence[float] = 127.5,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Writes a trained network; a file at `path` is replaced at once or not at all.
+
+    The file has the input `image`, uint8 `[1, H, W, C]`, and the output `logits`, float32 `[1, classes]`; QONNX tools need a
+    fixed number of images, which they can change. Its metadata is that of `onnx_writer.write_onnx`.
+
+    Args:
+      model: with binary weights and quantized activations, in any mode; it is not changed.
+      path: of the file.
+      image_shape: (height, width).
+      mean: pixel means that training subtracted, half-integers, one or one per channel.
+      class_names: in the order of the logits.
+
+    Raises:
+      ExportError: activations without a QONNX form, or what `fold` refuses; the package onnx is not installed.
+      ValueError: impossible means, names or shape.
+    """
+    onnx_graph.save(qonnx_model(model, image_shape=image_shape, mean=mean, class_names=class_names), path)
+
+
+def qonnx_model(model: ResNet, *, image_shape, mean=127.5, class_names=None):
+    """What `write_qonnx` writes: an `onnx.ModelProto` with the shapes of all its tensors."""
+    onnx_graph.import_onnx()
+    _check_quantizers(model)
+    network = fold(model, mean=mean, class_names=class_names, image_shape=image_shape)
+    writer, results = _Writer(model, network), []
+    for i, node in enumerate(network.nodes):
+        results.append(writer.add(i, node, *([results[j] for j in node.inputs] or ["image"])))
+    metadata = onnx_graph.metadata(network, 1, _DESCRIPTION)
+    return _with_shapes(writer.graph.model(np.float32, (1, network.classes), metadata, {DOMAIN: 1}))
+
+
+def _check_quantizers(model):
+    for name, block in blocks(model):
+        for act in block.acts:
+            if not isinstance(act, _UNIFORM | layers.FloatActivation):
+                raise ExportError(
+                    f"{name} has {type(act).__name__} activations, which have no QONNX form: the levels of its Quant "
+                    "are evenly spaced. Export to another format, or train with config.model.activation=pact"
+                )
+
+
+def _with_shapes(model):
+    """Quantizers keep the shape; ONNX, which does not know them, is told that they are identities."""
+    onnx = onnx_graph.import_onnx()
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    for node in known.graph.node:
+        if node.domain == DOMAIN:
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
+    model.graph.value_info.extend(onnx_graph.with_shapes(known).graph.value_info)
+    return model
+
+
+def _kernels(model) -> Iterator[np.ndarray]:
+    """Of the binary convolutions, HWIO, in the order of their nodes."""
+    for _, block in blocks(model):
+        for conv in [*block.convs, *([] if block.project is None else [block.project])]:
+            yield np.asarray(conv.kernel[...])
+
+
+def _quantizers(model):
+    """`(factor, batch norm or None, quantizer)` in the order of the `Thresholds` nodes.
+
+    The factor, scalar or `[C]`, is what a unit of the sums before it is worth; 1 for the stream.
+    """
+    for _, block in blocks(model):
+        preact = isinstance(block, PreactBlock)
+        yield 1, block.norms[0] if preact else None, block.acts[0]
+        norms = list(block.norms)[1:] if preact else list(block.norms)[:-1]
+        for conv, before, norm, act in zip(
+            block.convs, block.acts, norms, list(block.acts)[1:], strict=False
+        ):
+            yield quantizers.magnitude(conv.kernel[...], conv.scale) * before.step, norm, act
+
+
+class _Writer:
+    """Adds node after node to its graph; methods return the name of the result."""
+
+    def __init__(self, model: ResNet, network: IntegerNetwork):
+        self.network, self.values = network, nodes.value_types(network.nodes)
+        self.kernels, self.quantizers = _kernels(model), _quantizers(model)
+        self.step = 2.0**-network.fraction_bits  # of the stream
+        self.graph = onnx_graph.Graph((1, network.height, network.width, network.channels))
+
+    def add(self, i: int, node: Node, *inputs: str) -> str:
+        layer = _Layer(self.graph, onnx_graph.layer_name(self.network, i))
+        match node:
+            case nodes.Stem():
+                return self.stem(layer, node, *inputs)
+            case nodes.BinaryConv():
+                kernel = layer.constant("kernel", next(self.kernels).transpose(3, 2, 0, 1))
+                return layer.conv(*inputs, layer.bipolar(kernel), node.signs.shape[:2], node.stride)
+            case nodes.Thresholds():
+                return layer.activation(*inputs, *next(self.quantizers))
+            case nodes.Requantize():
+                return self.requantize(layer, node, *inputs)
+            case nodes.Add():
+                return layer.stream(layer("Add", *inputs), self.step)
+            case nodes.Relu():
+                return layer("Relu", *inputs)
+            case nodes.MaxPool():
+                return layer.max_pool(*inputs)
+            case nodes.MeanPool():
+                return self.mean_pool(layer, node, *inputs)
+            case nodes.Classifier():
+                return self.classifier(layer, node, *inputs)
+        raise TypeError(f"no such node: {node}")
+
+    def stem(self, layer, node, image):
+        # QONNX tools know this operator's type and cost, of a Cast they do not.
+        doubled = layer("DequantizeLinear", image, layer.constant("two", np.float32(2)))
+        pixels = layer("Transpose", doubled, perm=[0, 3, 1, 2])
+        mean = layer.per_channel("double_mean", node.double_mean.astype(np.float32))
+        centered = layer.quant(layer("Sub", pixels, mean), bits=10, signed=True)  # -510 .. 510
+        weights = layer.weights(node.weights.transpose(3, 2, 0, 1))
+        return layer.conv(centered, weights, node.weights.shape[:2], node.stride)
+
+    def requantize(self, layer, node, x):
+        unit = 2.0 ** -(self.network.fraction_bits + node.shift.astype(np.float64))
+        of_x = 1 if self.values[node.inputs[0]].kind == "acc" else self.step
+        scaled = layer.affine(x, node.multiplier * (unit / of_x), node.offset * unit)
+        return layer.stream(scaled, self.step)
+
+    def mean_pool(self, layer, node, x):
+        reduction = self.values[node.inputs[0]].reduction
+        kernel_shape = [-(-size // reduction) for size in (self.network.height, self.network.width)]
+        mean = layer("AveragePool", x, kernel_shape=kernel_shape)
+        half = layer.constant("half", np.float32(self.step / 2))
+        return layer("Flatten", layer.stream(layer("Add", mean, half), self.step))
+
+    def classifier(self, layer, node, x):
+        scale = self.network.logit_scale
+        sums = layer("MatMul", x, layer.weights(node.weights))
+        scaled = layer("Mul", sums, layer.constant("scale", np.float32(scale / self.step)))
+        return layer("Add", scaled, layer.constant("bias", np.float32(node.bias * scale)), output="logits")
+
+
+class _Layer(onnx_graph.Layer):
+    """Quantizers and what belongs to them."""
+
+    def quant(self, x, *, bits: int, signed: bool, scale: float = 1, narrow: bool = False, rounding="ROUND"):
+        parameters = {"scale": scale, "zero_point": 0, "bits": bits}
+        constants = [self.constant(name, np.float32(value)) for name, value in parameters.items()]
+        attributes = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": rounding}
+        return self("Quant", x, *constants, domain=DOMAIN, **attributes)
+
+    def bipolar(self, x):
+        return self("BipolarQuant", x, self.constant("scale", np.float32(1)), domain=DOMAIN)
+
+    def stream(self, x, step):
+        return self.quant(x, bits=16, signed=True, scale=step, rounding="FLOOR")
+
+    def weights(self, integers):
+        bits = int(np.abs(integers).max()).bit_length() + 1
+        x = self.constant("weights", integers.astype(np.float32))
+        return self.quant(x, bits=max(bits, 2), signed=True, narrow=True)
+
+    def activation(self, x, factor, norm, act):
+        x = self.scaled(x, "factor", factor)
+        if norm is not None:
+            values = {"gamma": norm.scale, "beta": norm.bias, "mean": norm.mean, "variance": norm.var}
+            x = self("Relu", self.batch_norm(x, {k: v[...] for k, v in values.items()}, norm.epsilon))
+        has_level = isinstance(act, layers.PACT | layers.LSQ)
+        x = self.scaled(x, "steps", act.max_level / act.clipping_level if has_level else 1)
+        return self.quant(x, bits=act.bits, signed=False)
+
+    def scaled(self, x, name, factor):
+        factor = np.asarray(factor, np.float32)
+        return x if np.all(factor == 1) else self("Mul", x, self.per_channel(name, factor))
+
+    def affine(self, x, multiplier, offset):
+        zeros, ones = np.zeros_like(offset), np.ones_like(offset)
+        return self.batch_norm(x, {"gamma": multiplier, "beta": offset, "mean": zeros, "variance": ones}, 0.0)
+
+    def batch_norm(self, x, values, epsilon):
+        constants = [self.constant(name, np.asarray(value, np.float32)) for name, value in values.items()]
+        return self("BatchNormalization", x, *constants, epsilon=epsilon)

@@ -1,0 +1,203 @@
+"""`report.md` and its pictures: what a run was, what came out, what each layer costs and how it trained.
+
+Everything comes from the workdir: the checkpoint that ships, `metrics.jsonl` and `train.log`. No data set is needed.
+"""
+
+import logging
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from qresnet_jax import config as configs
+from qresnet_jax.architecture import has_integer_form
+from qresnet_jax.deploy.layer_table import as_markdown, as_text, layer_table, network_table
+from qresnet_jax.deploy.packed import packed_bytes, read_packed
+from qresnet_jax.deploy.packed_network import find_packed
+from qresnet_jax.errors import UserError
+from qresnet_jax.files import write_all
+from qresnet_jax.quantizers import magnitude
+from qresnet_jax.report import plots, weight_plots
+from qresnet_jax.report.findings import findings
+from qresnet_jax.report.style import png, series
+from qresnet_jax.train.checkpoint import to_json, tree_paths
+from qresnet_jax.train.diagnostics import walked_layer
+from qresnet_jax.train.evaluate import Run, fold_run, restore_run
+from qresnet_jax.train.records import FILE, read_metrics
+
+log = logging.getLogger("qresnet_jax")
+
+REPORT = "report.md"
+CAPTIONS = {
+    "curves": "Loss and accuracy. The star is the test set, at the checkpoint that was chosen.",
+    "flips": "Signs in motion, by stage: mean over the layers, and the range that they cover.",
+    "hysteresis": "Some recorded weights, those that flip most: each keeps its sign until its latent weight has crossed the "
+    "threshold on the other side. Slightly apart, so that they can be told from each other.",
+    "latents": "Latent weights by layer. Between the thresholds both signs occur: there a weight keeps the one it had.",
+    "clipping": "Clipping levels of the activation quantizers.",
+    "occupancy": "How much of a layer's activations are at each level.",
+}
+
+
+def write_report(config: ConfigDict, workdir) -> pathlib.Path:
+    """Writes `WORKDIR/report.md` and `WORKDIR/plots/*.png`, all of them or none.
+
+    Args:
+      config: of the run; its network and optimizer must be those of the checkpoint.
+      workdir: of the run, finished or not.
+
+    Returns:
+      The path of `report.md`.
+
+    Raises:
+      UserError: no checkpoint or no metrics there, a checkpoint of another network, or a directory that cannot be
+        written.
+    """
+    configs.validate(config)
+    workdir = pathlib.Path(workdir)
+    run = restore_run(config, workdir)
+    records = read_metrics(workdir / FILE)
+    if not records:
+        raise UserError(
+            f"{workdir / FILE} is missing or empty: a report is drawn from it. Give the --workdir of a run, or "
+            "train again"
+        )
+    pictures = {name: fig for name, fig in _draw(config, run, records).items() if fig is not None}
+    text = _markdown(config, run, records, workdir, list(pictures))
+    files = {workdir / "plots" / f"{name}.png": png(fig) for name, fig in pictures.items()}
+    files[workdir / REPORT] = text.encode()
+    outdated = [workdir / "plots" / f"{name}.png" for name in CAPTIONS if name not in pictures]
+    write_all(files, outdated)
+    log.info("wrote %s and %d pictures", workdir / REPORT, len(pictures))
+    return workdir / REPORT
+
+
+def report_packed(path, image_size: tuple[int, int] | None = None) -> str:
+    """The layer table of a packed file, for the console.
+
+    Args:
+      path: of the file, or the name of a model of the zoo.
+      image_size: `(height, width)`, for a file that takes images of any size.
+
+    Raises:
+      PackedError: not a packed file that this version reads.
+      UserError: the file takes images of any size and none is given.
+    """
+    network = read_packed(find_packed(path))
+    if image_size is None and None in (network.height, network.width):
+        raise UserError(f"{path} takes images of any size: give the height and width to count operations for")
+    return as_text(network_table(network, image_size))
+
+
+def _draw(config, run: Run, records):
+    """Pictures by name, in the order of the report; None where the run has nothing to show."""
+    loop = config.optim.hysteresis
+    binary = config.model.weight_bits == 1
+    latent, sign = (_kernels(run, field) if binary else {} for field in ("latent", "sign"))
+    scale = {name: np.asarray(magnitude(w, config.model.weight_scale)) for name, w in latent.items()}
+    walk = {name: np.asarray(x) for name, x in run.state.walk.items()}
+    layer = walked_layer(run.state.params) if binary else ""
+    return {
+        "curves": plots.curves(records),
+        "flips": plots.flips(records),
+        "hysteresis": weight_plots.hysteresis(walk, loop.threshold, loop.relative, layer),
+        "latents": weight_plots.latents(latent, sign, scale, loop.threshold, loop.relative),
+        "clipping": plots.clipping(records),
+        "occupancy": plots.occupancy(records),
+    }
+
+
+def _kernels(run, field) -> dict[str, np.ndarray]:
+    """A field of the hysteresis state by layer."""
+    found = tree_paths(optax.tree.get(run.state.opt_state, field))
+    return {path.split(".kernel")[0]: np.asarray(x) for path, x in found.items()}
+
+
+# The text.
+
+
+def _markdown(config, run: Run, records, workdir, pictures) -> str:
+    network = fold_run(run) if has_integer_form(config.model) else None
+    table = layer_table(run.model(), tuple(run.meta["image_shape"]), network)
+    packed = None if network is None else len(packed_bytes(network))
+    parts = [
+        f"# {workdir.resolve().name}",
+        _pairs(_results(run, records, packed) + _circumstances(workdir)),
+        "## Worth knowing",
+        "\n".join(f"- {sentence}" for sentence in findings(records) or [_NOTHING_UNUSUAL]),
+        "## Settings",
+        _settings(run.meta["config"]),
+        "## Pictures",
+        *(f"![{name}](plots/{name}.png)\n\n{CAPTIONS[name]}" for name in pictures),
+        "## Layers",
+        as_markdown(table).rstrip(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_NOTHING_UNUSUAL = (
+    "Nothing unusual in the layers' metrics: signs that never flip, weights that the loop holds back, clipping levels near "
+    "0, saturation."
+)
+
+
+def _pairs(pairs):
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in pairs)])
+
+
+def _results(run, records, packed):
+    last = max(record["step"] for record in records)
+    pairs = [("Checkpoint", f"step {run.step:,}; metrics up to step {last:,}")]
+    steps, accuracy = series(records, "eval_accuracy")
+    if len(steps):
+        best = len(accuracy) - 1 - int(np.argmax(accuracy[::-1]))  # of equals the later, as training chooses
+        pairs.append(("Best validation accuracy", f"{100 * accuracy[best]:.2f} %, at step {steps[best]:,}"))
+    _, tested = series(records, "test_accuracy")
+    _, of_step = series(records, "test_of_step")
+    if len(tested):
+        pairs.append(
+            ("Test accuracy", f"**{100 * tested[-1]:.2f} %**, of the checkpoint at step {int(of_step[-1]):,}")
+        )
+    else:
+        pairs.append(("Test accuracy", "not measured: training is not complete"))
+    if packed is None:
+        pairs.append(("Packed file", "none: a float network has no integer form"))
+    else:
+        pairs.append(("Packed file", f"{packed:,} bytes, by `--mode=export`"))
+    return pairs
+
+
+def _circumstances(workdir):
+    """When and on what, from `train.log`, if it is there."""
+    path = workdir / "train.log"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    stamped = [
+        m.groups() for m in map(re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d):\d\d (.*)").match, lines) if m
+    ]
+    if not stamped:
+        return []
+    pairs = [("Trained", f"{stamped[0][0]} to {stamped[-1][0]}")]
+    for title, start in (("Hardware", "devices: "), ("Data", "data: "), ("Network", "network: ")):
+        found = [text.removeprefix(start) for _, text in stamped if text.startswith(start)]
+        pairs += [(title, found[-1])] if found else []
+    return pairs
+
+
+def _settings(saved: Mapping) -> str:
+    """What differs from the defaults first, the rest folded away."""
+    fields = configs.flatten(ConfigDict(saved))
+    defaults = configs.flatten(ConfigDict(to_json(configs.default_config().to_dict())))
+    changed = {name: value for name, value in fields.items() if value != defaults.get(name)}
+    same = [(f"`{name}`", _code(value)) for name, value in fields.items() if name not in changed]
+    rows = [
+        (f"`{name}`", f"{_code(value)}, not {_code(defaults.get(name))}") for name, value in changed.items()
+    ]
+    text = _pairs(rows) if rows else "All are the defaults."
+    return f"{text}\n\n<details><summary>Defaults</summary>\n\n{_pairs(same)}\n\n</details>"
+
+
+def _code(value):
+    return f"`{value!r}`".replace("|", "\\|")

@@ -1,0 +1,112 @@
+"""Runs read from their workdirs, without JAX, and grouped by what differs between their configs."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from qresnet_jax.errors import UserError
+from qresnet_jax.train.records import FILE, read_metrics
+
+# Fields that do not change what a run learns.
+IGNORED = (
+    "seed",
+    "data.data_dir",
+    "data.raw_dir",
+    "log_every_steps",
+    "checkpoint_every_epochs",
+    "steps_per_dispatch",
+    "predict.images",
+    "export.format",
+    "export.path",
+)
+
+
+class Run(NamedTuple):
+    """A workdir's content."""
+
+    workdir: pathlib.Path
+    fields: dict[str, object]  # of the config, by dotted name
+    records: list[dict]
+
+    @property
+    def validation(self) -> list[float]:
+        """Accuracy after each epoch, 0 to 1; [] where nothing was held out."""
+        return [record["eval_accuracy"] for record in self.records if "eval_accuracy" in record]
+
+    @property
+    def test(self) -> float | None:
+        """Test accuracy, 0 to 1; None while the run is not complete."""
+        return next((r["test_accuracy"] for r in reversed(self.records) if "test_accuracy" in r), None)
+
+
+def read_run(workdir) -> Run:
+    """Reads `config.json` and `metrics.jsonl`.
+
+    Raises:
+      UserError: there is no such directory, or it is not that of a run.
+    """
+    workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"there is no directory {workdir}: give the workdirs of runs, such as runs/digits")
+    try:
+        fields = _flatten(json.loads((workdir / "config.json").read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{workdir} is no workdir of a run: it has no readable config.json ({error})"
+        ) from error
+    records = read_metrics(workdir / FILE)
+    if not records:
+        raise UserError(
+            f"{workdir} has no metrics yet: {FILE} is missing or empty. Leave it out, or train first"
+        )
+    return Run(workdir, fields, records)
+
+
+def _flatten(tree, prefix=""):
+    fields = {}
+    for name, value in tree.items():
+        fields |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return fields
+
+
+def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in the seed only, by a name that says how they differ from the others.
+
+    Raises:
+      UserError: a run is there twice.
+    """
+    fields = dict.fromkeys(name for run in runs for name in run.fields if name not in IGNORED)
+    _refuse_repeated(runs, fields)
+    differing = [name for name in fields if len({_value(run, name) for run in runs}) > 1]
+    groups = {}
+    for run in runs:
+        settings = [f"{_short(name, differing)}={_value(run, name)}" for name in differing]
+        groups.setdefault(", ".join(settings) or "all alike", []).append(run)
+    return groups
+
+
+def _refuse_repeated(runs, fields):
+    """The same config and seed give the same result: two such runs say nothing of the spread."""
+    known = {}
+    for run in runs:
+        key = tuple(_value(run, name) for name in ("seed", *fields))
+        if key in known:
+            raise UserError(
+                f"{known[key]} and {run.workdir} hold the same run, of the same config and seed: leave one of them out"
+            )
+        known[key] = run.workdir
+
+
+def _value(run, name) -> str:
+    """As it is written on the command line."""
+    if name not in run.fields:
+        return "not set"
+    value = run.fields[name]
+    return f"({','.join(map(str, value))})" if isinstance(value, list) else str(value) or "''"
+
+
+def _short(name, names):
+    """The last part of a dotted name, where no other has the same."""
+    last = name.split(".")[-1]
+    return last if [n.split(".")[-1] for n in names].count(last) == 1 else name

@@ -1,0 +1,107 @@
+"""The comparison's numbers against NumPy, its files, and its command."""
+
+import io
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+from rich.console import Console
+
+from qresnet_jax.report import compare
+from qresnet_jax.report.runs import Run
+
+REPO = pathlib.Path(__file__).parents[2]
+TESTS = (0.9, 0.95, 0.94)
+
+
+def make_run(seed, test, epochs=4, validation=0.8, **fields):
+    records = (
+        [{"step": e, "eval_accuracy": validation + 0.01 * e} for e in range(epochs)] if validation else []
+    )
+    records.append({"step": epochs} | ({} if test is None else {"test_accuracy": test}))
+    return Run(pathlib.Path(f"runs/{seed}"), {"seed": seed, "num_epochs": 4, **fields}, records)
+
+
+@pytest.fixture
+def groups():
+    return {
+        "depth=8": [make_run(seed, test, validation=0.8 + 0.02 * seed) for seed, test in enumerate(TESTS)],
+        "depth=20": [make_run(0, None, epochs=2), make_run(1, 0.5)],
+        "no validation": [make_run(7, 0.25, validation=None)],
+    }
+
+
+def test_means_and_deviations_are_those_of_numpy(groups):
+    first, second, third = compare.rows(groups)
+    best = 100 * (0.83 + 0.02 * np.arange(3))
+    tests = 100 * np.array(TESTS)
+    assert first == (
+        "depth=8",
+        "3",
+        "0, 1, 2",
+        f"{best.mean():.2f} ± {best.std(ddof=1):.2f}",
+        f"{tests.mean():.2f} ± {tests.std(ddof=1):.2f}",
+        "90.00",
+        "4",
+    )
+    assert second[4:] == ("50.00 (1 of 2 runs)", "50.00", "< 4, 4")
+    assert third[3:5] == ("", "25.00")
+
+
+def test_markdown_has_a_row_for_each_group_and_its_directories(groups):
+    text = compare.as_markdown(groups, "x.png")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(groups) and len({line.count("|") for line in table}) == 1
+    assert "(x.png)" in text and "- depth=20: `runs/0`, `runs/1`" in text
+
+
+def test_the_console_shows_all_cells(groups):
+    console = Console(file=io.StringIO(), width=100)
+    names = {"act_bits=(2,2,4), init_from=[bold]x": groups["depth=8"]}
+    console.print(compare.as_table(names))
+    shown = console.file.getvalue()
+    for cell in ("act_bits=(2,2,4)", "init_from=[bold]x", "93.00 ± 2.65", "90.00"):
+        assert cell in shown
+
+
+@pytest.fixture
+def workdirs(tmp_path):
+    for seed in (0, 1):
+        workdir = tmp_path / f"run{seed}"
+        workdir.mkdir()
+        (workdir / "config.json").write_text(json.dumps({"seed": seed, "num_epochs": 1}))
+        record = {"step": 1, "eval_accuracy": 0.5, "test_accuracy": 0.5 + 0.1 * seed}
+        (workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    return [str(tmp_path / f"run{seed}") for seed in (0, 1)]
+
+
+def test_the_command_writes_both_files(workdirs, tmp_path, capsys):
+    assert compare.main([*workdirs, f"--out={tmp_path / 'sub' / 'all.v1'}"]) == 0
+    assert "55.00 ± 7.07" in capsys.readouterr().out
+    text = (tmp_path / "sub" / "all.v1.md").read_text()
+    assert "55.00 ± 7.07" in text and "(all.v1.png)" in text
+    with PIL.Image.open(tmp_path / "sub" / "all.v1.png") as image:
+        assert image.size[0] == 800
+
+
+def test_the_command_refuses_with_one_line(workdirs, tmp_path, capsys):
+    assert compare.main([*workdirs, "nowhere", f"--out={tmp_path / 'x'}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: there is no directory nowhere") and captured.err.count("\n") == 1
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_help_comes_without_heavy_imports():
+    code = (
+        "import sys\nfrom qresnet_jax.report.compare import main\n"
+        "try: main(['--help'])\nexcept SystemExit as done: print(done.code, file=sys.stderr)\n"
+        "print([name for name in ('jax', 'numpy', 'matplotlib', 'rich') if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60
+    )
+    assert result.stderr.split("\n")[:2] == ["0", "[]"] and "--out" in result.stdout

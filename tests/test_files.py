@@ -1,0 +1,27 @@
+"""All files or none."""
+
+import pytest
+
+from qresnet_jax.errors import UserError
+from qresnet_jax.files import write_all
+
+
+def test_files_are_written_and_outdated_ones_removed(tmp_path):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "gone").write_text("old")
+    write_all({tmp_path / "a": b"new", tmp_path / "sub" / "b": b"b"}, [tmp_path / "gone", tmp_path / "never"])
+    assert {
+        p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()
+    } == {
+        "a": b"new",
+        "sub/b": b"b",
+    }
+
+
+def test_nothing_changes_where_one_file_cannot_be_written(tmp_path):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(UserError, match="file cannot be written .*make room"):
+        write_all({tmp_path / "a": b"new", tmp_path / "file" / "b": b"b"}, [tmp_path / "a"])
+    assert (tmp_path / "a").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file"]
