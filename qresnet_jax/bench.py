@@ -71,7 +71,8 @@ def _engines(network: IntegerNetwork) -> dict[str, Engine]:
             log.info("engine %s left out: %s", name, error)
         else:
             found[name] = engine
-    return {**found, FLOAT: float_twin(network)}
+    twin = float_twin(network)
+    return {**found, FLOAT: lambda images: np.asarray(twin(images))}
 
 
 FLOAT = "float32 (XLA)"

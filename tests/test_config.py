@@ -68,7 +68,7 @@ IMPOSSIBLE = {
     "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo"),
     "export.c_profile": (["tiny"], "one of fast, small"),
     "bench.batch_sizes": ([(), (0,), (1.5,), 3], "a tuple of numbers of images, each 1 or more"),
-    "bench.seconds": ([0, -1.0, "1"], "a number > 0"),
+    "bench.seconds": ([0.0, -1.0, "1"], "a number > 0"),
     "packed": ([7], "a string"),
     "export.path": ([7], "a string"),
 }

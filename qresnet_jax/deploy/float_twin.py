@@ -1,5 +1,6 @@
 """The network that an `IntegerNetwork` replaces: the same layers in float, without quantizers, for timing."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -11,7 +12,7 @@ from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.plain_convolution import plain_conv
 
 
-def float_twin(network: IntegerNetwork) -> Callable[[np.ndarray], np.ndarray]:
+def float_twin(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
     """A float32 network of the same architecture with random weights, compiled by XLA.
 
     Batch norm is part of the convolutions, as one would ship it; ReLU stands where the integer network has ReLU or thresholds
@@ -26,13 +27,13 @@ def float_twin(network: IntegerNetwork) -> Callable[[np.ndarray], np.ndarray]:
     weights = _weights(network)
 
     @jax.jit
-    def run(images, weights):
+    def run(weights, images):
         values = []
         for i, node in enumerate(network.nodes):
             values.append(_apply(network, i, node, weights[i], images, *(values[j] for j in node.inputs)))
         return values[-1]
 
-    return lambda images: np.asarray(run(images, weights))
+    return functools.partial(run, weights)
 
 
 def _weights(network):

@@ -28,6 +28,10 @@ def write_network(
       UserError: it cannot be written, or takes images of any size, which this format cannot.
     """
     path = pathlib.Path(path)
+    if format in ("c", "stablehlo") and None in (network.height, network.width):
+        raise ExportError(
+            f"this network takes images of any size, format {format} needs one: fold it with an image_shape"
+        )
     match format:
         case "packed":
             from qresnet_jax.deploy.packed import save_packed
@@ -45,10 +49,6 @@ def write_network(
             from qresnet_jax.deploy.jax_engine import make_logits
             from qresnet_jax.deploy.stablehlo_writer import write_stablehlo
 
-            if None in (network.height, network.width):
-                raise ExportError(
-                    "this network takes images of any size; StableHLO needs one: fold it with image_shape"
-                )
             write_stablehlo(make_logits(network), path, (network.height, network.width, network.channels))
         case _:
             raise ValueError(f"format must be one of {', '.join(ENDINGS)}, got {format!r}")

@@ -123,16 +123,19 @@ def clipping(records: Sequence[dict]) -> Figure | None:
     if not stages:
         return None
     fig, axes = grid(len(stages), 3 if len(stages) != 4 else 2, 3.2, sharey=True)
+    colours = shades(max(map(len, stages.values())))
     for ax, (stage, layers) in zip(axes, stages.items(), strict=True):
-        for layer, colour in zip(layers, shades(len(layers)), strict=True):
+        for layer, colour in zip(layers, colours, strict=False):
             steps, values = series(records, f"alpha/{layer}")
             ax.plot(steps, values, color=colour, linewidth=1.3, label=layer.removeprefix(f"{stage}."))
         many = len(layers) > MOST_IN_LEGEND
         title = "Clipping levels, stage " + stage.split(".")[-1]
         ax.set(title=f"{title}\n(dark: first of {len(layers)} layers)" if many else title, xlabel=_STEP)
-        if not many:
-            ax.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("alpha")
+    lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if len(lines) <= MOST_IN_LEGEND:  # the same names, in the same colours, in every stage
+        where = {"loc": "outside lower center", "ncols": len(lines)}
+        fig.legend(lines.values(), lines, frameon=False, fontsize=8, **where)
     return fig
 
 

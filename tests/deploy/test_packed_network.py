@@ -1,5 +1,7 @@
 """`load_packed`: files and the zoo, every engine, every format that a packed network is written in."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -60,10 +62,8 @@ def test_unknown_formats_are_refused(path, tmp_path):
 
 @pytest.mark.parametrize("format", ["c", "stablehlo"])
 def test_formats_that_need_a_size_of_images_say_so(network, tmp_path, format):
-    import dataclasses
-
     save_packed(dataclasses.replace(network, height=None, width=None), tmp_path / "any")
-    with pytest.raises((ExportError, ValueError), match="any size"):
+    with pytest.raises(ExportError, match="any size"):
         load_packed(tmp_path / "any", engine="numpy").export(tmp_path / "x", format)
 
 
