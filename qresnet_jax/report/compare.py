@@ -14,6 +14,9 @@ from qresnet_jax.report.runs import Run, group, read_run
 
 COLUMNS = ("Runs", "n", "Seeds", "Validation", "Test", "Worst", "Epochs")
 
+SIGN_COLUMNS = ("Runs", "Flips of a weight", "Dead band", "Held back", "Never flipped")
+SIGN_NOTE = "Signs: means over the binary layers and the seeds; at the end of the run, in % of the weights, but for the flips."
+
 NOTE = (
     "Accuracy in %: mean ± sample standard deviation over the seeds. Validation: of the best epoch. Test: of the checkpoint "
     "that training chose; worst: of the worst seed."
@@ -33,6 +36,23 @@ def rows(groups: dict[str, list[Run]]) -> list[tuple[str, ...]]:
             ", ".join(dict.fromkeys(_epochs(run) for run in runs)),
         )
         for name, runs in groups.items()
+    ]
+
+
+def sign_rows(groups: dict[str, list[Run]]) -> list[tuple[str, ...]]:
+    """The cells of the second table, in the order of `SIGN_COLUMNS`; runs without binary weights have none."""
+    found = {name: [run.signs for run in runs if run.signs] for name, runs in groups.items()}
+    return [
+        (
+            name,
+            f"{statistics.fmean(s['flips'] for s in signs):.2f}",
+            *(
+                f"{100 * statistics.fmean(s[kind] for s in signs):.1f}"
+                for kind in ("dead_band", "held_back", "never_flipped")
+            ),
+        )
+        for name, signs in found.items()
+        if signs
     ]
 
 
@@ -61,22 +81,32 @@ def as_markdown(groups: dict[str, list[Run]], picture: str) -> str:
       groups: from `group`.
       picture: path of the picture, relative to the file.
     """
-    lines = [COLUMNS, ["---", "---:", "---", *["---:"] * 4], *rows(groups)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    parts = [_markdown([COLUMNS, ["---", "---:", "---", *["---:"] * 4], *rows(groups)]), NOTE]
+    if sign_rows(groups):
+        parts += [_markdown([SIGN_COLUMNS, ["---", *["---:"] * 4], *sign_rows(groups)]), SIGN_NOTE]
     places = [f"- {name}: {', '.join(f'`{run.workdir}`' for run in runs)}" for name, runs in groups.items()]
-    return f"{table}\n\n{NOTE}\n\n![Comparison]({picture})\n\n" + "\n".join(places) + "\n"
+    return "\n\n".join([*parts, f"![Comparison]({picture})", "\n".join(places)]) + "\n"
 
 
-def as_table(groups: dict[str, list[Run]]):
-    """The table for a console, a `rich.table.Table`."""
+def _markdown(lines):
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def as_tables(groups: dict[str, list[Run]]) -> list:
+    """The tables for a console, of type `rich.table.Table`."""
+    tables = [_table(COLUMNS, rows(groups), NOTE)]
+    return [*tables, _table(SIGN_COLUMNS, sign_rows(groups), SIGN_NOTE)] if sign_rows(groups) else tables
+
+
+def _table(columns, lines, note):
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=NOTE)
-    for column in COLUMNS:
+    table = Table(caption=note)
+    for column in columns:
         left = column in ("Runs", "Seeds")
         table.add_column(column, justify="left" if left else "right", no_wrap=not left, overflow="fold")
-    for name, *others in rows(groups):
+    for name, *others in lines:
         table.add_row(Text(name.replace(", ", "\n")), *others)
     return table
 
@@ -121,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     console = Console()
-    console.print(as_table(groups))
+    console.print(*as_tables(groups), sep="\n\n")
     console.print(f"wrote {given.out}.md and {given.out}.png", highlight=False)
     return 0
 

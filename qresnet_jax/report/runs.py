@@ -1,7 +1,9 @@
 """Runs read from their workdirs, without JAX, and grouped by what differs between their configs."""
 
+import itertools
 import json
 import pathlib
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,9 +18,13 @@ IGNORED = (
     "log_every_steps",
     "checkpoint_every_epochs",
     "steps_per_dispatch",
+    "packed",
     "predict.images",
     "export.format",
     "export.path",
+    "export.c_profile",
+    "bench.batch_sizes",
+    "bench.seconds",
 )
 
 
@@ -38,6 +44,26 @@ class Run(NamedTuple):
     def test(self) -> float | None:
         """Test accuracy, 0 to 1; None while the run is not complete."""
         return next((r["test_accuracy"] for r in reversed(self.records) if "test_accuracy" in r), None)
+
+    @property
+    def signs(self) -> dict[str, float]:
+        """How the signs moved, as means over the binary layers; {} for a float network.
+
+        `flips`: of a weight in the whole run so far. `dead_band`, `held_back`, `never_flipped`: share of the weights at
+        the end, 0 to 1.
+        """
+        measured = [record for record in self.records if any(name.startswith("flips/") for name in record)]
+        if not measured:
+            return {}
+        steps = [0, *(record["step"] for record in measured)]
+        intervals = [after - before for before, after in itertools.pairwise(steps)]
+        flips = (n * _over_layers(record, "flips") for n, record in zip(intervals, measured, strict=True))
+        ends = ("dead_band", "held_back", "never_flipped")
+        return {"flips": sum(flips)} | {kind: _over_layers(measured[-1], kind) for kind in ends}
+
+
+def _over_layers(record, kind) -> float:
+    return statistics.fmean(value for name, value in record.items() if name.startswith(f"{kind}/"))
 
 
 def read_run(workdir) -> Run:

@@ -62,10 +62,30 @@ def test_markdown_has_a_row_for_each_group_and_its_directories(groups):
 def test_the_console_shows_all_cells(groups):
     console = Console(file=io.StringIO(), width=100)
     names = {"act_bits=(2,2,4), init_from=[bold]x": groups["depth=8"]}
-    console.print(compare.as_table(names))
+    console.print(*compare.as_tables(names))
     shown = console.file.getvalue()
     for cell in ("act_bits=(2,2,4)", "init_from=[bold]x", "93.00 ± 2.65", "90.00"):
         assert cell in shown
+
+
+def signs_of(seed):
+    """Two layers, measured after 10 and after 14 steps."""
+    first = {"step": 10, "flips/a": 0.1, "flips/b": 0.3}
+    last = {"step": 14, "flips/a": 0.0, "flips/b": 0.1 * seed}
+    for kind, value in (("dead_band", 0.2), ("held_back", 0.1), ("never_flipped", 0.5)):
+        first |= {f"{kind}/a": 1.0, f"{kind}/b": 1.0}
+        last |= {f"{kind}/a": value, f"{kind}/b": value + 0.2}
+    return Run(pathlib.Path("x"), {"seed": seed}, [first, {"step": 12, "eval_accuracy": 0.5}, last])
+
+
+def test_signs_are_summed_over_steps_and_averaged_over_layers_and_seeds(groups):
+    groups = groups | {"binary": [signs_of(1), signs_of(3)]}
+    assert compare.sign_rows(groups) == [
+        ("binary", f"{10 * 0.2 + 4 * (0.05 + 0.15) / 2:.2f}", "30.0", "20.0", "60.0")
+    ]
+    text = compare.as_markdown(groups, "x.png")
+    assert "| binary | 2.40 | 30.0 | 20.0 | 60.0 |" in text and compare.SIGN_NOTE in text
+    assert len(compare.as_tables(groups)) == 2
 
 
 @pytest.fixture
