@@ -35,6 +35,24 @@ def integer_conv(q, signs, strides, max_level, dtype) -> jax.Array:
     return jax.lax.platform_dependent(q, signs, cpu=on_cpu, default=default)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    """`plain_conv` of float32 integers whose sums stay below 2**24: exact on every device, in any order."""
+    plainly = partial(plain.plain_conv, strides=strides, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=partial(cpu.float_conv, strides=strides), default=plainly
+    )
+
+
+def _exact_conv_bwd(strides, operands, g):
+    x, kernel = operands
+    dx = plain.input_gradient(g, kernel, strides, x.shape)
+    return dx, plain.kernel_gradient(g, x, strides, kernel.shape)
+
+
+exact_conv.defvjp(lambda x, kernel, strides: (exact_conv(x, kernel, strides), (x, kernel)), _exact_conv_bwd)
+
+
 def accumulate(x, kernel, step, strides, scale, dtype, max_level=None):
     """`(acc, factor)` with `conv(x, binarize(kernel)) = acc * factor`; acc float32, integral when `step` is given."""
     acc = integer_conv(levels(x, step), sign(kernel), strides, max_level, dtype)
@@ -75,9 +93,10 @@ def binary_conv(
 
 def _binary_conv_fwd(x, kernel, step, strides, scale, dtype, max_level):
     q, signs, s = levels(x, step), sign(kernel), magnitude(kernel, scale)
-    q = cpu.keep(q)
+    # A quarter of the memory, and of the time to move it.
+    q = cpu.keep(q.astype(jnp.int8) if max_level is not None and max_level <= 127 else q.astype(dtype))
     out = cpu.keep(integer_conv(q, signs, strides, max_level, dtype)) * (s if step is None else s * step)
-    return out, (q.astype(dtype), signs, s, step, jnp.zeros((0,), x.dtype))
+    return out, (q, signs, s, step, jnp.zeros((0,), x.dtype))
 
 
 def _binary_conv_bwd(strides, scale, dtype, max_level, residuals, g):
@@ -90,7 +109,9 @@ def _binary_conv_bwd(strides, scale, dtype, max_level, residuals, g):
         cpu=partial(cpu.input_gradient, strides=strides, shape=q.shape),
         default=partial(plain.input_gradient, strides=strides, shape=q.shape),
     )
-    dkernel = plain.kernel_gradient(g.astype(dtype), q, strides, signs.shape).astype(jnp.float32)
+    dkernel = plain.kernel_gradient(g.astype(dtype), q.astype(dtype), strides, signs.shape).astype(
+        jnp.float32
+    )
     dx = cpu.keep(dx)
     if step is not None:
         dkernel = dkernel * step

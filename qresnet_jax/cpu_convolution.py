@@ -33,6 +33,13 @@ def integer_conv(levels: jax.Array, signs: jax.Array, strides: tuple[int, int]) 
     return conv(levels, signs, strides, out_dtype=jnp.int32).astype(jnp.float32)
 
 
+def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    """`plain_conv(x, kernel, strides)` of float32 at the highest precision."""
+    if _is_narrow(kernel, strides, x.shape[2]):
+        return _two_columns(x, kernel, strides)
+    return plain.plain_conv(x, kernel, strides, precision=jax.lax.Precision.HIGHEST)
+
+
 def input_gradient(
     g: jax.Array, signs: jax.Array, strides: tuple[int, int], shape: tuple[int, ...]
 ) -> jax.Array:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from qresnet_jax import fixed_point, quantizers
 from qresnet_jax.architecture import max_level
-from qresnet_jax.convolution import accumulate, binary_conv
+from qresnet_jax.convolution import accumulate, binary_conv, exact_conv
 from qresnet_jax.plain_convolution import plain_conv
 
 
@@ -171,8 +171,7 @@ class StemConv(nnx.Module):
         kernel, factor = self.integer_kernel()
         scaled = x.astype(jnp.float32) * PIXEL_UNITS
         pixels = quantizers.straight_through(jnp.clip(jnp.round(scaled), -510, 510), scaled)
-        acc = plain_conv(pixels, kernel, self.strides, precision=jax.lax.Precision.HIGHEST)
-        return acc, factor / PIXEL_UNITS
+        return exact_conv(pixels, kernel, self.strides), factor / PIXEL_UNITS
 
     def acc_max(self, max_level: int = 510) -> int:
         """The largest possible `|acc|`."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax.convolution import accumulate, binary_conv, levels
+from qresnet_jax.convolution import accumulate, binary_conv, exact_conv, levels
 from qresnet_jax.plain_convolution import plain_conv
 
 # image (N, H, W, C), outputs, kernel size, stride: odd images, batch 1, channels that fill no vector
@@ -195,3 +195,16 @@ def test_levels_recovers_every_integer(step):
 def test_levels_without_a_step_is_the_identity():
     x = jnp.float32([0.3, -1.7])
     assert levels(x, None) is x
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_the_exact_convolution_and_its_gradients_are_those_of_the_plain_one(strides):
+    rng = np.random.default_rng(0)
+    x = jnp.float32(rng.integers(-510, 511, (2, 6, 8, 3)))
+    kernel = jnp.float32(rng.integers(-1023, 1024, (3, 3, 3, 16)))
+    got, back = jax.vjp(lambda x, kernel: exact_conv(x, kernel, strides), x, kernel)
+    want, plain_back = jax.vjp(lambda x, kernel: plain_conv(x, kernel, strides), x, kernel)
+    np.testing.assert_array_equal(got, want)
+    g = jnp.float32(rng.integers(-3, 4, got.shape))
+    for ours, plain in zip(back(g), plain_back(g), strict=True):
+        np.testing.assert_array_equal(ours, plain)  # sums of integers below 2**24

@@ -43,6 +43,14 @@ def test_the_integer_convolution_gives_the_same_integers(shape):
     assert got.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_float_convolution_of_integers_gives_the_same_integers(shape):
+    x, signs, strides = case(shape)
+    kernel = signs * jnp.arange(1, 1 + signs.size, dtype=jnp.float32).reshape(signs.shape) % 1024
+    got = cpu_convolution.float_conv(x, kernel, strides)
+    np.testing.assert_array_equal(got, plain_convolution.plain_conv(x, kernel, strides))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_input_gradient_is_the_transpose(shape, dtype):

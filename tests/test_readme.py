@@ -9,13 +9,24 @@ REPO = pathlib.Path(__file__).parents[1]
 README = (REPO / "README.md").read_text()
 
 
-def test_the_example_network_trains():
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=REPO, capture_output=True, text=True, timeout=300
-    )
+def run_example(number):
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(examples) == 2
+    command = [sys.executable, "-c", examples[number]]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    first, last = map(float, re.search(r"loss (\S+) -> (\S+),", done.stdout).groups())
+    return done.stdout
+
+
+def test_the_zoo_predicts():
+    from qresnet_jax.deploy.packed_network import zoo
+
+    size = zoo()["fashion_mnist_resnet20_w1a2"].stat().st_size
+    assert run_example(0).endswith(f" {size} bytes\n")
+
+
+def test_the_example_network_trains():
+    first, last = map(float, re.search(r"loss (\S+) -> (\S+),", run_example(1)).groups())
     assert last < first
 
 

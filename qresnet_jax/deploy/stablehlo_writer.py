@@ -56,10 +56,8 @@ def write_stablehlo(
     """
     n = export.symbolic_shape("N")[0] if batch_size is None else batch_size
     images = jax.ShapeDtypeStruct((n, *image_shape), jnp.uint8)
-    # Compiler options, which the integer engine has, cannot stand inside another jit.
-    jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
     try:
-        exported = export.export(jitted, platforms=PLATFORMS)(images)
+        exported = export.export(jax.jit(function), platforms=PLATFORMS)(images)
     except jax.errors.InconclusiveDimensionOperation as error:
         reason = str(error).splitlines()[0]
         raise ExportError(

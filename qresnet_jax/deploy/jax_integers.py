@@ -1,0 +1,184 @@
+"""Requantization, thresholds and mean pooling of an `IntegerNetwork` in JAX, exact without 64-bit types.
+
+All functions take the node's arrays as NumPy constants and a tensor whose channels lie along `axis`. Whatever can be
+decided from the constants and from the range of the input is decided while tracing.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from qresnet_jax.deploy import nodes
+
+MAX_POOLED_PIXELS = 2**22  # the sums of `mean_pool` then fit 32 bits
+_UNROLLED_THRESHOLDS = 16
+_SPLIT = 12
+
+
+def requantize(node: nodes.Requantize, x: jax.Array, bound: int, axis: int) -> jax.Array:
+    """`saturate((x * multiplier + offset) >> shift)`.
+
+    Args:
+      node: its constants.
+      x: integers of any dtype, `|x| <= bound`.
+      bound: at most `2**24`.
+      axis: of x, that of the channels.
+
+    Returns:
+      int16, like x.
+    """
+    x = x.astype(jnp.int32)
+    for split in (0, _SPLIT):
+        constants = _split_constants(node, bound, split)
+        if constants is not None:
+            m, high, low, first, second = (
+                _along(constant.astype(np.int32), x, axis) for constant in constants
+            )
+            if split == 0:
+                return saturate((x * m + high) >> second)
+            x_high = x >> first
+            x_low = x - (x_high << first)
+            return saturate((x_high * m + high + ((x_low * m + low) >> first)) >> second)
+    return _wide_requantize(node, x, axis)
+
+
+def _split_constants(node, bound, split):
+    """`(M, C_high, C_low, S, k - S)` with `S = min(k, split)` for the form of `fixed_point`; None if it leaves 32 bits."""
+    multiplier, shift = node.multiplier.astype(np.int64), node.shift.astype(np.int64)
+    first = np.minimum(shift, split)
+    high, low = node.offset >> first, node.offset & ((1 << first) - 1)
+    size = np.abs(multiplier)
+    largest = ((bound >> first) + 1) * size + np.abs(high) + size + 2
+    if np.any(largest >= 2**31) or np.any((size + 1) << first >= 2**31):
+        return None
+    # An int32 is all sign from bit 31 on, so a shift by more changes nothing.
+    return multiplier, high, low, first, np.minimum(shift - first, 31)
+
+
+def _wide_requantize(node, x, axis):
+    """The same through 64-bit sums of two words each, for any multiplier and offset that a node may have."""
+    words = _low_word(node.offset), (node.offset >> 32).astype(np.int32)
+    offset_low, offset_high, m, shift = (
+        _along(constant, x, axis) for constant in (*words, node.multiplier, node.shift.astype(np.int32))
+    )
+    high, low = _product(x, m)
+    total = low + offset_low
+    high += offset_high + (total < low)  # the carry
+    # Shift the pair right: by up to 31 bits, then by a whole word where the shift is longer.
+    bits = shift & 31
+    from_high = (high.astype(jnp.uint32) << (31 - bits).astype(jnp.uint32)) << jnp.uint32(1)
+    low = from_high | (total >> bits.astype(jnp.uint32))
+    low, high = lax.bitcast_convert_type(low, jnp.int32), high >> bits
+    low, high = jnp.where(shift >= 32, high, low), jnp.where(shift >= 32, high >> 31, high)
+    fits = high == low >> 31
+    return jnp.where(fits, saturate(low), jnp.where(high < 0, nodes.STREAM_MIN, nodes.STREAM_MAX)).astype(
+        jnp.int16
+    )
+
+
+def _product(x, m):
+    """`x * m` of int32 with `|x| <= 2**24` as the words (int32, uint32), by halves of 16 bits."""
+    x_high, x_low, m_high, m_low = x >> 16, x & 0xFFFF, m >> 16, m & 0xFFFF
+    lowest = x_low.astype(jnp.uint32) * m_low.astype(jnp.uint32)
+    middle = x_high * m_low + (lowest >> 16).astype(jnp.int32)
+    other = x_low * m_high + (middle & 0xFFFF)
+    high = x_high * m_high + (middle >> 16) + (other >> 16)
+    return high, x.astype(jnp.uint32) * m.astype(jnp.uint32)
+
+
+def _low_word(x):
+    return (x & 0xFFFFFFFF).astype(np.uint32)
+
+
+def saturate(x: jax.Array) -> jax.Array:
+    """Clips integers to int16."""
+    return jnp.clip(x, nodes.STREAM_MIN, nodes.STREAM_MAX).astype(jnp.int16)
+
+
+def saturating_add(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`saturate(a + b)` of int16."""
+    return saturate(a.astype(jnp.int32) + b.astype(jnp.int32))
+
+
+def levels(node: nodes.Thresholds, x: jax.Array, bound: int, axis: int) -> jax.Array:
+    """`node.levels[i]`, where i counts the thresholds of the channel with `direction * x >= threshold`.
+
+    With `-x >= t` the same as `not x >= 1 - t`, a falling channel is a rising one that counts down from the top, so that x
+    need not be negated: -32768 has no negative in int16.
+
+    Args:
+      node: its constants.
+      x: int16 or int32, `|x| <= bound`.
+      bound: of x.
+      axis: of x, that of the channels.
+
+    Returns:
+      int16, like x.
+    """
+    falling = node.direction < 0
+    thresholds = node.thresholds.astype(np.int64)
+    thresholds = np.where(falling[:, None], 1 - thresholds, thresholds)
+    thresholds = np.clip(thresholds, -bound, bound + 1)  # every x or no x passes those at the ends
+    if thresholds.max() > nodes.STREAM_MAX:
+        x = x.astype(jnp.int32)
+    thresholds = thresholds.astype(x.dtype)
+    steps = np.diff(node.levels).astype(np.int16)
+    climbed = _climbed(x, thresholds, steps, axis)
+    if not falling.any():
+        return climbed
+    return jnp.where(_along(falling, x, axis), node.levels[-1].astype(np.int16) - climbed, climbed)
+
+
+def _climbed(x, thresholds, steps, axis):
+    """The sum of `steps[i]` over the thresholds i that x passes."""
+
+    def add(total, thresholds, steps):
+        for i in range(len(steps)):
+            total += jnp.where(x >= _along(thresholds[:, i], x, axis), steps[i], jnp.int16(0))
+        return total
+
+    total = jnp.zeros(x.shape, jnp.int16)
+    chunks = len(steps) // _UNROLLED_THRESHOLDS
+    looped = chunks * _UNROLLED_THRESHOLDS
+    if chunks:
+        parts = thresholds[:, :looped].reshape(len(thresholds), chunks, -1).swapaxes(0, 1)
+        total, _ = lax.scan(
+            lambda total, part: (add(total, *part), None), total, (parts, steps[:looped].reshape(chunks, -1))
+        )
+    return add(total, thresholds[:, looped:], steps[looped:])
+
+
+def mean_pool(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    """`(2 * sum + count) // (2 * count)` over `axes`, in 32 bits.
+
+    With `x = 256 * x_high + x_low` the sum is `256 * (q * count + r) + low`, `0 <= r < count`, and 256 * q leaves the
+    division.
+
+    Args:
+      x: int16.
+      axes: height and width.
+
+    Returns:
+      int32, without these axes.
+
+    Raises:
+      ValueError: more than `MAX_POOLED_PIXELS` pixels.
+    """
+    count = x.shape[axes[0]] * x.shape[axes[1]]
+    if count > MAX_POOLED_PIXELS:
+        raise ValueError(
+            f"the mean over {count:,} pixels does not fit 32 bits; take images that leave at most {MAX_POOLED_PIXELS:,}"
+        )
+    x = x.astype(jnp.int32)
+    high, low = jnp.sum(x >> 8, axes), jnp.sum(x & 0xFF, axes)
+    quotient = high // count
+    rest = (256 * (high - quotient * count) + low).astype(jnp.uint32)
+    return 256 * quotient + ((2 * rest + np.uint32(count)) // np.uint32(2 * count)).astype(jnp.int32)
+
+
+def _along(constant, x, axis):
+    """`[C]` or `[1]`, shaped to broadcast against x along its `axis`."""
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return jnp.reshape(constant, shape)

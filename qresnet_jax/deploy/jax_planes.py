@@ -1,0 +1,234 @@
+"""Convolutions in JAX as sums over shifted images, of products or of bits: what XLA turns into full vectors on processors.
+
+A tensor is `[C, L]` with `L = H * pitch * N` and the batch minor: rows of pixels one after the other, each followed by
+`pitch - W` columns of no meaning, at least as many as half a kernel. A tap of a convolution is then one contiguous slice of
+the padded image, so vectors are full however small image and batch are.
+
+Levels are bit planes of uint16, one word for 16 channels: with `level = sum_k 2**k * b_k` and weights `2 * w - 1`, w a bit,
+
+    conv(levels, signs) = sum_k 2**k * (2 * popcount(b_k & w) - popcount(b_k))
+
+summed over taps and words. The second term is the same for all output channels, and zeros around the image add nothing.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+WORD = 16  # channels in a word of a bit plane
+MAX_TERMS = 144  # products that are unrolled into one loop body; with 288 its vectors get lost
+
+
+class Window(NamedTuple):
+    """How a convolution reads an image: kernel, stride and the sizes before and after."""
+
+    kernel: tuple[int, int]
+    stride: int
+    height: int  # of the input
+    width: int
+    margin: int  # pitch - width
+    batch: int
+
+    @property
+    def out_height(self) -> int:
+        return -(-self.height // self.stride)
+
+    @property
+    def out_width(self) -> int:
+        return -(-self.width // self.stride)
+
+    @property
+    def pitch(self) -> int:
+        return self.out_width + self.margin
+
+    @property
+    def length(self) -> int:
+        """L of the output."""
+        return self.out_height * self.pitch * self.batch
+
+    def pixels(self, x: jax.Array) -> jax.Array:
+        """The input `[C, L]` as `[C, H, W, N]`."""
+        return x.reshape(len(x), self.height, -1, self.batch)[:, :, : self.width]
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows above and below the input, columns left and right of it."""
+        s = self.stride
+        top, left = ((size - 1) // 2 for size in self.kernel)
+        # The last slices end some columns beyond the last row.
+        beyond = -(-((self.kernel[1] - 1) // s) // self.pitch)
+        rows = self.out_height + (self.kernel[0] - 1) // s + beyond
+        return (top, s * rows - self.height - top), (left, s * self.pitch - self.width - left)
+
+    def phases(self, x: jax.Array, border: int = 0) -> tuple[jax.Array, ...]:
+        """The input `[C, L]` with a border around each image, in its phases."""
+        return self.split(jnp.pad(self.pixels(x), ((0, 0), *self.padding, (0, 0)), constant_values=border))
+
+    def split(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        """Padded `[C, _, _, N]` -> for each (r, c) its pixels at rows r and columns c modulo the stride, `[C, _]`."""
+        s = self.stride
+        x = x.reshape(len(x), -1, s, self.pitch, s, self.batch)
+        return tuple(
+            x[:, :, r, :, c].reshape(len(x), -1)
+            for r in range(min(s, self.kernel[0]))
+            for c in range(min(s, self.kernel[1]))
+        )
+
+    def taps(self) -> Iterator[tuple[int, int, int, int]]:
+        """For each tap of the kernel `(i, j, number of its phase, offset of its slice in it)`."""
+        s, columns = self.stride, min(self.stride, self.kernel[1])
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                yield i, j, i % s * columns + j % s, (i // s * self.pitch + j // s) * self.batch
+
+    def max(self, phases: tuple[jax.Array, ...]) -> jax.Array:
+        """`[C, L]`, the largest of the pixels in the window."""
+        taps = [phases[phase][:, offset : offset + self.length] for _, _, phase, offset in self.taps()]
+        return functools.reduce(jnp.maximum, taps)
+
+
+def window_sum(
+    window: Window,
+    phases: tuple[jax.Array, ...],
+    weights: np.ndarray,
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    apart: Callable,
+    max_terms: int = MAX_TERMS,
+) -> jax.Array:
+    """The sum of `product(pixels, weights)` over taps and input channels.
+
+    Args:
+      window: geometry.
+      phases: of `window.phases`, each `[G, _]`.
+      weights: `[G, kh, kw, out]`.
+      product: of `[1, L]` and `[out, 1]`.
+      apart: `apart(f, *x)` is `f(*x)`, of operands that lie in memory. It is given the parts of a loop, as XLA:CPU makes
+        no vectors of slices that move.
+      max_terms: so many products are unrolled; beyond, a loop runs over the input channels.
+
+    Returns:
+      `[out, L]`, of the dtype of `product`.
+    """
+    groups, kh, kw, _ = weights.shape
+    taps = list(window.taps())
+
+    def part(phases, weights):
+        terms = []
+        for g in range(len(weights)):
+            for i, j, phase, offset in taps:
+                pixels = lax.slice(phases[phase], (g, offset), (g + 1, offset + window.length))
+                terms.append(product(pixels, weights[g, i, j][:, None]))
+        return sum(terms[1:], terms[0])
+
+    chunk = max(1, max_terms // (kh * kw))
+    if groups <= chunk:
+        return part(phases, weights)
+    looped = groups // chunk * chunk
+
+    def step(index, total):
+        first = index * chunk
+        cut = [lax.dynamic_slice_in_dim(x, first, chunk) for x in phases]
+        return apart(
+            lambda total, *x: total + part(*x),
+            total,
+            cut,
+            lax.dynamic_slice_in_dim(jnp.asarray(weights), first, chunk),
+        )
+
+    shape = jax.eval_shape(lambda *x: part(x, weights[:1]), *phases)
+    total = lax.fori_loop(0, looped // chunk, step, jnp.zeros(shape.shape, shape.dtype))
+    if looped == groups:
+        return total
+    return total + part([x[looped:] for x in phases], weights[looped:])
+
+
+def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: np.ndarray) -> jax.Array:
+    """The same with multiplication, by a matrix product for each tap.
+
+    Not by a convolution: libraries may choose algorithms for it whose intermediate results are no integers.
+
+    Args:
+      window: geometry.
+      phases: float, of `window.phases`, each `[C, _]`.
+      weights: `[kh, kw, C, out]`, of numbers that are exact in the dtype of the phases.
+
+    Returns:
+      float32 `[out, L]`.
+    """
+    total = jnp.zeros((weights.shape[3], window.length), jnp.float32)
+    for i, j, phase, offset in window.taps():
+        x = phases[phase][:, offset : offset + window.length]
+        total += lax.dot(
+            jnp.asarray(weights[i, j].T, x.dtype),
+            x,
+            precision=lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
+    return total
+
+
+# Bit planes.
+
+
+def plane_bits(levels: np.ndarray) -> list[int]:
+    """The bits that occur in any of the levels, from the lowest."""
+    present = int(np.bitwise_or.reduce(levels))
+    return [k for k in range(present.bit_length()) if present >> k & 1]
+
+
+def pack_levels(levels: jax.Array, bits: list[int]) -> tuple[jax.Array, ...]:
+    """int16 `[C, L]` -> for each bit a plane, uint16 `[ceil(C / 16), L]`, the first channel in the lowest bit."""
+    channels, length = levels.shape
+    levels = levels.astype(jnp.uint16)
+    groups = -(-channels // WORD)
+    levels = jnp.pad(levels, ((0, groups * WORD - channels), (0, 0))).reshape(groups, WORD, length)
+
+    def plane(bit):
+        words = [(levels[:, c] >> bit & 1) << c for c in range(min(WORD, channels))]
+        while len(words) > 1:
+            words = [a | b for a, b in zip(words[::2], [*words[1::2], *[0] * (len(words) % 2)], strict=True)]
+        return words[0]
+
+    return tuple(plane(bit) for bit in bits)
+
+
+def pack_signs(signs: np.ndarray) -> np.ndarray:
+    """int8 `[kh, kw, C, out]` -> uint16 `[ceil(C / 16), kh, kw, out]`, a set bit for +1, the first channel lowest."""
+    kh, kw, channels, out = signs.shape
+    positive = np.pad(signs > 0, ((0, 0), (0, 0), (0, -channels % WORD), (0, 0)))
+    positive = positive.reshape(kh, kw, -1, WORD, out)
+    words = (positive.astype(np.uint32) << np.arange(WORD, dtype=np.uint32)[:, None]).sum(3)
+    return words.astype(np.uint16).transpose(2, 0, 1, 3)
+
+
+def plane_sum(
+    window: Window, planes: list[tuple[jax.Array, ...]], weights: np.ndarray, bits: list[int], dtype, apart
+) -> jax.Array:
+    """`sum_k 2**k * popcount(b_k & weights)` over taps and words.
+
+    Args:
+      window: geometry.
+      planes: for each bit the phases of its plane, uint16 `[G, _]`.
+      weights: uint16 `[G, kh, kw, out]`.
+      bits: k of each plane.
+      dtype: int16 or int32; modulo its size all is exact.
+      apart: as of `window_sum`.
+
+    Returns:
+      dtype `[out, L]`.
+    """
+    groups, kh, kw, _ = weights.shape
+    count_dtype = jnp.uint16 if groups * WORD * kh * kw < 2**16 else jnp.uint32
+
+    def and_count(pixels, weights):
+        return lax.population_count(pixels & weights).astype(count_dtype)
+
+    max_terms = MAX_TERMS // len(planes)
+    counts = [window_sum(window, phases, weights, and_count, apart, max_terms) for phases in planes]
+    shifted = [count.astype(dtype) << k for k, count in zip(bits, counts, strict=True)]
+    return sum(shifted[1:], shifted[0])

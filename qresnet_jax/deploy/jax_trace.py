@@ -1,0 +1,184 @@
+"""An `IntegerNetwork` traced node by node for `jax_engine`.
+
+`jax_planes` says how tensors lie in memory and what a convolution is. XLA:CPU fuses producers into each of their consumers
+and would compute them as often. On processors each step therefore stands in a branch of a conditional, of which XLA cannot
+know that it is always taken: its operands and results then lie in memory, computed once. A step is a convolution with all
+that is computed element by element behind it, or the packing of levels, or a pooling.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from qresnet_jax.deploy import jax_integers as integers
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.jax_planes import (
+    Window,
+    matrix_sum,
+    pack_levels,
+    pack_signs,
+    plane_bits,
+    plane_sum,
+    window_sum,
+)
+from qresnet_jax.deploy.nodes import IntegerNetwork, Node
+
+MAX_PLANES = 8  # with more, matrix products are cheaper
+_ELEMENTWISE = nodes.Requantize | nodes.Add | nodes.Relu
+
+
+def logits(network: IntegerNetwork, images: jax.Array, *, processor: bool) -> jax.Array:
+    """Traces the network.
+
+    Args:
+      network: constants of the computation.
+      images: uint8 `[N, H, W, C]`, N above 0.
+      processor: bit planes and steps of their own, as is best for XLA:CPU; else matrix products, fused as XLA likes.
+
+    Returns:
+      int32 `[N, classes]`.
+    """
+    trace = _Trace(network, images, processor)
+    for i, node in enumerate(network.nodes):
+        result = trace.apply(node)
+        readers = [reader for reader in network.nodes for j in reader.inputs if j == i]
+        joins_reader = len(readers) == 1 and isinstance(readers[0], _ELEMENTWISE)
+        trace.results.append(result if joins_reader else trace.step(result))
+    return trace.results[-1].T
+
+
+class _Deferred(NamedTuple):
+    """A tensor that is to be computed in the step of its reader."""
+
+    operands: tuple
+    compute: Callable  # of the operands
+
+
+def _defer(compute: Callable, *inputs) -> _Deferred:
+    """`compute(*inputs)`, with what is deferred among the inputs."""
+    parts = [x if isinstance(x, _Deferred) else _Deferred((x,), lambda x: x) for x in inputs]
+
+    def joined(*operands):
+        return compute(*(part.compute(*mine) for part, mine in zip(parts, operands, strict=True)))
+
+    return _Deferred(tuple(part.operands for part in parts), joined)
+
+
+class _Trace:
+    """The results so far: of `Thresholds` a list of bit planes or the levels alone, else a tensor, some deferred."""
+
+    def __init__(self, network: IntegerNetwork, images: jax.Array, processor: bool):
+        self.nodes, self.images, self.processor = network.nodes, images, processor
+        self.types = nodes.value_types(network.nodes)
+        kernels = [node.signs for node in network.nodes if isinstance(node, nodes.BinaryConv)]
+        widest = max(kernel.shape[1] for kernel in (network.nodes[0].weights, *kernels))
+        self.margin = (widest - 1) // 2
+        # True, as every sum of bytes is; XLA does not know that.
+        self.always = jnp.sum(images[0, 0, 0].astype(jnp.int32)) >= 0
+        self.results = []
+        self.sizes = []  # (height, width) of each result
+
+    def step(self, deferred: _Deferred):
+        """The result itself."""
+        return self.call(deferred.compute, *deferred.operands)
+
+    def call(self, compute: Callable, *operands):
+        """`compute(*operands)`, on processors apart from all else."""
+        if not self.processor:
+            return compute(*operands)
+        result = jax.eval_shape(compute, *operands)
+
+        def never(*_):
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
+
+        return lax.cond(self.always, compute, never, *operands)
+
+    def apply(self, node: Node) -> _Deferred:
+        """The next node's result."""
+        inputs = [self.results[j] for j in node.inputs]
+        source = self.types[node.inputs[0]] if node.inputs else None
+        window = self._window(node)
+        self.sizes.append((window.out_height, window.out_width))
+        match node:
+            case nodes.Stem():
+                return self._stem(node, window)
+            case nodes.BinaryConv():
+                return self._binary_conv(node, window, *inputs)
+            case nodes.Thresholds():
+                return _defer(
+                    lambda x: self._encode(node, integers.levels(node, x, source.bound, axis=0)), *inputs
+                )
+            case nodes.Requantize():
+                return _defer(lambda x: integers.requantize(node, x, source.bound, axis=0), *inputs)
+            case nodes.Add():
+                return _defer(integers.saturating_add, *inputs)
+            case nodes.Relu():
+                return _defer(lambda x: jnp.maximum(x, 0), *inputs)
+            case nodes.MaxPool():
+                padded = self.step(_defer(lambda x: window.phases(x, nodes.STREAM_MIN), *inputs))
+                return _defer(window.max, padded)
+            case nodes.MeanPool():
+                return _defer(lambda x: integers.mean_pool(window.pixels(x), (1, 2)), *inputs)
+            case nodes.Classifier():
+                weights, bias = node.weights.T.astype(np.int32), node.bias[:, None]
+                return _defer(lambda x: jnp.dot(weights, x) + bias, *inputs)
+        raise TypeError(f"no such node: {node}")
+
+    def _window(self, node):
+        height, width = self.sizes[node.inputs[0]] if node.inputs else self.images.shape[1:3]
+        kernel, stride = (1, 1), 1
+        match node:
+            case nodes.Stem():
+                kernel, stride = node.weights.shape[:2], node.stride
+            case nodes.BinaryConv():
+                kernel, stride = node.signs.shape[:2], node.stride
+            case nodes.MaxPool():
+                kernel, stride = (3, 3), 2
+        return Window(kernel, stride, height, width, self.margin, self.images.shape[0])
+
+    def _stem(self, node, window):
+        def padded(x):
+            centered = 2 * x.astype(jnp.int16) - node.double_mean
+            return jnp.pad(centered, ((0, 0), *window.padding, (0, 0)))
+
+        def transposed(x):
+            return window.split(x.transpose(3, 1, 2, 0).astype(jnp.float32))
+
+        dtype = self._accumulator()
+        # Two steps: together they are three times slower.
+        phases = self.step(_defer(transposed, self.step(_defer(padded, self.images))))
+        weights = node.weights.astype(np.float32)
+        if self.processor:
+            weights = weights.transpose(2, 0, 1, 3)
+            return _defer(
+                lambda x: window_sum(window, x, weights, jnp.multiply, self.call).astype(dtype), phases
+            )
+        return _defer(lambda x: matrix_sum(window, x, weights).astype(dtype), phases)
+
+    def _encode(self, node, levels):
+        """What `_binary_conv` reads."""
+        bits = plane_bits(node.levels)
+        if self.processor and len(bits) <= MAX_PLANES:
+            return pack_levels(levels, bits)
+        is_exact = np.all(node.levels.astype(jnp.bfloat16).astype(np.int32) == node.levels)
+        return [levels.astype(jnp.bfloat16 if is_exact and not self.processor else jnp.float32)]
+
+    def _binary_conv(self, node, window, encoded):
+        dtype = self._accumulator()
+        padded = self.step(_defer(lambda planes: [window.phases(plane) for plane in planes], encoded))
+        if encoded[0].dtype != jnp.uint16:
+            return _defer(lambda x: matrix_sum(window, x[0], node.signs).astype(dtype), padded)
+        bits, signs = plane_bits(self.nodes[node.inputs[0]].levels), pack_signs(node.signs)
+        every_bit = np.full((*signs.shape[:3], 1), 2**16 - 1, np.uint16)
+        total = self.step(_defer(lambda x: plane_sum(window, x, every_bit, bits, dtype, self.call), padded))
+        return _defer(
+            lambda x, total: 2 * plane_sum(window, x, signs, bits, dtype, self.call) - total, padded, total
+        )
+
+    def _accumulator(self):
+        """dtype of the accumulator that is being computed."""
+        return jnp.int16 if self.types[len(self.results)].bound <= nodes.STREAM_MAX else jnp.int32
