@@ -11,8 +11,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
+from qresnet_jax.architecture import has_integer_form
 from qresnet_jax.data import load_dataset
 from qresnet_jax.data.pipeline import epoch_order, normalize, steps_per_epoch
+from qresnet_jax.deploy.fold import fold
 from qresnet_jax.deploy.layer_table import as_text, layer_table
 from qresnet_jax.errors import CheckpointError, DivergedError
 from qresnet_jax.layers import BatchNorm
@@ -90,7 +92,15 @@ class _Run:
             "mean": self.dataset.mean.tolist(),
             "image_shape": list(self.dataset.train.images.shape[1:]),
         }
-        self.describe(layer_table(model, tuple(self.meta["image_shape"])))
+        self.describe(self._layers(model))
+
+    def _layers(self, model):
+        shape = tuple(self.meta["image_shape"])
+        if not has_integer_form(self.config.model):
+            return layer_table(model, shape)
+        names = self.dataset.class_names
+        network = fold(model, mean=self.dataset.mean, class_names=names, image_shape=shape[:2])
+        return layer_table(model, shape, network)
 
     def describe(self, layers) -> None:
         """Logs devices, data, the network and what each of its layers costs."""

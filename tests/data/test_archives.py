@@ -182,7 +182,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, prot
         io.open,
         np.zeros(2, "U3"),
     ],
-    ids=str,
+    ids=["array of objects", "record", "eval", "np.load", "pickle.loads", "io.open", "array of texts"],
 )
 def test_only_arrays_of_numbers_pass_the_unpickler(value):
     with pytest.raises(DataError, match="here: refused"):

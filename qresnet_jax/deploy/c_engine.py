@@ -1,0 +1,207 @@
+"""The C engine: the code of `c_writer`, compiled for this machine by the system's C compiler, one thread per core.
+
+Compiled networks are kept in the user's cache directory, under a name that says what they were made from, so a network is
+compiled once. The integers are those of `numpy_engine`.
+"""
+
+import concurrent.futures
+import ctypes
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from qresnet_jax.deploy.c_writer import c_files
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.deploy.numpy_engine import check_images
+from qresnet_jax.errors import UserError
+
+FLAGS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
+_COMPILERS = ("cc", "gcc", "clang")
+_WITHOUT = 'or take another engine: engine="jax" or engine="numpy"'
+
+_compiled: weakref.WeakKeyDictionary[IntegerNetwork, dict] = weakref.WeakKeyDictionary()
+
+
+class CompilerError(UserError):
+    """There is no C compiler, or none that works."""
+
+
+def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
+    """Classifies; the first call for a network and size of images compiles, which takes seconds.
+
+    Args:
+      network: from `fold` or a packed file.
+      images: uint8 `[N, H, W, C]`.
+
+    Returns:
+      int32 `[N, classes]`; times `network.logit_scale` they are the logits of training.
+
+    Raises:
+      CompilerError: no C compiler that works.
+      ValueError: images of another shape or dtype.
+    """
+    check_images(network, images)
+    libraries = _compiled.setdefault(network, {})
+    size = images.shape[1:3]
+    if size not in libraries:
+        libraries[size] = Library(compiled(network, *size), network.classes)
+    return libraries[size].logits(np.ascontiguousarray(images))
+
+
+class Library:
+    """A compiled network.
+
+    Args:
+      path: of the shared library.
+      classes: number of logits.
+    """
+
+    def __init__(self, path: pathlib.Path, classes: int):
+        library = ctypes.CDLL(str(path))
+        self._run = library.model_run
+        self._run.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p]
+        self._run.restype = None
+        self._buffer_bytes = ctypes.c_size_t.in_dll(library, "model_run_buffer_bytes").value
+        self._classes = classes
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """int32 `[N, classes]` of uint8 images `[N, H, W, C]`, contiguous and of the size it was compiled for."""
+        result = np.empty((len(images), self._classes), np.int32)
+        threads = min(_cores(), len(images))
+        if threads <= 1:
+            self._part(images, result)
+            return result
+        edges = [len(images) * t // threads for t in range(threads + 1)]
+        parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda part: self._part(images[part], result[part]), parts))
+        return result
+
+    def _part(self, images, result):
+        """With a buffer of its own; ctypes lets other threads run meanwhile."""
+        buffer = np.empty(self._buffer_bytes, np.uint8)
+        self._run(images.ctypes.data, len(images), result.ctypes.data, buffer.ctypes.data)
+
+
+def _cores():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_LOOP = """
+#include "model.h"
+#include <stddef.h>
+size_t model_run_buffer_bytes = MODEL_BUFFER_BYTES;
+void model_run(const uint8_t *images, size_t n, int32_t *logits, void *buffer);
+void model_run(const uint8_t *images, size_t n, int32_t *logits, void *buffer)
+{
+    for (; n; n--, images += (size_t)MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS, logits += MODEL_CLASSES)
+        model_logits(images, logits, buffer);
+}
+"""
+
+
+def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
+    """The shared library for images of a size; compiled if the cache does not have it.
+
+    Raises:
+      CompilerError: no C compiler that works.
+    """
+    size = {
+        name: asked
+        for name, asked in (("height", height), ("width", width))
+        if getattr(network, name) is None
+    }
+    files = {**c_files(network, **size), "run.c": _LOOP}
+    compiler = find_compiler()
+    key = hashlib.sha256("\0".join([_version(compiler), *FLAGS, _processor(), *files.values()]).encode())
+    path = cache_directory() / f"{key.hexdigest()}.so"
+    if not path.exists():
+        _compile(compiler, files, path)
+    return path
+
+
+def find_compiler() -> tuple[str, ...]:
+    """The command of `$CC`, which may have flags, or the first of cc, gcc, clang.
+
+    Raises:
+      CompilerError: there is none.
+    """
+    command = tuple(shlex.split(os.environ.get("CC", "")))
+    if command:
+        if shutil.which(command[0]) is None:
+            raise CompilerError(
+                f"CC={command[0]}: there is no such program. Unset CC or install it, {_WITHOUT}"
+            )
+        return command
+    for name in _COMPILERS:
+        if shutil.which(name):
+            return (name,)
+    raise CompilerError(f"there is no C compiler ({', '.join(_COMPILERS)}). Install gcc, set CC, {_WITHOUT}")
+
+
+def cache_directory() -> pathlib.Path:
+    """`$XDG_CACHE_HOME/qresnet_jax/c`, by default in `~/.cache`; made for this user alone.
+
+    Raises:
+      CompilerError: it cannot be made, or others may write to it.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    path = pathlib.Path(base) / "qresnet_jax" / "c"
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = path.stat()
+    except OSError as error:
+        raise CompilerError(
+            f"{path} cannot be made ({error.strerror}): set XDG_CACHE_HOME, {_WITHOUT}"
+        ) from error
+    # What lies there is run as this user.
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise CompilerError(
+            f"{path} belongs to or can be written by other users: chmod go-w it, set XDG_CACHE_HOME, {_WITHOUT}"
+        )
+    return path
+
+
+def _compile(compiler: Sequence[str], files, path: pathlib.Path):
+    """In a directory of its own beside `path`, then renamed: two processes may do it at the same time."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        for name, text in files.items():
+            (pathlib.Path(directory) / name).write_text(text, encoding="ascii")
+        command = [*compiler, *FLAGS, "model.c", "run.c", "-o", "model.so"]
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise CompilerError(
+                f"{shlex.join(command)} failed: {done.stderr.strip()[-500:]}. Set CC to a C99 compiler, {_WITHOUT}"
+            )
+        os.replace(pathlib.Path(directory) / "model.so", path)
+
+
+@functools.cache
+def _version(compiler):
+    done = subprocess.run([*compiler, "--version"], capture_output=True, text=True)
+    return "\0".join(compiler) + done.stdout
+
+
+@functools.cache
+def _processor():
+    """What -march=native depends on."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    found = sorted({line for line in lines if line.startswith(wanted)})
+    return "\n".join([platform.machine(), platform.processor(), *found])

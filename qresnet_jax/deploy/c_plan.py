@@ -1,0 +1,207 @@
+"""What the C code does, step by step: nodes fused into loops over pixels, and where each result lies in the buffer.
+
+Both profiles of `c_writer` print the same steps. A convolution never stores its sums: whoever reads them convolves,
+so one that several nodes read runs several times (no network from `fold` has one). Nodes without a reader are left out.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.nodes import IntegerNetwork, Node, Value, value_types
+
+IMAGE = -1  # as the source of a step
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Step:
+    """`result = relu(saturate(last(conv(source)) + addend))`, where what is None or False is left out."""
+
+    result: int  # position of the node that it completes
+    source: int  # result of the step that it reads, or IMAGE
+    conv: nodes.Stem | nodes.BinaryConv | None = None
+    last: Node | None = None  # any node but Add, Relu and the convolutions
+    addend: int | None = None  # a stream
+    relu: bool = False
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """Earlier results that it reads."""
+        return tuple(x for x in (self.source, self.addend) if x not in (None, IMAGE))
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Pixels of a result."""
+
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Of one network for images of one size.
+
+    Args:
+      network: what is planned.
+      values: of all nodes, from `nodes.value_types`.
+      steps: in the order in which they run.
+      height, width: of the images.
+    """
+
+    network: IntegerNetwork
+    values: tuple[Value, ...]
+    steps: tuple[Step, ...]
+    height: int
+    width: int
+
+    def size(self, result: int) -> Size:
+        """Pixels of a node's result, of the image for `IMAGE`; 1 x 1 after the mean."""
+        reduction = 1 if result == IMAGE else self.values[result].reduction
+        if reduction == 0:
+            return Size(1, 1)
+        return Size(-(-self.height // reduction), -(-self.width // reduction))
+
+
+def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
+    """Fuses `Requantize`, `Add` and `Relu` into the loop before them where nothing else reads what lies between."""
+    readers = _readers(network.nodes)
+    steps, done = [], set()
+    for i, node in enumerate(network.nodes):
+        if i in done or i not in readers or isinstance(node, nodes.Stem | nodes.BinaryConv):
+            continue
+        step = _fused(network.nodes, readers, i)
+        done |= _chain(network.nodes, i, step)
+        steps.append(step)
+    return Plan(network, tuple(value_types(network.nodes)), tuple(steps), height, width)
+
+
+def _readers(network_nodes: Sequence[Node]) -> dict[int, Counter]:
+    """Of each node that the logits depend on: which such nodes read it, and how often."""
+    last = len(network_nodes) - 1
+    readers = {last: Counter()}
+    for i in range(last, -1, -1):
+        if i in readers:
+            for j in network_nodes[i].inputs:
+                readers.setdefault(j, Counter())[i] += 1
+    return readers
+
+
+def _fused(network_nodes, readers, i) -> Step:
+    """The step that begins with node i (after the convolution that it reads)."""
+    node = network_nodes[i]
+    if isinstance(node, nodes.Add):
+        step = Step(result=i, source=node.inputs[0], addend=node.inputs[1])
+    elif isinstance(node, nodes.Relu):
+        return Step(result=i, source=node.inputs[0], relu=True)
+    else:
+        step = _reading(network_nodes, i)
+    if isinstance(node, nodes.Requantize):
+        follower = _only_reader(readers, i)
+        if follower is not None and isinstance(network_nodes[follower], nodes.Add):
+            other = min(network_nodes[follower].inputs)
+            if other < i:  # else the other one is fused, which comes later
+                step = dataclasses.replace(step, result=follower, addend=other)
+    if isinstance(node, nodes.Requantize | nodes.Add):
+        follower = _only_reader(readers, step.result)
+        if follower is not None and isinstance(network_nodes[follower], nodes.Relu):
+            step = dataclasses.replace(step, result=follower, relu=True)
+    return step
+
+
+def _reading(network_nodes, i):
+    (source,) = network_nodes[i].inputs
+    conv = network_nodes[source]
+    if isinstance(conv, nodes.Stem):
+        return Step(result=i, source=IMAGE, conv=conv, last=network_nodes[i])
+    if isinstance(conv, nodes.BinaryConv):
+        return Step(result=i, source=conv.inputs[0], conv=conv, last=network_nodes[i])
+    return Step(result=i, source=source, last=network_nodes[i])
+
+
+def _only_reader(readers, i):
+    return next(iter(readers[i])) if readers[i].total() == 1 else None
+
+
+def _chain(network_nodes, i, step):
+    """Positions of the nodes that a step completes: i, then what is fused behind it."""
+    chain = {i, step.result}
+    if step.relu and not isinstance(network_nodes[i], nodes.Relu):
+        chain.add(network_nodes[step.result].inputs[0])
+    return chain
+
+
+# The buffer.
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Offsets in the buffer, in bytes."""
+
+    offsets: Mapping[int, int]  # of results
+    scratch: Mapping[int, int]  # of a step's working memory, by position of the step
+    nbytes: int
+
+
+def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[int], align: int) -> Memory:
+    """Places all results and working memories so that no two in use at once overlap.
+
+    A stream is written over one that it is computed from, pixel by pixel, where nothing reads that one later.
+
+    Args:
+      steps: of a plan.
+      sizes: bytes of each step's result; 0 for one that lies elsewhere.
+      scratch: bytes of working memory of each step.
+      align: of all offsets, bytes.
+    """
+    last_use = {step.result: t for t, step in enumerate(steps)}
+    last_use.update({x: t for t, step in enumerate(steps) for x in step.operands})
+    slot = {}  # of a result: the result whose place it takes
+    spans = {}  # of a slot: bytes, first and last step
+    for t, step in enumerate(steps):
+        taken = next((x for x in _overwritable(step, sizes) if last_use[x] == t), None)
+        if taken is None:
+            slot[step.result] = step.result
+            spans["result", step.result] = [sizes[step.result], t, last_use[step.result]]
+        else:
+            slot[step.result] = slot[taken]
+            spans["result", slot[taken]][2] = last_use[step.result]
+        spans["scratch", t] = [scratch[t], t, t]
+    places, nbytes = _place(spans, align)
+    return Memory(
+        {x: places["result", slot[x]] for x in slot},
+        {t: places["scratch", t] for t in range(len(steps))},
+        nbytes,
+    )
+
+
+def _overwritable(step, sizes):
+    """Operands of the same layout as the result, read and written pixel by pixel."""
+    if not isinstance(step.last, nodes.Requantize | None):
+        return []
+    same = [step.addend] if step.addend is not None else []
+    if step.conv is None:
+        same.append(step.source)
+    return [x for x in same if sizes[x] == sizes[step.result]]
+
+
+def _place(spans, align):
+    """First fit, the largest first."""
+    places, nbytes = {}, 0
+    for key, (size, first, last) in sorted(
+        spans.items(), key=lambda item: (-item[1][0], item[1][1], item[0])
+    ):
+        in_use = sorted(
+            (places[k], places[k] + spans[k][0])
+            for k in places
+            if spans[k][1] <= last and first <= spans[k][2]
+        )
+        offset = 0
+        for start, end in in_use:
+            if offset + size <= start:
+                break
+            offset = max(offset, -(-end // align) * align)
+        places[key] = offset
+        nbytes = max(nbytes, offset + size)
+    return places, nbytes

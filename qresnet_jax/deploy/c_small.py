@@ -1,0 +1,206 @@
+"""The profile `small` of the C export: one bit per weight, little code, one pixel after the other.
+
+Sums are population counts of levels' bit planes and signs, as many channels at once as a word has bits. The code is
+`c/small.c`; this module prints the constants and the calls.
+"""
+
+import numpy as np
+
+from qresnet_jax.deploy import c_text, nodes
+from qresnet_jax.deploy.c_plan import IMAGE, Plan, Step, allocate
+
+ALIGN = 4  # bytes; of all that lies in the buffer
+_MAX_WASTE = 1 / 6  # of the bits of signs, for words that the channels do not fill
+
+
+class SmallProfile:
+    """The parts of `model.c` for one plan.
+
+    Args:
+      plan: of the network, for the size of its images.
+
+    Attributes:
+      buffer_bytes: that the code needs, for any alignment of the pointer.
+      weight_bytes: of all constant arrays.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.word_bits = _word_bits([s.conv for s in plan.steps if isinstance(s.conv, nodes.BinaryConv)])
+        sizes = {step.result: self._nbytes(step.result) for step in plan.steps}
+        rows = [4 * _row(plan, step) for step in plan.steps]  # int32 of the channels of one pixel
+        self.memory = allocate(plan.steps, sizes, rows, ALIGN)
+        self.buffer_bytes = self.memory.nbytes + ALIGN - 1
+        self.constants = c_text.Constants()
+        self.used = {"types"}
+        self.calls = [self._call(t, step) for t, step in enumerate(plan.steps)]
+        self.weight_bytes = self.constants.nbytes
+
+    def source(self) -> str:
+        """The text between the includes and the class names."""
+        code = [text for name, text in c_text.sections("small.c").items() if name in self.used]
+        head = f"typedef uint{self.word_bits}_t MODEL_ALIAS model_word;\n#define MODEL_WORD_BITS {self.word_bits}u\n"
+        return "\n".join([head, *code, self.constants.text()]) + "\n" + self._function()
+
+    def _function(self):
+        return (
+            "void model_logits(const uint8_t *image, int32_t *logits, void *buffer)\n{\n"
+            f"    uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {ALIGN}u;\n"
+            "    size_t y, x;\n" + "\n".join(self.calls) + "}\n"
+        )
+
+    # Layout.
+
+    def _words(self, channels):
+        return -(-channels // self.word_bits)
+
+    def _planes(self, result):
+        return max(self.plan.values[result].bound.bit_length(), 1)
+
+    def _pixel_units(self, result):
+        """Words or int16 of one pixel of a result."""
+        value = self.plan.values[result]
+        if value.kind == "levels":
+            return self._planes(result) * self._words(value.channels)
+        return value.channels
+
+    def _nbytes(self, result):
+        value, size = self.plan.values[result], self.plan.size(result)
+        unit = {"levels": self.word_bits // 8, "stream": 2, "mean": 2, "logits": 0}[value.kind]
+        return size.height * size.width * self._pixel_units(result) * unit
+
+    def _pointer(self, result, const="const "):
+        if result == IMAGE:
+            return "image"
+        kind = "model_word" if self.plan.values[result].kind == "levels" else "model_int16"
+        return f"({const}{kind} *)(base + {self.memory.offsets[result]})"
+
+    # Constants.
+
+    def _conv(self, step):
+        conv, size = step.conv, self.plan.size(step.source)
+        stem = isinstance(conv, nodes.Stem)
+        kernel = conv.weights if stem else conv.signs
+        kh, kw, features, out = kernel.shape
+        rows = np.moveaxis(kernel, 3, 0)  # [out, kh, kw, in]
+        fields = {"height": size.height, "width": size.width, "out": out, "stride": conv.stride}
+        fields |= {"in": features, "kernel_height": kh, "kernel_width": kw}
+        if stem:
+            fields["weights"] = self.constants.array(f"weights_{step.result}", rows)
+            fields["mean"] = self.constants.array(f"mean_{step.result}", conv.double_mean)
+        else:
+            fields["signs"] = self.constants.array(f"signs_{step.result}", packed(rows > 0, self.word_bits))
+            self.used.add("words")
+            fields |= {"words": self._words(features), "planes": self._planes(step.source)}
+        return self.constants.struct("conv", f"conv_{step.result}", fields)
+
+    def _thresholds(self, step):
+        node, bound = step.last, self.plan.values[step.last.inputs[0]].bound
+        t = np.clip(node.thresholds, -bound - 1, bound + 1)  # beyond these the outcome is the same
+        narrow = np.array_equal(t, t.astype(np.int16))
+        i = step.result
+        fields = {
+            "narrow" if narrow else "wide": self.constants.array(
+                f"steps_{i}", t.astype(np.int16 if narrow else np.int32)
+            ),
+            "direction": self.constants.array(f"direction_{i}", node.direction),
+            "levels": self.constants.array(f"levels_{i}", node.levels.astype(np.int16)),
+            "rows": len(t),
+            "steps": t.shape[1],
+            "words": self._words(self.plan.values[i].channels),
+            "planes": self._planes(i),
+        }
+        return self.constants.struct("thresholds", f"thresholds_{i}", fields)
+
+    def _requantize(self, step):
+        node, i = step.last, step.result
+        narrow = np.array_equal(node.offset, node.offset.astype(np.int32))
+        fields = {
+            "multiplier": self.constants.array(f"multiplier_{i}", node.multiplier),
+            "shift": self.constants.array(f"shift_{i}", node.shift),
+            "offset" if narrow else "wide_offset": self.constants.array(
+                f"offset_{i}", node.offset.astype(np.int32) if narrow else node.offset
+            ),
+        }
+        return self.constants.struct("requantize", f"requantize_{i}", fields)
+
+    # Calls.
+
+    def _use(self, section, *arguments):
+        self.used.add(section)
+        return f"model_{section}({', '.join(map(str, arguments))});"
+
+    def _call(self, t, step: Step):
+        name = self.plan.network.nodes[step.result].name
+        lines = [f"/* {c_text.comment(name or type(self.plan.network.nodes[step.result]).__name__)} */", "{"]
+        lines += ["    " + line for line in self._body(t, step)]
+        return "".join(f"    {line}\n" for line in [*lines, "}"])
+
+    def _body(self, t, step):
+        channels, source = self.plan.values[step.result].channels, self._pointer(step.source)
+        result, size = self._pointer(step.result, ""), self.plan.size(step.source)
+        if isinstance(step.last, nodes.MaxPool):
+            return [
+                self._use("max_pool", source, f"{size.height}u", f"{size.width}u", f"{channels}u", result)
+            ]
+        if isinstance(step.last, nodes.MeanPool):
+            return [self._use("mean_pool", source, f"{size.height * size.width}u", f"{channels}u", result)]
+        if isinstance(step.last, nodes.Classifier):
+            weights = self.constants.array("classifier_weights", step.last.weights.T)
+            bias = self.constants.array("classifier_bias", step.last.bias)
+            features = len(step.last.weights)
+            return [self._use("classify", source, weights, bias, f"{features}u", "logits")]
+        return self._pointwise(t, step, channels)
+
+    def _pointwise(self, t, step, channels):
+        """The loop over pixels: a row of sums or of a stream, then what becomes of it."""
+        size = self.plan.size(step.result)
+        read, write = self._read(step, channels), []
+        if isinstance(step.last, nodes.Requantize):
+            write.append(self._use("rescale", self._requantize(step), "row", f"{channels}u"))
+        at = f"(y * {size.width}u + x) * {self._pixel_units(step.result)}u"
+        result = f"{self._pointer(step.result, '')} + {at}"
+        if isinstance(step.last, nodes.Thresholds):
+            write.append(self._use("quantize", self._thresholds(step), "row", f"{channels}u", result))
+        else:
+            addend = "NULL" if step.addend is None else f"{self._pointer(step.addend)} + {at}"
+            write.append(self._use("write", "row", addend, int(step.relu), f"{channels}u", result))
+        return [
+            f"model_int32 *const row = (model_int32 *)(base + {self.memory.scratch[t]});",
+            f"for (y = 0; y < {size.height}u; y++)",
+            f"    for (x = 0; x < {size.width}u; x++) {{",
+            *(f"        {line}" for line in [read, *write]),
+            "    }",
+        ]
+
+    def _read(self, step, channels):
+        if step.conv is None:
+            at = f"(y * {self.plan.size(step.source).width}u + x) * {channels}u"
+            return self._use("read", f"{self._pointer(step.source)} + {at}", f"{channels}u", "row")
+        section = "stem" if isinstance(step.conv, nodes.Stem) else "binary"
+        return self._use(section, self._conv(step), self._pointer(step.source), "y", "x", "row")
+
+
+def packed(bits: np.ndarray, word_bits: int) -> np.ndarray:
+    """Bits `[..., C]` in words, channel c in bit `c % word_bits` of word `c // word_bits`; zeros fill up the last."""
+    channels = bits.shape[-1]
+    padded = np.zeros((*bits.shape[:-1], -(-channels // word_bits), word_bits), np.uint64)
+    padded.reshape(*bits.shape[:-1], -1)[..., :channels] = bits
+    return (padded << np.arange(word_bits, dtype=np.uint64)).sum(-1).astype(f"uint{word_bits}")
+
+
+def _word_bits(convs):
+    """The widest word that wastes little; the narrowest one does not count as waste."""
+    for bits in (32, 16):
+        used = [conv.signs.size / conv.signs.shape[2] for conv in convs]  # kh * kw * out
+        needed = sum(n * conv.signs.shape[2] for n, conv in zip(used, convs, strict=True))
+        spent = sum(n * bits * -(-conv.signs.shape[2] // bits) for n, conv in zip(used, convs, strict=True))
+        if spent - needed <= _MAX_WASTE * spent:
+            return bits
+    return 8
+
+
+def _row(plan, step):
+    """Channels of the row that a loop over pixels works on; 0 without such a loop."""
+    pointwise = step.last is None or isinstance(step.last, nodes.Thresholds | nodes.Requantize)
+    return plan.values[step.result].channels if pointwise else 0

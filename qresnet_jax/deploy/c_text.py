@@ -1,0 +1,89 @@
+"""Pieces of C text: constant arrays, strings, comments, and the sections of the templates in `c/`."""
+
+import importlib.resources
+import re
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+
+_TYPES = {
+    "u1": "uint8_t",
+    "i1": "int8_t",
+    "u2": "uint16_t",
+    "i2": "int16_t",
+    "u4": "uint32_t",
+    "i4": "int32_t",
+}
+_TYPES |= {"u8": "uint64_t", "i8": "int64_t"}
+
+
+class Constants:
+    """The constant arrays and structs of a file; equal arrays are written once."""
+
+    def __init__(self):
+        self._arrays: dict[str, np.ndarray] = {}
+        self._names: dict[tuple[str, bytes], str] = {}
+        self._structs: list[str] = []
+
+    def array(self, name: str, x: np.ndarray) -> str:
+        """Adds integers under a name; returns the name under which they lie."""
+        known = self._names.setdefault((x.dtype.str, x.tobytes()), name)
+        if (
+            known == name
+            and self._arrays.setdefault(name, x) is not x
+            and not np.array_equal(self._arrays[name], x)
+        ):
+            raise ValueError(f"two arrays are called {name}")
+        return known
+
+    def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
+        """Adds a struct of type `model_KIND`; returns the expression of its address."""
+        body = textwrap.fill(", ".join(f".{field} = {value}" for field, value in fields.items()), 100)
+        text = f"static const model_{kind} {name} = {{\n{textwrap.indent(body, '    ')}}};\n"
+        self._structs.append(text)
+        return f"&{name}"
+
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays."""
+        return sum(x.nbytes for x in self._arrays.values())
+
+    def text(self) -> str:
+        """All definitions."""
+        arrays = [_array(name, x) for name, x in self._arrays.items()]
+        return "\n".join([*arrays, *self._structs])
+
+
+def _array(name, x):
+    suffix = "u" if x.dtype.itemsize == 8 and x.dtype.kind == "u" else ""  # above 2**63 it is needed
+    numbers = textwrap.fill(", ".join(f"{value}{suffix}" for value in x.ravel().tolist()), 100)
+    kind = _TYPES[x.dtype.str[1:]]
+    return f"static const {kind} {name}[{x.size}] = {{\n{textwrap.indent(numbers, '    ')}}};\n"
+
+
+def string(text: str) -> str:
+    """A literal; all but plain ASCII as octal escapes of UTF-8, and no trigraphs."""
+    plain = set(range(32, 127)) - set(b'"\\?')
+    data = text.encode("utf-8", "surrogatepass")
+    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in data) + '"'
+
+
+def comment(text: str) -> str:
+    """Text that cannot end a comment early."""
+    return re.sub(r"[^\w .,:=-]", "_", text, flags=re.ASCII)
+
+
+def sections(*templates: str) -> dict[str, str]:
+    """The sections of template files by name; a line `/// name` begins one."""
+    directory = importlib.resources.files(__package__) / "c"
+    parts = []
+    for template in templates:
+        parts += re.split(r"^/// (\w+)\n", (directory / template).read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def renamed(text: str, prefix: str) -> str:
+    """`model_` and `MODEL_`, at the beginning of identifiers, in another prefix."""
+    text = re.sub(r"\bmodel(?=_|\.h\b)", prefix, text)
+    return re.sub(r"\bMODEL(?=_)", prefix.upper(), text)

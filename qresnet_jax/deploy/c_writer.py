@@ -1,0 +1,190 @@
+"""The C writer: an `IntegerNetwork` as C99 that needs nothing but a compiler. docs/c_export.md says how to use it.
+
+Integers only, weights as constants, no allocation: the caller hands in the working memory. The logits are those of
+`numpy_engine`, to the bit, with every compiler and on every machine. The same network gives the same files.
+"""
+
+import os
+import pathlib
+import re
+
+from qresnet_jax.deploy import c_text
+from qresnet_jax.deploy.c_fast import FastProfile
+from qresnet_jax.deploy.c_plan import plan
+from qresnet_jax.deploy.c_small import SmallProfile
+from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.errors import ExportError
+
+PROFILES = {"fast": FastProfile, "small": SmallProfile}
+
+
+def write_c(
+    network: IntegerNetwork,
+    directory,
+    *,
+    profile: str = "fast",
+    prefix: str = "model",
+    height: int | None = None,
+    width: int | None = None,
+) -> list[pathlib.Path]:
+    """Writes `model.h`, `model.c` and `example.c`.
+
+    Args:
+      network: from `fold` or a packed file.
+      directory: of the files; it is made if need be.
+      profile: `fast` for processors with 64-bit words or vectors, `small` for microcontrollers.
+      prefix: of the functions and, in upper case, the macros, and the name of the files; `model` by default.
+      height, width: of the images, where the network leaves them open.
+
+    Returns:
+      The three files. They are written all, or none.
+
+    Raises:
+      ExportError: no C identifier as prefix, or no size of the images, or another than the network's.
+      ValueError: no such profile.
+    """
+    files = c_files(network, profile=profile, prefix=prefix, height=height, width=width)
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    asides = {directory / name: directory / f".{name}.{os.getpid()}.part" for name in files}
+    try:
+        for aside, text in zip(asides.values(), files.values(), strict=True):
+            aside.write_text(text, encoding="ascii", newline="\n")
+        for path, aside in asides.items():
+            os.replace(aside, path)
+    finally:
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)
+    return list(asides)
+
+
+def c_files(
+    network: IntegerNetwork,
+    *,
+    profile: str = "fast",
+    prefix: str = "model",
+    height: int | None = None,
+    width: int | None = None,
+) -> dict[str, str]:
+    """Names and texts of the files that `write_c` writes; arguments and errors as there."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", prefix, re.ASCII) is None:
+        raise ExportError(
+            f"prefix={prefix!r} must begin with a letter and go on with letters, digits and _, as a C identifier does"
+        )
+    height = _image_size("height", network.height, height)
+    width = _image_size("width", network.width, width)
+    chosen = PROFILES[profile](plan(network, height, width))
+    header = _HEADER.format(
+        profile=profile,
+        height=height,
+        width=width,
+        channels=network.channels,
+        classes=network.classes,
+        weight_bytes=chosen.weight_bytes,
+        buffer_bytes=chosen.buffer_bytes,
+        logit_scale=repr(network.logit_scale),
+    )
+    names = network.class_names or [str(k) for k in range(network.classes)]
+    listed = ",\n".join(f"    {c_text.string(name)}" for name in names)
+    source = _SOURCE_HEAD + chosen.source() + _NAMES.format(names=listed)
+    files = {"model.h": header, "model.c": source, "example.c": _EXAMPLE}
+    return {
+        name.replace("model.", f"{prefix}."): c_text.renamed(text, prefix) for name, text in files.items()
+    }
+
+
+def _image_size(name, of_network, asked):
+    if asked is not None and (of_network not in (None, asked) or not 1 <= asked < 2**16):
+        raise ExportError(f"{name}={asked}: the network takes images of {name} {of_network or '1 to 65535'}")
+    if of_network is None and asked is None:
+        raise ExportError(f"this network takes images of any {name}, C code only one: give {name}=...")
+    return of_network or asked
+
+
+_HEADER = """\
+/* A network with 1-bit weights, in integers; written by qresnet_jax, profile "{profile}".
+
+   Constants: {weight_bytes} bytes. Working memory: {buffer_bytes} bytes.
+   A logit is worth {logit_scale}. */
+
+#ifndef MODEL_H
+#define MODEL_H
+
+#include <stdint.h>
+
+#define MODEL_HEIGHT {height}
+#define MODEL_WIDTH {width}
+#define MODEL_CHANNELS {channels}
+#define MODEL_CLASSES {classes}
+#define MODEL_BUFFER_BYTES {buffer_bytes}
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* In the order of the logits, UTF-8. */
+extern const char *const model_class_names[MODEL_CLASSES];
+
+/* Classifies one image. Calls with different buffers may run at the same time.
+
+   image: MODEL_HEIGHT x MODEL_WIDTH x MODEL_CHANNELS pixels, 0 to 255, channels side by side
+   logits: MODEL_CLASSES integers; the largest is at the class
+   buffer: MODEL_BUFFER_BYTES bytes at any address, with any content; must not overlap the others */
+void model_logits(const uint8_t *image, int32_t *logits, void *buffer);
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+_SOURCE_HEAD = """\
+#include "model.h"
+
+#include <stddef.h>
+#include <string.h>
+
+/* The buffer is used again for values of other types. */
+#ifdef __GNUC__
+#define MODEL_ALIAS __attribute__((may_alias))
+#else
+#define MODEL_ALIAS
+#endif
+
+typedef int16_t MODEL_ALIAS model_int16;
+typedef int32_t MODEL_ALIAS model_int32;
+
+"""
+
+_NAMES = """
+const char *const model_class_names[MODEL_CLASSES] = {{
+{names}}};
+"""
+
+_EXAMPLE = """\
+/* Classifies images of raw bytes, height x width x channels each:
+   cc -O3 example.c model.c -o example && ./example < images */
+
+#include "model.h"
+
+#include <stdio.h>
+
+int main(void)
+{
+    static uint8_t image[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS], buffer[MODEL_BUFFER_BYTES];
+    int32_t logits[MODEL_CLASSES];
+    while (fread(image, sizeof image, 1, stdin) == 1) {
+        int k, best = 0;
+        model_logits(image, logits, buffer);
+        for (k = 0; k < MODEL_CLASSES; k++) {
+            printf("%ld ", (long)logits[k]);
+            best = logits[k] > logits[best] ? k : best;
+        }
+        printf("%s\\n", model_class_names[best]);
+    }
+    return 0;
+}
+"""

@@ -1,0 +1,163 @@
+import dataclasses
+import gc
+import multiprocessing
+import os
+import shutil
+import subprocess
+import weakref
+
+import numpy as np
+import pytest
+
+from qresnet_jax.deploy import c_engine, numpy_engine
+from qresnet_jax.deploy.c_engine import CompilerError
+from qresnet_jax.errors import UserError
+
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("cc", "gcc", "clang")), reason="there is no C compiler"
+)
+
+
+@pytest.fixture(scope="module")
+def module_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def cache(module_cache, monkeypatch):
+    """The cache directory of this module's tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(module_cache))
+    monkeypatch.delenv("CC", raising=False)
+    return module_cache / "qresnet_jax" / "c"
+
+
+@needs_compiler
+def test_the_integers_are_those_of_the_reference(trained, make_images):
+    _, network = trained
+    images = make_images(9, (network.height, network.width, network.channels))
+    logits = c_engine.logits(network, images)
+    assert logits.dtype == np.int32
+    np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+
+
+@needs_compiler
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 50])
+@pytest.mark.parametrize("cores", [1, 3, 7])
+def test_threads_and_batches_do_not_matter(n, cores, trained_named, make_images, monkeypatch):
+    _, network = trained_named("basic pact")
+    monkeypatch.setattr(c_engine, "_cores", lambda: cores)
+    images = make_images(50, (8, 8, 3))[:n]
+    np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+
+
+@needs_compiler
+def test_images_need_not_be_contiguous(trained_named, make_images):
+    _, network = trained_named("basic pact")
+    images = make_images(6, (8, 8, 3))[::2, ::-1]
+    np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+
+
+@needs_compiler
+def test_a_network_of_any_size_is_compiled_for_each(trained_named, make_images, cache):
+    network = dataclasses.replace(trained_named("basic pact")[1], height=None, width=None)
+    before = set(cache.iterdir()) if cache.exists() else set()
+    for size in ((5, 11), (4, 3), (5, 11)):
+        images = make_images(2, (*size, 3))
+        np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+    assert len(set(cache.iterdir()) - before) == 2
+
+
+@needs_compiler
+def test_what_is_compiled_is_found_again(trained_named, make_images, monkeypatch):
+    _, network = trained_named("basic pact")
+    images = make_images(2, (8, 8, 3))
+    expected = c_engine.logits(network, images)
+    monkeypatch.setattr(c_engine, "_compile", None)
+    again = dataclasses.replace(network)  # another object, so that the loaded library is not found
+    np.testing.assert_array_equal(c_engine.logits(again, images), expected)
+
+
+@needs_compiler
+def test_loaded_libraries_are_forgotten_with_their_network(trained_named, make_images):
+    network = dataclasses.replace(trained_named("basic pact")[1])
+    c_engine.logits(network, make_images(1, (8, 8, 3)))
+    assert network in c_engine._compiled
+    watched = weakref.ref(network)
+    del network
+    gc.collect()
+    assert watched() is None
+
+
+def _compile_in_a_process(network, directory):
+    os.environ["XDG_CACHE_HOME"] = directory
+    c_engine.compiled(network, 8, 8)
+
+
+@needs_compiler
+def test_two_processes_may_compile_at_once(trained_named, tmp_path):
+    _, network = trained_named("basic pact")
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_compile_in_a_process, args=(network, str(tmp_path))) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    (library,) = (tmp_path / "qresnet_jax" / "c").iterdir()
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    logits = c_engine.Library(library, network.classes).logits(images)
+    np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+
+
+def test_without_a_compiler_the_message_says_what_to_do(trained_named, tmp_path, monkeypatch):
+    network = dataclasses.replace(trained_named("basic pact")[1])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CompilerError, match='no C compiler.*Install gcc.*engine="jax"') as error:
+        c_engine.logits(network, np.zeros((1, 8, 8, 3), np.uint8))
+    assert isinstance(error.value, UserError)
+    monkeypatch.setenv("CC", "nocc -O3")
+    with pytest.raises(CompilerError, match="CC=nocc: there is no such program"):
+        c_engine.find_compiler()
+
+
+def test_a_compiler_that_fails_is_quoted(trained_named, tmp_path, monkeypatch):
+    network = dataclasses.replace(trained_named("basic pact")[1])
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho it is Monday >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", f"{broken} -pipe")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    with pytest.raises(CompilerError, match="broken -pipe.*failed: it is Monday.*Set CC"):
+        c_engine.logits(network, np.zeros((1, 8, 8, 3), np.uint8))
+    assert list((tmp_path / "new" / "qresnet_jax" / "c").iterdir()) == []
+
+
+def test_the_cache_is_private(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    directory = c_engine.cache_directory()
+    assert directory.stat().st_mode & 0o077 == 0
+    directory.chmod(0o777)
+    with pytest.raises(CompilerError, match="can be written by other users"):
+        c_engine.cache_directory()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CompilerError, match="cannot be made.*XDG_CACHE_HOME"):
+        c_engine.cache_directory()
+
+
+def test_other_images_are_refused(trained_named):
+    _, network = trained_named("basic pact")
+    with pytest.raises(ValueError, match=r"images must be uint8 \[N, 8, 8, 3\]"):
+        c_engine.logits(network, np.zeros((1, 8, 9, 3), np.uint8))
+
+
+@needs_compiler
+def test_flags_of_cc_are_taken(trained_named, monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "cc -O0 -DMODEL_VECTOR=8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if shutil.which("cc") is None:
+        pytest.skip("there is no cc")
+    assert subprocess.run([*c_engine.find_compiler(), "--version"], capture_output=True).returncode == 0
+    network = dataclasses.replace(trained_named("basic pact")[1])
+    images = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
+    np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
