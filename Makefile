@@ -6,6 +6,7 @@ CACHE := $(CURDIR)/.cache
 
 export PIP_CACHE_DIR := $(CACHE)/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export XDG_CACHE_HOME := $(CACHE)
 export JAX_COMPILATION_CACHE_DIR := $(CACHE)/jax
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export PYTHONPYCACHEPREFIX := $(CACHE)/pycache

@@ -33,10 +33,15 @@ MODE = flags.DEFINE_enum(
 def train(config, workdir):
     _restart_with_large_pages()
     from qresnet_jax import train_and_evaluate
+    from qresnet_jax.train.interrupt import StopSignal
 
     metrics = train_and_evaluate(config, workdir)
     if "test_accuracy" in metrics:  # not after an interruption
-        report(config, workdir)
+        with StopSignal():
+            try:
+                report(config, workdir)
+            except UserError as error:  # the training itself is done
+                logging.getLogger("qresnet_jax").warning("no report: %s", error)
 
 
 def evaluate(config, workdir):

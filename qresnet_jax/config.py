@@ -178,6 +178,17 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     return fields
 
 
+def from_json(saved: dict) -> ConfigDict:
+    """The config of a run as its checkpoint has it; fields that are newer than the run have their defaults."""
+    config = default_config()
+    with config.unlocked(), config.ignore_type():
+        for name, value in flatten(ConfigDict(saved)).items():
+            config.update_from_flattened_dict(
+                {name: tuple(value) if isinstance(value, list | tuple) else value}
+            )
+    return config
+
+
 def validate(config: ConfigDict) -> None:
     """Refuses unknown fields, missing fields and impossible values.
 

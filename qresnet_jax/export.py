@@ -32,6 +32,7 @@ def export_run(config, workdir) -> list[pathlib.Path]:
     """
     configs.validate(config)
     run = restore_run(config, workdir)
+    config = run.config
     model, network = run.model(), fold_run(run)
     dataset = load_dataset(config.data)
     configs.validate_dataset(config, dataset)
@@ -55,11 +56,13 @@ def export_run(config, workdir) -> list[pathlib.Path]:
 
         files.append(path.with_name(f"{path.stem}.simulation{path.suffix}"))
         write_stablehlo(simulation(model, mean), files[-1], images.shape[1:])
+    if config.export.format != "packed":
+        log.info("measured was the integer network; the written file itself was not run")
     return _said(files)
 
 
 def export_packed(config, workdir) -> list[pathlib.Path]:
-    """Writes a packed file in another format; the integers stay the same.
+    """Writes a packed file in another format, unmeasured: there is no simulation to compare with.
 
     Args:
       config: `packed` is the file, or a model of the zoo; `export` as in `export_run`.

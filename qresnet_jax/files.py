@@ -1,14 +1,17 @@
-"""Files written whole: all of them or none."""
+"""Files written whole: what is wrong is found before any of them is replaced."""
 
+import errno
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
 
 from qresnet_jax.errors import UserError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def write_all(files: Mapping[pathlib.Path, bytes], outdated: Iterable[pathlib.Path] = ()) -> None:
-    """Writes files aside; when all are complete, puts them in place and removes the outdated ones.
+    """Writes files aside; when all are complete and on disk, puts them in place and removes the outdated ones.
 
     Args:
       files: content by path; missing directories are made.
@@ -18,23 +21,28 @@ def write_all(files: Mapping[pathlib.Path, bytes], outdated: Iterable[pathlib.Pa
       UserError: a file that cannot be written.
     """
     aside = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in files}
+    path = None
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside[path].write_bytes(content)
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            _write(aside[path], content)
         for path, part in aside.items():
             part.replace(path)
         for path in outdated:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{error.filename} cannot be written ({error.strerror}): make room there, or choose another place"
-        ) from error
+        way_out = "make room there" if error.errno in _FULL else "choose another place"
+        raise UserError(f"{path} cannot be written ({error.strerror}): {way_out}") from error
     finally:
-        _remove(aside.values())
+        for part in aside.values():
+            if part.parent.is_dir():
+                part.unlink(missing_ok=True)
 
 
-def _remove(parts):
-    for part in parts:
-        if part.parent.is_dir():
-            part.unlink(missing_ok=True)
+def _write(path, content):
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -40,12 +40,13 @@ def read_picture(path, shape: tuple[int, int, int]) -> Picture:
     Raises:
       DataError: missing, or no image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     height, width, channels = shape
     try:
         with Image.open(path) as picture:
             picture.load()
+            picture = ImageOps.exif_transpose(picture)  # cameras store how they were held
     except FileNotFoundError as error:
         raise DataError(f"config.predict.images: there is no file {path}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

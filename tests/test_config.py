@@ -1,5 +1,6 @@
 """Wrong configs are refused at once, by name, in the process of `main.py` too: before data is read or a file made."""
 
+import json
 import pathlib
 import runpy
 import time
@@ -8,7 +9,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.config import default_config, flatten, validate, validate_dataset, validate_devices
+from qresnet_jax.config import (
+    default_config,
+    flatten,
+    from_json,
+    validate,
+    validate_dataset,
+    validate_devices,
+)
 from qresnet_jax.data import ImageDataset, Split
 from qresnet_jax.errors import ConfigError, UserError
 
@@ -272,3 +280,11 @@ def test_help_exits_with_0_and_names_the_flags(run_main):
     result = run_main("--help")
     assert result.returncode == 0
     assert all(flag in result.stdout for flag in ("--config", "--workdir", "--mode", "prepare_data"))
+
+
+def test_a_config_comes_back_from_json_and_newer_fields_have_their_defaults():
+    config = changed(**{"model.act_bits": (4, 4, 4), "model.stream_fraction_bits": None, "seed": 7})
+    saved = json.loads(json.dumps(config.to_dict()))
+    assert flatten(from_json(saved)) == flatten(config)
+    del saved["bench"], saved["packed"]
+    assert flatten(from_json(saved)) == flatten(config)

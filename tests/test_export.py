@@ -9,7 +9,7 @@ import qresnet_jax
 from qresnet_jax.data import load_dataset
 from qresnet_jax.errors import UserError
 from qresnet_jax.export import export_run
-from qresnet_jax.train.evaluate import evaluate_checkpoint
+from qresnet_jax.train.evaluate import evaluate_checkpoint, evaluate_packed
 
 
 def small(**model):
@@ -65,3 +65,25 @@ def test_a_float_network_has_no_integer_form(tmp_path):
     assert not list(tmp_path.glob("*.safetensors"))
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["test_accuracy"] == trained["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("model.act_bits", (4, 4, 4)), ("model.stream_fraction_bits", 3), ("model.depth", 14), ("seed", 9)],
+)
+def test_a_run_is_exported_as_it_was_trained_whatever_the_config_says(run, tmp_path, caplog, field, value):
+    config, workdir, _ = run
+    (as_trained,) = export_run(config, workdir)
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict({field: value, "export.path": str(tmp_path / "x")})
+    with caplog.at_level("INFO", "qresnet_jax"):
+        (path,) = export_run(other, workdir)
+    assert path == tmp_path / "x" and path.read_bytes() == as_trained.read_bytes()
+    assert f"as the run was trained, not as the config says: {field}=" in caplog.text
+
+
+def test_a_packed_file_of_other_images_is_refused(run):
+    config = run[0].copy_and_resolve_references()
+    config.packed = "fashion_mnist_resnet20_w1a2"
+    with pytest.raises(UserError, match="takes images of 28x28x1, digits has 8x8x1"):
+        evaluate_packed(config)

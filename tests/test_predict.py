@@ -59,6 +59,15 @@ def test_the_middle_is_cut_out_and_resized(tmp_path, size):
     assert picture.how.startswith(f"{size[0]}x{size[1]} RGB -> ")
 
 
+def test_a_photograph_is_turned_as_it_was_taken(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turned by a quarter
+    Image.fromarray(GRADIENT).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / "x.png", (8, 8, 1)).pixels[..., 0], np.rot90(GRADIENT, -1)
+    )
+
+
 def test_the_cut_is_the_middle(tmp_path):
     wide = np.zeros((8, 16, 3), np.uint8)
     wide[:, 4:12] = 255

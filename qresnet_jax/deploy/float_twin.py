@@ -11,6 +11,8 @@ from qresnet_jax.deploy import nodes
 from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.plain_convolution import plain_conv
 
+HIGHEST = jax.lax.Precision.HIGHEST  # float32 also where the default is less
+
 
 def float_twin(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
     """A float32 network of the same architecture with random weights, compiled by XLA.
@@ -53,7 +55,7 @@ def _apply(network, i, node, weights, images, x=None, y=None):
     match node:
         case nodes.Stem() | nodes.BinaryConv():
             x = (images.astype(jnp.float32) - 128) / 64 if x is None else x
-            return plain_conv(x, weights[0], (node.stride, node.stride)) + weights[1]
+            return plain_conv(x, weights[0], (node.stride, node.stride), precision=HIGHEST) + weights[1]
         case nodes.Thresholds():
             feeds_stream = isinstance(network.nodes[node.inputs[0]], nodes.Relu)
             return x if feeds_stream else jnp.maximum(x, 0)
@@ -69,5 +71,5 @@ def _apply(network, i, node, weights, images, x=None, y=None):
         case nodes.MeanPool():
             return x.mean((1, 2))
         case nodes.Classifier():
-            return x @ weights[0] + weights[1]
+            return jnp.matmul(x, weights[0], precision=HIGHEST) + weights[1]
     raise TypeError(f"no such node: {node}")

@@ -39,13 +39,18 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     run = _jitted(network)
     largest = PROCESSOR_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
     batch = 1 if len(images) <= _ONE_BY_ONE else largest
-    parts = [np.zeros((0, network.classes), np.int32)]
+    parts, running = [np.zeros((0, network.classes), np.int32)], None
     for i in range(0, len(images), batch):
         part = images[i : i + batch]
         missing = batch - len(part)
         filled = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
-        parts.append(np.asarray(run(filled))[: len(part)])
-    return np.concatenate(parts)
+        result = run(filled)
+        if running is not None:  # while the device works on the next batch
+            parts.append(np.asarray(running))
+        running = result
+    if running is not None:
+        parts.append(np.asarray(running))
+    return np.concatenate(parts)[: len(images)]
 
 
 def make_logits(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:

@@ -185,10 +185,14 @@ def _network(metadata, tensors) -> IntegerNetwork:
         )
     if not all(value is None or type(value) is int for value in size):
         raise ValueError(f"height and width must be integers or null, got {size}")
-    reader = NodeReader(tensors, _double_mean(preprocessing.get("mean")))
+    double_mean = _double_mean(preprocessing.get("mean"))
+    reader = NodeReader(tensors, double_mean)
     nodes = tuple(reader.read(i, entry) for i, entry in enumerate(entries))
     reader.finish()
-    return IntegerNetwork(nodes, bits, scale, None if names is None else tuple(names), *size)
+    network = IntegerNetwork(nodes, bits, scale, None if names is None else tuple(names), *size)
+    if preprocessing.get("channels") != network.channels:
+        raise ValueError(f"channels must be {network.channels}, as many as the stem has")
+    return network
 
 
 def _object(metadata, key):

@@ -46,19 +46,19 @@ def write_report(config: ConfigDict, workdir) -> pathlib.Path:
     """Writes `WORKDIR/report.md` and `WORKDIR/plots/*.png`, all of them or none.
 
     Args:
-      config: of the run; its network and optimizer must be those of the checkpoint.
+      config: any; the run's own, from its checkpoint, is what counts.
       workdir: of the run, finished or not.
 
     Returns:
       The path of `report.md`.
 
     Raises:
-      UserError: no checkpoint or no metrics there, a checkpoint of another network, or a directory that cannot be
-        written.
+      UserError: no checkpoint or no metrics there, or a directory that cannot be written.
     """
     configs.validate(config)
     workdir = pathlib.Path(workdir)
     run = restore_run(config, workdir)
+    config = run.config
     records = read_metrics(workdir / FILE)
     if not records:
         raise UserError(
@@ -139,8 +139,8 @@ def _markdown(config, run: Run, records, workdir, pictures) -> str:
 
 
 _NOTHING_UNUSUAL = (
-    "Nothing unusual in the layers' metrics: signs that never flip, weights that the loop holds back, clipping levels near "
-    "0, saturation."
+    "Nothing unusual: no layer's signs are stuck, the loop holds few weights back, no clipping level is near 0, little is "
+    "saturated."
 )
 
 

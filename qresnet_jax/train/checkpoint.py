@@ -208,6 +208,10 @@ class Checkpoints:
             raise self._damaged(step, error) from error
 
     def _damaged(self, step, error, steps=None):
+        if not (self.directory / str(step)).exists():
+            return CheckpointError(
+                f"the checkpoint {self.directory / str(step)} has been deleted meanwhile, as by a run that goes on: try again"
+            )
         others = [s for s in (self._manager.all_steps() if steps is None else steps) if s != step]
         way_out = (
             f"delete {self.directory / str(step)} to go on from step {max(others)}"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.architecture import has_integer_form
@@ -66,6 +67,7 @@ class Run(NamedTuple):
     state: TrainState
     meta: dict  # saved with the checkpoint: config, class_names, mean, image_shape
     step: int
+    config: ConfigDict  # that of the run; where its data lie, as given
 
     def model(self) -> nnx.Module:
         """The trained network, in evaluation mode."""
@@ -75,16 +77,21 @@ class Run(NamedTuple):
 def restore_run(config, workdir, *, mesh=None) -> Run:
     """Reads a run's best checkpoint, or its last one where nothing was held out.
 
+    Network and optimizer are those that the run was trained with, whatever `config` says: other activation bits, say, would
+    fit the checkpoint's arrays and be another network. What differs is logged.
+
     Args:
-      config: that of the run.
+      config: gives the places of the data, and what to predict, export and time.
       workdir: of the run; it is only read.
       mesh: of the devices to put it on, all by default.
 
     Raises:
-      UserError: no checkpoint there, or one of another network.
+      UserError: no checkpoint there, or a damaged one.
     """
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.best_step
+    meta = checkpoints.meta(step)
+    config = _as_trained(config, meta["config"])
     model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
     model.eval()
     graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
@@ -92,9 +99,25 @@ def restore_run(config, workdir, *, mesh=None) -> Run:
         config.optim, params, 1, 1, config.model.weight_scale
     )  # the tree of its state does not depend on the schedule
     like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
-    run = Run(graphdef, checkpoints.restore(step, like), checkpoints.meta(step), step)
+    run = Run(graphdef, checkpoints.restore(step, like), meta, step, config)
     checkpoints.close()
     return run
+
+
+_ASKED_FOR = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.")
+
+
+def _as_trained(config, saved: dict) -> ConfigDict:
+    """The run's config, with what was asked for now."""
+    trained, given = configs.from_json(saved), configs.flatten(config)
+    now = {name: value for name, value in given.items() if name.startswith(_ASKED_FOR)}
+    with trained.ignore_type():
+        trained.update_from_flattened_dict(now)
+    fields = configs.flatten(trained)
+    differing = [f"{name}={value}" for name, value in fields.items() if given.get(name) != value]
+    if differing:
+        log.info("as the run was trained, not as the config says: %s", ", ".join(differing))
+    return trained
 
 
 def fold_run(run: Run) -> IntegerNetwork:
@@ -120,6 +143,7 @@ def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
     configs.validate(config)
     mesh = device_mesh(devices)
     run = restore_run(config, workdir, mesh=mesh)
+    config = run.config
     dataset = load_dataset(config.data)
     configs.validate_dataset(config, dataset)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
@@ -156,6 +180,13 @@ def evaluate_packed(config) -> dict[str, float]:
     packed = load_packed(config.packed)
     dataset = load_dataset(config.data)
     images, labels = dataset.test
+    network, shape = packed.network, images.shape[1:]
+    expected = (network.height, network.width, network.channels)
+    if any(want not in (None, got) for want, got in zip(expected, shape, strict=True)):
+        raise DataError(
+            f"{config.packed} takes images of {'x'.join(map(str, expected))}, {dataset.name} has {'x'.join(map(str, shape))}: "
+            "give its data set's config"
+        )
     if packed.class_names not in (None, dataset.class_names):
         raise DataError(
             f"{config.packed} was trained on other classes ({', '.join(packed.class_names)}) than {dataset.name} has: "

@@ -1,6 +1,7 @@
 """`train_and_evaluate`: from a config and a workdir to a trained network and its test accuracy."""
 
 import contextlib
+import json
 import logging
 import pathlib
 import time
@@ -56,7 +57,7 @@ def train_and_evaluate(config, workdir, *, devices=None) -> dict[str, float]:
     configs.validate(config)
     mesh = device_mesh(devices)
     configs.validate_devices(config, mesh.size)
-    with claim_workdir(workdir, config) as workdir, log_to(workdir), StopSignal() as stop:
+    with claim_workdir(workdir) as workdir, log_to(workdir), StopSignal() as stop:
         run = _Run(config, workdir, mesh)
         if stop:
             log.info("stopped by %s before the first step", stop)
@@ -129,6 +130,8 @@ class _Run:
         with contextlib.ExitStack() as closing:
             closing.callback(checkpoints.close)
             state = self.start(checkpoints)
+            # Not before: a refused config must not stand in for that of the run.
+            (self.workdir / "config.json").write_text(json.dumps(self.meta["config"], indent=2) + "\n")
             step = int(state.step)
             metrics = Metrics(self.workdir, step)
             closing.callback(metrics.close)

@@ -1,21 +1,19 @@
-"""A run's directory: made, claimed for one process, and labelled with the config."""
+"""A run's directory: made, and claimed for one process."""
 
 import contextlib
 import errno
 import fcntl
-import json
 import pathlib
 from collections.abc import Iterator
 
 from qresnet_jax.errors import UserError
-from qresnet_jax.train.checkpoint import to_json
 
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextlib.contextmanager
-def claim_workdir(workdir, config) -> Iterator[pathlib.Path]:
-    """Makes the directory, locks it while the context lasts, and writes `config.json`.
+def claim_workdir(workdir) -> Iterator[pathlib.Path]:
+    """Makes the directory and locks it while the context lasts.
 
     Raises:
       UserError: it cannot be written, at first or later, or another process trains in it.
@@ -31,12 +29,11 @@ def claim_workdir(workdir, config) -> Iterator[pathlib.Path]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(
                 f"another process trains in {workdir}: wait for it, or give another --workdir"
             ) from error
         try:
-            (workdir / "config.json").write_text(json.dumps(to_json(config.to_dict()), indent=2) + "\n")
             yield workdir
         except OSError as error:
             if error.errno not in _NOT_WRITABLE:

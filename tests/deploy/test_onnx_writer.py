@@ -1,6 +1,7 @@
 """onnxruntime and the reference evaluator of the package onnx against the NumPy engine, node by node."""
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ from qresnet_jax.deploy import nodes, numpy_engine, onnx_graph
 from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.deploy.onnx_writer import onnx_model, write_onnx
 from qresnet_jax.deploy.packed import save_packed
-from qresnet_jax.errors import ExportError
+from qresnet_jax.errors import ExportError, UserError
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "onnx.md"
 
@@ -352,13 +353,13 @@ def test_resnet_20_stores_a_byte_per_weight(trained_named, tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(trained_named, tmp_path, monkeypatch):
     def fail(*_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     _, network = trained_named("basic pact")
     path = tmp_path / "net.onnx"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         write_onnx(network, path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["net.onnx"]
 

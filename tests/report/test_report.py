@@ -120,14 +120,18 @@ def test_a_report_is_written_whole_or_not_at_all(run, monkeypatch):
     assert sorted(workdir.rglob("*")) == before
 
 
+def test_the_report_is_of_the_network_that_was_trained_whatever_the_config_says(run):
+    config, workdir = run
+    text = write_report(config, workdir).read_text()
+    assert write_report(small(depth=14, act_bits=(4, 4, 4)), workdir).read_text() == text
+
+
 def test_mistakes_are_named(run, tmp_path):
     config, workdir = run
     (workdir / "report.md").unlink()
     with pytest.raises(UserError, match="no checkpoint in .*nowhere.*--workdir"):
         write_report(config, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(UserError, match="another network"):
-        write_report(small(depth=14), workdir)
     (workdir / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="metrics.jsonl is missing or empty.*--workdir"):
         write_report(config, workdir)

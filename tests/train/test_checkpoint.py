@@ -264,6 +264,15 @@ def test_an_empty_directory_with_a_steps_name_is_refused_by_name(tmp_path):
     checkpoints.close()
 
 
+def test_a_checkpoint_that_a_training_run_deletes_meanwhile_is_no_damage(tmp_path):
+    save(tmp_path, 0.5, 0.4)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "1")
+    with pytest.raises(CheckpointError, match="checkpoints/1 has been deleted meanwhile.*try again$"):
+        checkpoints.restore(1, small_state(0))
+    checkpoints.close()
+
+
 def test_to_json_gives_what_json_can_hold():
     assert to_json({"a": (1, 2), "b": np.float32(0.5), "c": np.arange(2)}) == {
         "a": [1, 2],

@@ -263,6 +263,7 @@ def test_a_run_does_not_go_on_as_another_run(float_run, tmp_path, field, value):
     shutil.copytree(float_run, tmp_path / "run")
     with pytest.raises(CheckpointError, match=rf"a run of another kind: config.{field}={value} \(was "):
         run(tmp_path / "run", **{**FLOAT, "num_epochs": 2, field: value})
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["num_epochs"] == 1, "that of the run"
 
 
 def test_what_changes_in_a_run_that_goes_on_is_logged(float_run, tmp_path):

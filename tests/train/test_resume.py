@@ -230,6 +230,7 @@ def test_a_checkpoint_of_another_network_is_refused_with_what_differs(run_main, 
     assert_same_run(workdir, uninterrupted[0])
 
 
+@pytest.mark.slow  # test_checkpoint restores on other numbers of devices
 def test_a_run_goes_on_with_another_number_of_devices(start_main, tmp_path):
     before = 0
     for devices, at in ((8, 5), (1, 60), (8, 75)):  # the same num_epochs throughout: no new schedule
