@@ -15,7 +15,10 @@ import sys
 import time
 
 BATCH, SIZE = 128, 32
-MALLOC = f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={2**32}:glibc.malloc.trim_threshold={2**33}"
+MALLOC = ":".join(
+    f"glibc.malloc.{setting}"
+    for setting in ("hugetlb=1", "arena_max=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
+)
 
 
 def jax_step(threads):
