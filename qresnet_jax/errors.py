@@ -17,6 +17,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or of another network."""
 
 
+class CompilerError(UserError):
+    """There is no C compiler, or none that works."""
+
+
 class DivergedError(UserError):
     """The loss is no longer finite."""
 

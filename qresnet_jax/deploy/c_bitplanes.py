@@ -8,49 +8,68 @@ from qresnet_jax.deploy.c_plan import Size, Step
 ALIGN = 64  # bytes; of all that lies in the buffer, and of the longest vectors
 
 
-class Spread:
+class Taps:
     """The shifted copies of bit planes that a convolution adds up, and where they lie; see `c/fast_planes.c`.
 
     Args:
       conv: a binary one.
       height, width: of its input.
+      planes: bits of its levels.
+      middle: whether only the rows of the kernel are copied that need no move by whole rows.
     """
 
-    def __init__(self, conv: nodes.BinaryConv, height: int, width: int):
+    def __init__(self, conv: nodes.BinaryConv, height: int, width: int, planes: int, middle: bool):
         kh, kw, self.channels, _ = conv.signs.shape
-        self.height, self.width, self.stride = height, width, conv.stride
+        self.height, self.width, self.stride, self.planes = height, width, conv.stride, planes
         self.out = Size(-(-height // conv.stride), -(-width // conv.stride))
-        columns = [j - kw // 2 for j in range(kw)]
-        self.odd = [j % conv.stride for j in columns]
-        self.shifts = [j // conv.stride for j in columns]
         self.rows = [i - kh // 2 for i in range(kh)]
-        parities = sorted({i % conv.stride for i in self.rows})
-        self.parity = [*parities, -1][:2]
-        # Rows of zeros between copies; vectors of a middle row are aligned.
-        margin = max(abs(i // conv.stride) for i in self.rows) * row_bytes(self.out.width)
-        align = min(max(1 << (plane_bytes(self.out) - 1).bit_length(), 8), ALIGN)
-        self.pitch = -(-(plane_bytes(self.out) + margin) // align) * align
-        self.inputs = kh * kw * self.channels
-        copies = len(parities) * kw * self.channels
-        self.group = (1 + copies) * self.pitch  # bytes of one bit of the levels
+        self.columns = [j - kw // 2 for j in range(kw)]
+        self.moves = [dy // conv.stride for dy in self.rows]
+        self.copied = [i for i, move in enumerate(self.moves) if move == 0 or not middle]
+        self.taps = [(self.rows[i], dx) for i in self.copied for dx in self.columns]
+        self.phases = sorted({(dy % conv.stride, dx % conv.stride) for dy, dx in self.taps})
+        self.plane = plane_bytes(self.out)
+        self.padded = padded_bytes(self.plane)
+        self.chunk = 8 * planes * (1 + len(self.taps) * self.channels)  # bytes, for 8 bytes of each plane
+
+    def reach(self) -> int:
+        """Bytes that are read before and after a plane, at most."""
+        rows, columns = max(map(abs, self.moves)), max(map(abs, self.columns))
+        return rows * row_bytes(self.out.width) + columns // 8 + self.padded - self.plane + 16
 
     def offsets(self) -> np.ndarray:
-        """Bytes from the beginning to what a tap sees, int64 `[kh, kw, channels]`."""
-        i = np.array(self.rows)[:, None, None]
-        j = np.arange(len(self.shifts))[:, None]
-        parity = np.searchsorted(sorted(p for p in self.parity if p >= 0), i % self.stride)
-        copy = 1 + (parity * len(self.shifts) + j) * self.channels + np.arange(self.channels)
-        return copy * self.pitch + i // self.stride * row_bytes(self.out.width)
+        """Bytes from the beginning of 8-byte chunks to each tap, int64 `[copied rows, kw, channels]`."""
+        copies = np.arange(len(self.taps) * self.channels).reshape(len(self.copied), -1, self.channels)
+        return 8 * self.planes * (1 + copies)
+
+    def across(self) -> bool:
+        """Whether rows go across words of 8 bytes."""
+        return row_bytes(self.out.width) not in (1, 2, 4, 8)
+
+    def shifts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each tap, the bytes and the bits that it reads further on: int32 and int8 `[taps]`."""
+        moves = [(dy // self.stride, dx // self.stride) for dy, dx in self.taps]
+        rows = np.array([dy * row_bytes(self.out.width) for dy, _ in moves])
+        pixels = np.array([dx for _, dx in moves])
+        if self.across():
+            return (rows + pixels // 8).astype(np.int32), (pixels % 8).astype(np.int8)
+        return rows.astype(np.int32), np.where(np.abs(pixels) < 64, pixels, 0).astype(np.int8)
 
     def masks(self) -> np.ndarray:
-        """Of each column of the kernel, the pixels whose source is in the image: uint8, whole words of 8 bytes."""
-        x = np.arange(8 * row_bytes(self.out.width))
+        """Of each tap, the pixels whose source is in the image: uint8 `[taps * padded]`."""
+        x, y = np.arange(8 * row_bytes(self.out.width)), np.arange(self.out.height)
         planes = []
-        for shift, odd in zip(self.shifts, self.odd, strict=True):
-            columns = self.width if self.stride == 1 else (self.width + 1 - odd) // 2
-            bits = (x + shift >= 0) & (x + shift < columns)
-            planes.append(np.packbits(np.tile(bits, self.out.height), bitorder="little"))
-        return np.concatenate([np.pad(plane, (0, -len(plane) % 8)) for plane in planes])
+        for dy, dx in self.taps:
+            height, width = (
+                -(-(size - d % self.stride) // self.stride)
+                for size, d in ((self.height, dy), (self.width, dx))
+            )
+            row, column = y + dy // self.stride, x + dx // self.stride
+            bits = np.outer((row >= 0) & (row < height), (column >= 0) & (column < width))
+            bits &= x < self.out.width
+            packed = np.packbits(bits.ravel(), bitorder="little")
+            planes.append(np.pad(packed, (0, self.padded - len(packed))))
+        return np.concatenate(planes)
 
 
 def saturation(m: int, c: int, k: int, bound: int) -> tuple[int, int, int, int, int]:
@@ -88,6 +107,13 @@ def plane_bytes(size: Size) -> int:
     return size.height * row_bytes(size.width)
 
 
+def padded_bytes(plane: int) -> int:
+    """Of a bit plane in whole chunks of any vectors."""
+    if plane > ALIGN // 2:
+        return -(-plane // ALIGN) * ALIGN
+    return max(1 << (plane - 1).bit_length(), 8)
+
+
 def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """What an output channel adds up: of all inputs, then of each output's rarer sign, the offsets.
 
@@ -103,14 +129,33 @@ def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarra
     return polarity, [offsets, *lists]
 
 
-def entries(step: Step, choose: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """As `minority`, for a table of the sums of `choose` inputs: the entries that are added up, counted in entries."""
-    out = step.conv.signs.shape[3]
+def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
+    """As `minority`, of minus signs, for a table of the sums of `choose` inputs of one tap: offsets of the entries.
+
+    Returns:
+      Of all inputs, then of each output: offsets in bytes, a list for each of the distances in `sorted(set(taps.moves))`.
+    """
+    kh, kw = step.conv.signs.shape[:2]
     minus = [np.ones(step.conv.signs.shape[:3], int), *np.moveaxis(step.conv.signs < 0, 3, 0).astype(int)]
-    subsets = [
-        (grouped(m, choose).reshape(-1, choose) << np.arange(choose)).sum(1) for m in minus
-    ]  # entry of each group
-    return np.ones(out, int), [subset + (np.arange(len(subset)) << choose) for subset in subsets]
+    subsets = [(grouped(m, choose).reshape(kh, kw, -1, choose) << np.arange(choose)).sum(3) for m in minus]
+    parity = [taps.rows[i] % taps.stride for i in taps.copied]
+    row = np.array([parity.index(dy % taps.stride) for dy in taps.rows])[:, None, None]
+    first = (row * kw + np.arange(kw)[:, None]) * subsets[0].shape[2] + np.arange(subsets[0].shape[2])
+    moves = np.array(taps.moves)
+    return [
+        [32 * ((first << choose) + subset)[moves == move].ravel() for move in sorted(set(taps.moves))]
+        for subset in subsets
+    ]
+
+
+def even_lengths(parts: list[np.ndarray], lists: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """The parts of a list with zeros up to multiples of 8, or up to the longest of `lists` where that is near.
+
+    Loops of the same length are predicted by processors, which saves more than 16 additions.
+    """
+    longest = [-(-max(map(len, same)) // 8) * 8 for same in zip(*lists, strict=True)]
+    near = [n if 0 <= n - len(x) < 24 else len(x) for x, n in zip(parts, longest, strict=True)]
+    return [np.pad(x, (0, n + -n % 8 - len(x))) for x, n in zip(parts, near, strict=True)]
 
 
 def grouped(x: np.ndarray, choose: int) -> np.ndarray:

@@ -24,17 +24,13 @@ import numpy as np
 from qresnet_jax.deploy.c_writer import c_files
 from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.deploy.numpy_engine import check_images
-from qresnet_jax.errors import UserError
+from qresnet_jax.errors import CompilerError
 
 FLAGS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 _WITHOUT = 'or take another engine: engine="jax" or engine="numpy"'
 
 _compiled: weakref.WeakKeyDictionary[IntegerNetwork, dict] = weakref.WeakKeyDictionary()
-
-
-class CompilerError(UserError):
-    """There is no C compiler, or none that works."""
 
 
 def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:

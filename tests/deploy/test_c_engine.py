@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from qresnet_jax.deploy import c_engine, numpy_engine
-from qresnet_jax.deploy.c_engine import CompilerError
-from qresnet_jax.errors import UserError
+from qresnet_jax.errors import CompilerError, UserError
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("cc", "gcc", "clang")), reason="there is no C compiler"

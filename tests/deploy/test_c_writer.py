@@ -6,15 +6,12 @@ import subprocess
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from qresnet_jax.deploy import nodes, numpy_engine
-from qresnet_jax.deploy.c_bitplanes import saturation
-from qresnet_jax.deploy.c_plan import Step, allocate, plan
+from qresnet_jax.deploy import numpy_engine
 from qresnet_jax.deploy.c_writer import PROFILES, write_c
-from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.deploy.packed import save_packed
 from qresnet_jax.errors import ExportError, UserError
+from tests.deploy.random_networks import random_network
 
 STRICT = [
     "-std=c99",
@@ -41,167 +38,6 @@ VECTORS = {
     "AVX2": ("avx2", ["-mavx2"]),
     "AVX-512": ("avx512bw avx512vl", ["-mavx512f", "-mavx512bw", "-mavx512vl"]),
 }
-
-
-# Random networks: everything that `nodes.value_types` accepts.
-
-
-class Builder:
-    """Appends random nodes; positions of nodes are integers."""
-
-    def __init__(self, rng, channels):
-        self.rng, self.nodes, self.channels = rng, [], channels
-
-    def add(self, node):
-        self.nodes.append(node)
-        return len(self.nodes) - 1
-
-    def signs(self, *shape):
-        return self.rng.choice(np.array([-1, 1], np.int8), shape)
-
-    def kernel(self):
-        sizes = self.rng.choice([1, 3, 3, 3, 5, 7], 2)
-        return (sizes[0], sizes[0]) if self.rng.random() < 0.8 else tuple(sizes)
-
-    def stem(self, out):
-        kh, kw = self.kernel()
-        reach = int(self.rng.choice([3, 100, 2**24 // (511 * kh * kw * self.channels)]))
-        reach = min(reach, 2**24 // (511 * kh * kw * self.channels), 32767)
-        return self.add(
-            nodes.Stem(
-                weights=self.rng.integers(-reach, reach + 1, (kh, kw, self.channels, out)).astype(np.int16),
-                double_mean=self.rng.integers(0, 511, self.channels).astype(np.int16),
-                stride=int(self.rng.integers(1, 3)) if self.rng.random() < 0.5 else 1,
-            )
-        )
-
-    def conv(self, x, features, out, stride=None, kernel=None):
-        kh, kw = kernel or self.kernel()
-        stride = stride or int(self.rng.integers(1, 3))
-        return self.add(nodes.BinaryConv(inputs=(x,), signs=self.signs(kh, kw, features, out), stride=stride))
-
-    def thresholds(self, x, channels, bound, max_level=2**14):
-        bits = int(self.rng.choice([1, 2, 2, 2, 2, 3, 4, 8]))
-        n = 2**bits - 1 if self.rng.random() < 0.7 else int(self.rng.integers(1, 2**bits))
-        n = min(n, max_level)
-        if self.rng.random() < 0.3 and n <= 14 and 2 ** (n - 1) <= max_level:
-            levels = [0, *(2**i for i in range(n))]
-        elif self.rng.random() < 0.2:
-            levels = [0, *sorted(self.rng.choice(np.arange(1, max_level + 1), n, replace=False))]
-        else:
-            levels = range(n + 1)
-        rows = int(self.rng.choice([1, channels]))
-        reach = int(self.rng.choice([bound // 8 + 1, bound + 2, 2**31 - 1]))
-        t = self.rng.integers(-reach, reach + 1, (rows, n))
-        if self.rng.random() < 0.3:
-            t[:, 0], t[:, -1] = -(2**31), 2**31 - 1
-        return self.add(
-            nodes.Thresholds(
-                inputs=(x,),
-                thresholds=np.sort(t, axis=1).astype(np.int32),
-                direction=self.signs(rows),
-                levels=np.array(levels, np.int32),
-            )
-        )
-
-    def requantize(self, x, channels, bound):
-        if self.rng.random() < 0.6:  # as from `fold`: 19 bits, the result in the middle of int16
-            shift = self.rng.integers(8, 18, channels)
-            multiplier = self.rng.integers(-(2**18), 2**18, channels)
-            offset = self.rng.integers(-(2**20), 2**20, channels) + 2 ** (shift - 1)
-        else:
-            shift = self.rng.integers(0, 41, channels)
-            multiplier = self.rng.integers(-(2**31), 2**31, channels)
-            offset = self.rng.integers(-(2**59), 2**59, channels) >> self.rng.integers(0, 59, channels)
-        return self.add(
-            nodes.Requantize(
-                inputs=(x,),
-                multiplier=multiplier.astype(np.int32),
-                offset=offset.astype(np.int64),
-                shift=shift.astype(np.uint8),
-            )
-        )
-
-
-def random_network(seed, ordinary=False):
-    """A network of a few random blocks, and the size of its images.
-
-    Args:
-      seed: of all choices.
-      ordinary: only 3x3 and 1x1 kernels and more channels, as trained networks have.
-    """
-    rng = np.random.default_rng(seed)
-    size = tuple(rng.integers(1, 21, 2).tolist()) if rng.random() < 0.7 else (int(rng.integers(21, 80)), 33)
-    build = Builder(rng, int(rng.choice([1, 3, 4])))
-    most = 40 if ordinary else 11
-
-    def channels():
-        return int(rng.integers(1, most))
-
-    if ordinary:
-        build.kernel = lambda: (3, 3)
-    c = channels()
-    stem = build.stem(c)
-    stem_bound = 510 * int(np.abs(build.nodes[0].weights.astype(int)).sum((0, 1, 2)).max())
-    x = build.requantize(stem, c, stem_bound)
-    if rng.random() < 0.1:  # the stem's sums are read twice
-        other = build.requantize(stem, c, stem_bound)
-        x = build.add(nodes.Add(inputs=(other, x)))
-    if rng.random() < 0.7:
-        x = build.add(nodes.Relu(inputs=(x,)))
-    if rng.random() < 0.3:
-        x = build.add(nodes.MaxPool(inputs=(x,)))
-    for _ in range(int(rng.integers(1, 4))):
-        x, c = random_block(build, rng, x, c, channels)
-    if rng.random() < 0.3:
-        x = build.add(nodes.Relu(inputs=(build.requantize(x, c, 2**15),)))
-    x = build.add(nodes.MeanPool(inputs=(x,)))
-    classes = int(rng.integers(1, 12))
-    reach = min(2**30 // (2**15 * c), 32767)
-    build.add(
-        nodes.Classifier(
-            inputs=(x,),
-            weights=rng.integers(-reach, reach + 1, (c, classes)).astype(np.int16),
-            bias=rng.integers(-(2**29), 2**29, classes).astype(np.int32),
-        )
-    )
-    free = rng.random() < 0.2
-    height, width = (None, None) if free else size
-    network = IntegerNetwork(tuple(build.nodes), 8, 0.5, height=height, width=width)
-    return network, size
-
-
-def random_block(build, rng, x, c, channels):
-    """One or two convolutions beside a shortcut, which is what it can be; its position and channels."""
-    out = c if rng.random() < 0.5 else channels()
-    stride = 2 if rng.random() < 0.3 else 1
-    first = build.thresholds(x, c, 2**15)
-    y, features = first, c
-    for last in (False, True):
-        if not last and rng.random() < 0.3:
-            continue
-        conv_out = out if last else channels()
-        top = int(build.nodes[y].levels[-1])
-        kernel = build.kernel()
-        acc = build.conv(y, features, conv_out, stride if last else 1, kernel)
-        bound = top * kernel[0] * kernel[1] * features
-        features = conv_out
-        if not last:
-            y = build.thresholds(acc, conv_out, bound, min(2**14, 2**24 // (50 * 2 * conv_out)))
-            if rng.random() < 0.1:
-                build.requantize(acc, conv_out, bound)  # nobody reads it
-    y = build.requantize(acc, out, bound)
-    if stride == 1 and out == c:
-        shortcut = x
-    else:
-        acc = build.conv(first, c, out, stride, (1, 1))
-        shortcut = build.requantize(acc, out, bound)
-    if rng.random() < 0.2:
-        return y, out
-    x = build.add(nodes.Add(inputs=(y, shortcut) if rng.random() < 0.7 else (shortcut, y)))
-    if rng.random() < 0.6:
-        x = build.add(nodes.Relu(inputs=(x,)))
-    return x, out
 
 
 # Compiling and running.
@@ -409,73 +245,39 @@ def test_a_name_cannot_end_a_comment(tmp_path, trained_named):
         assert "/* __ int x = _ */" in source
 
 
-# The plan.
+# The page.
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "c_export.md"
 
 
-def test_a_block_is_three_loops(trained_named):
-    _, network = trained_named("resnet20")
-    steps = plan(network, 32, 32).steps
-    # Stem, 9 blocks of quantizer, two convolutions, two of them with a projection, mean, classifier.
-    assert len(steps) == 1 + 9 * 3 + 2 + 2
-    assert steps[0].relu and steps[0].addend is None
-    assert steps[3].relu and steps[3].addend == steps[0].result
+def blocks(language):
+    """The page's blocks of code in a language; of shell commands, in none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
 
 
-def test_steps_are_every_node_once(trained):
-    _, network = trained
-    size = (network.height, network.width)
-    results = [step.result for step in plan(network, *size).steps]
-    assert results == sorted(results) and results[-1] == len(network.nodes) - 1
-    assert len(set(results)) == len(results)
+def test_the_examples_of_the_page_run(tmp_path, trained_named, monkeypatch):
+    if COMPILER is None:
+        pytest.skip("there is no C compiler (gcc, clang, cc)")
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    _, network = trained_named("basic pact")
+    save_packed(network, tmp_path / "runs" / "digits" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    (python,), (use,) = blocks("python"), blocks("c")
+    exec(python, {})
+    directory = tmp_path / "firmware" / "net"
+    assert {path.name for path in directory.iterdir()} == {"digits.h", "digits.c", "example.c"}
+    (directory / "use.c").write_text(use)
+    for name in ("use.c", "digits.c"):
+        subprocess.run([COMPILER, *STRICT, "-c", name], cwd=directory, check=True)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
-def test_no_two_results_in_use_at_once_overlap(seed, n):
-    rng = np.random.default_rng(seed)
-    steps = [Step(result=0, source=-1, last=nodes.MaxPool())]
-    for t in range(1, n + 1):
-        last = [None, nodes.MaxPool()][rng.integers(2)]
-        addend = int(rng.integers(t)) if last is None and rng.random() < 0.5 else None
-        steps.append(Step(result=t, source=int(rng.integers(t)), last=last, addend=addend))
-    sizes = {t: int(rng.choice([0, 8, 8, 24])) for t in range(n + 1)}
-    scratch = rng.integers(0, 50, n + 1).tolist()
-    memory = allocate(steps, sizes, scratch, 4)
-    content = np.full(memory.nbytes, -1)
-    for t, step in enumerate(steps):
-        at = memory.offsets[t]
-        assert at % 4 == 0 and memory.scratch[t] % 4 == 0
-        content[memory.scratch[t] : memory.scratch[t] + scratch[t]] = -2
-        for x in step.operands:
-            assert np.all(content[memory.offsets[x] : memory.offsets[x] + sizes[x]] == x)
-        # Written over an operand is only what is read at the same place.
-        for x in step.operands:
-            if (
-                sizes[x]
-                and sizes[t]
-                and at < memory.offsets[x] + sizes[x]
-                and memory.offsets[x] < at + sizes[t]
-            ):
-                assert at == memory.offsets[x] and sizes[x] == sizes[t] and step.last is None
-        content[at : at + sizes[t]] = t
-        assert np.all(content[memory.scratch[t] : memory.scratch[t] + scratch[t]] == -2)
-
-
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**60) + 1, 2**60 - 1), st.integers(0, 40), st.data())
-def test_limits_change_nothing_and_fit_in_32_bits(m, c, k, data):
-    m = m if abs(m) >> k < 2**29 else m >> 3
-    if data.draw(st.booleans()):
-        c = c % (2**k * 2**17) - 2**k * 2**16
-    bound = data.draw(st.integers(1, 2**24 - 1))
-    by, offset, low, high, zero = saturation(m, c, k, bound)
-    near = [low + d for d in (-2, -1, 0, 1)] + [high + d for d in (-1, 0, 1, 2)] + [0, -bound, bound]
-    near.append(data.draw(st.integers(-bound, bound)))
-    assert all(-(2**31) <= x < 2**31 for x in (by, low, high, zero)) and 0 <= offset < 2**64 and low <= high
-    for x in (x for x in near if -bound <= x <= bound):
-        inside = min(max(x, low), high)
-        start = inside - low if by >= 0 else high - inside
-        product = start * abs(by) + offset
-        assert 0 <= start < 2**32 and product < 2**64 and product >> k < 2**31
-        result = min(max((product >> k) - zero, -32768), 32767)
-        assert result == min(max((x * m + c) >> k, -32768), 32767)
+def test_the_commands_of_the_page_run(tmp_path, trained_named, make_images):
+    _, network = trained_named("basic pact")
+    write_c(network, tmp_path, profile="small")
+    (tmp_path / "images").write_bytes(make_images(3, (8, 8, 3)).tobytes())
+    (commands,) = blocks("")
+    for command in commands.splitlines():
+        if shutil.which(command.split()[0]) is not None:
+            shell = command.split("#")[0]
+            subprocess.run(shell, shell=True, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)

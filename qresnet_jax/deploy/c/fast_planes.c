@@ -26,34 +26,48 @@
 
 /* A level is a number of `planes` bits; bit b of all pixels of one channel is a bit plane. Its rows begin at whole
    bytes, pixel x of a row is bit x % 8 of byte x / 8, and what is left of the last byte is 0. Planes lie in the
-   order [b][channel]. A stream has the same pixels as int16, [channel][row][8 * bytes of a row]. */
+   order [b][channel]. A stream has the same pixels as int16 in the order [channel][x % 8][byte of a plane]: numbers
+   that stand beside each other belong to the same bit of bytes beside each other. */
 
-/* Copies of bit planes, one for each column of a kernel, shifted by its distance from the middle; at stride 2 only
-   every second row and column. Order [b][zeros, then parity of rows][column of the kernel][channel], with rows of
-   zeros between. */
+/* Bytes of the planes that a convolution takes at once, from the bytes of a plane. Wider ones than the vectors are
+   made of several of these. */
+#define MODEL_CHUNK(plane)                                                    \
+    ((MODEL_VECTOR >= 64 || MODEL_VECTOR == 8) && (plane) > 32   ? 64u \
+     : (MODEL_VECTOR >= 32 || MODEL_VECTOR == 8) && (plane) > 16 ? 32u \
+     : (plane) > 8                                                ? 16u \
+                                                                 : 8u)
+
+/* The taps of a convolution: copies of bit planes, shifted by their distances from the middle of the kernel. Order
+   [chunk][zeros, then tap][channel][b][byte of the chunk]. At stride 2 they are made from the phases of a plane: one
+   with the even, one with the odd rows and columns. */
 typedef struct {
     size_t height, row;         /* rows of a plane and bytes of a row: before */
     size_t out_height, out_row; /* and after */
-    size_t channels, planes, stride, columns;
-    size_t pitch, group;  /* bytes from one copy to the next, and from one bit to the next */
-    const int8_t *parity; /* of rows, 0 or 1, or -1 for none: [2] */
-    const uint8_t *odd;   /* [columns], of columns at stride 2 */
-    const int16_t *shift; /* [columns], pixel x becomes x - shift */
-    const uint8_t *mask;  /* [columns][words of 8 bytes]: the bits that are in the image */
-} model_spread;
+    size_t channels, planes, taps, words; /* words of 8 bytes of a tap's mask */
+    size_t phases, pitch;       /* phases of a plane, or 0, and bytes from one to the next */
+    const uint8_t *parity;      /* [phases][2], of rows and of columns */
+    const uint8_t *phase;       /* [taps] */
+    const int32_t *bytes;       /* [taps]: a tap reads so many bytes further on */
+    const int8_t *bits;         /* [taps]: and bits. Rows lie within words of 8 bytes, unless: */
+    int across;                 /* bits are 0 to 7 and move from byte to byte */
+    const uint8_t *mask;        /* [taps][words of 8 bytes]: the bits that are in the image */
+} model_taps;
 
-/* acc = all - 2 * sum of an output's list, plus 2^(bits - 1) to be positive. */
+/* acc = all - 2 * sum of an output's list, plus 2^(bits - 1) to be positive. A list has a part for each distance
+   between rows that is still to be moved. */
 typedef struct {
-    const model_offset *lists; /* copies of planes that count, in bytes; first those of `all`, then of each output */
-    const uint32_t *counts;    /* their lengths, [1 + out], multiples of 8 */
+    const model_offset *lists; /* taps that count, in bytes if a chunk were 8; first those of `all`, then each output's */
+    const uint32_t *counts;    /* lengths of the parts, [1 + out][parts], multiples of 8 */
+    const int16_t *moves;      /* [parts], bits */
     const uint8_t *mask;       /* the bits of a plane that are in the image, then zeros */
-    size_t out, group, plane;
+    size_t out, plane, chunk;  /* outputs, bytes of a plane, bytes of all taps of a chunk if a chunk were 8 */
 } model_conv;
 
 typedef struct {
     const uint32_t *at_least; /* [out][steps] */
     const uint16_t *select;   /* [steps], bits of the level that change there */
     const uint16_t *first;    /* [out], level before all of them */
+    int is_search;            /* 1 for levels 0 to 3 with `at_least` ascending */
 } model_thresholds;
 
 /* Thresholds of numbers, [channels][steps] or [1][steps] for all channels alike. */
@@ -69,19 +83,23 @@ typedef struct {
 typedef struct {
     const int32_t *multiplier;
     const uint8_t *shift;
-    const uint32_t *offset;      /* where 32 bits hold everything; zero is 2^31 >> shift */
+    const int32_t *offset;       /* where 32 bits hold everything, as it is */
+    int saturates;               /* 0 where int16 holds all results then */
     const uint64_t *wide_offset; /* else; zero is 2^63 >> shift, unless these are given: */
     const int32_t *low, *high;   /* numbers beyond these saturate as these do, whose results 32 bits hold; then x is */
     const int32_t *zero;         /* taken as x - low, or as high - x with a multiplier below 0 */
 } model_requantize;
 
-/* Pixels as int16, two channels side by side: [pair][parity of columns][row][pitch][2]. */
+/* Pixels as int16, two channels side by side: [pair][parity of rows][column of 8 * stride][row][byte][2]. */
 typedef struct {
-    const int16_t *weights; /* [out][kernel_height][kernel_width][pairs][2] */
+    const int16_t *weights; /* [out][taps][2] */
     const int16_t *mean;    /* [channels] */
-    const uint32_t *taps;   /* where each pair of weights reads, [kernel_height * kernel_width * pairs] */
+    const uint32_t *taps;   /* of each pair of weights: pixels to what it reads */
+    const uint32_t *moves;  /* and in rows further on */
     size_t height, width, channels, kernel_height, kernel_width, stride;
-    size_t rows, pitch, out, out_height, out_row;
+    size_t pairs, count;    /* of channels, of taps */
+    size_t columns, rows, part; /* of all that a kernel sees; numbers of one column */
+    size_t out, out_row, plane; /* outputs, bytes of a row and of a plane */
 } model_stem;
 
 /* No result of a loop is longer. */
@@ -89,8 +107,8 @@ typedef struct {
 
 /* Sizes of numbers in bit planes; constants wherever they are used, so that loops over bits are unrolled. */
 typedef struct {
-    unsigned scale;      /* bytes that a unit of the lists stands for */
-    unsigned planes;     /* of what they point to: of an input's level, or of an entry of a table */
+    unsigned planes;     /* of what the lists point to: of an input's level, or of an entry of a table */
+    unsigned parts;      /* of a list */
     unsigned all_bits;   /* of the number of all inputs */
     unsigned count_bits; /* of the number of inputs in a list */
     unsigned bits;       /* of the sum of all levels, and a sign */
@@ -125,46 +143,7 @@ static inline void model_store(uint8_t *p, uint64_t x)
 #endif
 }
 
-/// spread_planes
-/* 64 pixels that lie `shift` pixels further on. */
-MODEL_INLINE uint64_t model_shifted(const uint8_t *in, ptrdiff_t shift)
-{
-    const size_t distance = (size_t)(shift < 0 ? -shift : shift);
-    const unsigned bits = (unsigned)(distance % 8);
-    if (shift < 0) {
-        in -= distance / 8;
-        return model_load(in) << bits | model_load(in - 1) >> (8 - bits);
-    }
-    in += distance / 8;
-    return model_load(in) >> bits | model_load(in + 1) << (8 - bits);
-}
-
-/* out[pixel] = in[pixel + shift] & mask; reads as far as the shift, and a word, beyond both ends. */
-MODEL_INLINE void model_shift_bytes(const uint8_t *in, ptrdiff_t shift, const uint8_t *mask, size_t bytes,
-                                     uint8_t *restrict out)
-{
-    size_t i = 0, k;
-    if (shift < 0)
-        for (; i + 8 <= bytes; i += 8)
-            model_store(out + i, model_shifted(in + i, shift) & model_load(mask + i));
-    else
-        for (; i + 8 <= bytes; i += 8)
-            model_store(out + i, model_shifted(in + i, shift) & model_load(mask + i));
-    if (i < bytes) {
-        const uint64_t word = model_shifted(in + i, shift) & model_load(mask + i);
-        for (k = 0; i + k < bytes; k++)
-            out[i + k] = (uint8_t)(word >> (8 * k));
-    }
-}
-
-MODEL_INLINE void model_shift(const uint8_t *in, ptrdiff_t shift, const uint8_t *mask, size_t bytes, uint8_t *out)
-{
-    if (bytes == 8) /* as a constant, for speed */
-        model_shift_bytes(in, shift, mask, 8, out);
-    else
-        model_shift_bytes(in, shift, mask, bytes, out);
-}
-
+/// phases
 /* Every second bit, beginning with the lowest, in the lower half. */
 MODEL_INLINE uint64_t model_even(uint64_t x)
 {
@@ -188,18 +167,34 @@ MODEL_INLINE void model_halve_word(const uint8_t *in, size_t n, uint8_t *even, u
     }
 }
 
+/* The same of n whole words. */
+static void model_halve_words(const uint8_t *in, size_t n, uint8_t *restrict even, uint8_t *restrict odd)
+{
+    size_t i;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    for (i = 0; i < n; i++) {
+        const uint64_t x = model_load(in + 8 * i);
+        const uint32_t low = (uint32_t)model_even(x), high = (uint32_t)model_even(x >> 1);
+        memcpy(even + 4 * i, &low, 4);
+        memcpy(odd + 4 * i, &high, 4);
+    }
+#else
+    for (i = 0; i < n; i++)
+        model_halve_word(in + 8 * i, 4, even + 4 * i, odd + 4 * i);
+#endif
+}
+
 /* Even and odd columns of a plane; what lies beyond the last column of a row is not cleared. */
-static void model_halve(const model_spread *s, const uint8_t *in, uint8_t *restrict even, uint8_t *restrict odd)
+static void model_halve(const model_taps *s, const uint8_t *in, uint8_t *restrict even, uint8_t *restrict odd)
 {
     /* Rows of an even number of bytes can be taken as one long row. */
     const size_t rows = s->row % 2 ? s->height : 1, row = s->row % 2 ? s->row : s->height * s->row;
-    size_t y, i;
+    const size_t half = (row + 1) / 2, whole = half / 4;
+    size_t y;
     for (y = 0; y < rows; y++, in += row) {
-        const size_t half = (row + 1) / 2;
-        for (i = 0; i + 4 <= half; i += 4)
-            model_halve_word(in + 2 * i, 4, even + i, odd + i);
-        if (i < half)
-            model_halve_word(in + 2 * i, half - i, even + i, odd + i);
+        model_halve_words(in, whole, even, odd);
+        if (half % 4)
+            model_halve_word(in + 8 * whole, half % 4, even + 4 * whole, odd + 4 * whole);
         even += half;
         odd += half;
     }
@@ -213,7 +208,7 @@ MODEL_INLINE void model_every_second(const uint8_t *in, size_t row, size_t rows,
         memcpy(out + y * row, in + 2 * y * row, row);
 }
 
-static void model_rows(const model_spread *s, const uint8_t *in, size_t first, uint8_t *restrict out)
+static void model_rows(const model_taps *s, const uint8_t *in, size_t first, uint8_t *restrict out)
 {
     const size_t rows = (s->height + 1 - first) / 2;
     in += first * s->out_row;
@@ -227,113 +222,86 @@ static void model_rows(const model_spread *s, const uint8_t *in, size_t first, u
         memset(out + rows * s->out_row, 0, s->out_row);
 }
 
-static void model_spread_planes(const model_spread *s, const uint8_t *in, uint8_t *columns[2], uint8_t *rows[2],
-                                uint8_t *out)
+/* The phases of all planes; `columns` is for the even and the odd columns of one. */
+static void model_phases(const model_taps *s, const uint8_t *in, uint8_t *even, uint8_t *odd, uint8_t *out)
 {
-    const size_t plane = s->out_height * s->out_row, words = (plane + 7) / 8 * 8;
-    size_t b, p, j, c;
-    memset(out, 0, s->planes * s->group);
-    for (b = 0; b < s->planes; b++, out += s->group)
-        for (c = 0; c < s->channels; c++, in += s->height * s->row) {
-            uint8_t *to = out + (1 + c) * s->pitch;
-            if (s->stride == 1) {
-                for (j = 0; j < s->columns; j++, to += s->channels * s->pitch)
-                    model_shift(in, s->shift[j], s->mask + j * words, plane, to);
-                continue;
-            }
-            model_halve(s, in, columns[0], columns[1]);
-            for (p = 0; p < 2 && s->parity[p] >= 0; p++) {
-                model_rows(s, columns[0], (size_t)s->parity[p], rows[0]);
-                if (s->columns > 1)
-                    model_rows(s, columns[1], (size_t)s->parity[p], rows[1]);
-                for (j = 0; j < s->columns; j++, to += s->channels * s->pitch)
-                    model_shift(rows[s->odd[j]], s->shift[j], s->mask + j * words, plane, to);
-            }
-        }
-}
-
-/// subsets
-typedef struct {
-    const model_offset *inputs; /* of the kernel's rows without a shift */
-    const uint8_t *source;      /* [rows], the row that one with a shift is made from */
-    const int16_t *shift;       /* [rows], in bits */
-    const uint8_t *mask;        /* the bits of a plane that are in the image */
-    size_t rows, groups, group; /* groups of a row */
-    unsigned choose, planes;
-} model_subset;
-
-/* Sums of all subsets of `choose` inputs, in 4 bit planes of 8 bytes each, so that an input channel's tap becomes an
-   entry for several of them: entry m of a group has the sum of the inputs i with bit i in m. */
-MODEL_INLINE void model_subsets(const uint8_t *from, const model_offset *inputs, size_t groups, unsigned choose,
-                                 unsigned planes, size_t group, uint64_t mask, uint8_t *table)
-{
-    size_t g;
-    for (g = 0; g < groups; g++, table += 32u << choose) {
-        uint64_t sums[16][4];
-        unsigned i, m, b;
-        for (b = 0; b < 4; b++)
-            sums[0][b] = 0;
-        for (i = 0; i < choose; i++, inputs++) {
-            uint64_t x[4] = {0, 0, 0, 0};
-            for (b = 0; b < planes; b++) {
-                memcpy(&x[b], from + b * group + *inputs, 8);
-                x[b] &= mask;
-            }
-            for (m = 0; m < 1u << i; m++) {
-                uint64_t carry = 0;
-                for (b = 0; b < 4; b++) {
-                    const uint64_t y = sums[m][b] ^ x[b];
-                    sums[m + (1u << i)][b] = y ^ carry;
-                    carry = (sums[m][b] & x[b]) | (carry & y);
-                }
-            }
-        }
-        memcpy(table, sums, 32u << choose);
+    size_t i, k;
+    for (i = 0; i < s->planes * s->channels; i++, in += s->height * s->row) {
+        model_halve(s, in, even, odd);
+        for (k = 0; k < s->phases; k++, out += s->pitch)
+            model_rows(s, s->parity[2 * k + 1] ? odd : even, s->parity[2 * k], out);
     }
 }
 
-/* Moves whole rows in tables: to the end of the planes, or to the beginning. */
-static void model_move(const uint8_t *from, size_t words, unsigned bits, int to_end, uint8_t *restrict to)
+/// taps
+/* What a tap sees of one plane: out[pixel] = in[pixel + bits] & mask. */
+MODEL_INLINE void model_tap_vec(const uint8_t *in, int across, int bits, const uint8_t *mask, uint8_t *restrict out)
 {
-    const uint16_t one = 1;
-    uint64_t x;
-    uint8_t lowest;
     size_t i;
-    memcpy(&lowest, &one, 1);
-    if (bits > 63)
-        memset(to, 0, 8 * words);
-    else if (to_end == (lowest == 1))
-        for (i = 0; i < 8 * words; i += 8) {
-            memcpy(&x, from + i, 8);
-            x <<= bits;
-            memcpy(to + i, &x, 8);
-        }
-    else
-        for (i = 0; i < 8 * words; i += 8) {
-            memcpy(&x, from + i, 8);
-            x >>= bits;
-            memcpy(to + i, &x, 8);
-        }
+#if MODEL_VECTOR > 8
+    if (!across) {
+        const model_vec zeros = model_fill_vec(0), x = model_load_vec(in);
+        const model_vec moved = bits < 0 ? model_shift_xor_vec(zeros, 0, x, (unsigned)-bits)
+                                         : model_shift_xor_vec(x, (unsigned)bits, zeros, 0);
+        const model_vec kept = model_and_vec(moved, model_load_vec(mask));
+        memcpy(out, &kept, sizeof kept);
+        return;
+    }
+#endif
+    for (i = 0; i < sizeof(model_vec); i += 8) {
+        uint64_t x = model_load(in + i);
+        if (across)
+            x = x >> bits | model_load(in + i + 1) << (8 - bits);
+        else
+            x = bits < 0 ? x << -bits : x >> bits;
+        model_store(out + i, x & model_load(mask + i));
+    }
 }
 
-/* Tables of all rows of a kernel. Only rows in the middle are added up; the others are those, moved. */
-static void model_table(const uint8_t *from, const model_subset *s, uint8_t *table)
+/* One tap of one chunk of all planes. */
+MODEL_INLINE void model_spread_tap_vec(const model_taps *s, int across, int bits, const uint8_t *in,
+                                       const uint8_t *mask, uint8_t *restrict out)
 {
-    const size_t row = s->groups * (32u << s->choose);
-    const model_offset *inputs = s->inputs;
-    uint64_t mask;
-    size_t i;
-    memcpy(&mask, s->mask, 8);
-    for (i = 0; i < s->rows; i++)
-        if (s->shift[i] == 0) {
-            if (s->choose == 4 && s->planes == 2) /* as constants, for speed */
-                model_subsets(from, inputs, s->groups, 4, 2, s->group, mask, table + i * row);
+    const size_t pitch = s->phases ? s->phases * s->pitch : s->out_height * s->out_row, next = s->channels * pitch;
+    size_t c, b;
+    for (c = 0; c < s->channels; c++, in += pitch)
+        if (s->planes == 2) /* as a constant, for speed */
+            for (b = 0; b < 2; b++, out += sizeof(model_vec))
+                model_tap_vec(in + b * next, across, bits, mask, out);
+        else
+            for (b = 0; b < s->planes; b++, out += sizeof(model_vec))
+                model_tap_vec(in + b * next, across, bits, mask, out);
+}
+
+MODEL_INLINE void model_spread_vec(const model_taps *s, const uint8_t *in, uint8_t *out)
+{
+    const size_t entry = s->planes * sizeof(model_vec);
+    size_t at, t;
+    for (at = 0; at < 8 * s->words; at += sizeof(model_vec), in += sizeof(model_vec)) {
+        memset(out, 0, entry);
+        out += entry;
+        for (t = 0; t < s->taps; t++, out += s->channels * entry) {
+            const uint8_t *from = in + (s->phases ? s->phase[t] * s->pitch : 0) + s->bytes[t];
+            const uint8_t *mask = s->mask + 8 * t * s->words + at;
+            if (s->across)
+                model_spread_tap_vec(s, 1, s->bits[t], from, mask, out);
+            else if (s->bits[t] < 0)
+                model_spread_tap_vec(s, 0, s->bits[t], from, mask, out);
             else
-                model_subsets(from, inputs, s->groups, s->choose, s->planes, s->group, mask, table + i * row);
-            inputs += s->groups * s->choose;
+                model_spread_tap_vec(s, 0, s->bits[t], from, mask, out);
         }
-    for (i = 0; i < s->rows; i++)
-        if (s->shift[i])
-            model_move(table + s->source[i] * row, row / 8, (unsigned)(s->shift[i] < 0 ? -s->shift[i] : s->shift[i]),
-                       s->shift[i] < 0, table + i * row);
+    }
+}
+
+/// spread
+static void model_spread(const model_taps *s, const uint8_t *in, size_t chunk, uint8_t *out)
+{
+    if (chunk == 64)
+        model_spread_vec64(s, in, out);
+    else if (chunk == 32)
+        model_spread_vec32(s, in, out);
+    else if (chunk == 16)
+        model_spread_vec16(s, in, out);
+    else
+        model_spread_vec8(s, in, out);
 }

@@ -1,3 +1,18 @@
+/// unpack
+/* x = numbers of which the bytes are given, the lowest first, [bytes of a number][n]. */
+static void model_join(const uint8_t *bytes, unsigned bits, size_t n, int32_t *restrict x)
+{
+    size_t i;
+    unsigned b;
+    for (i = 0; i < n; i++)
+        x[i] = bytes[i];
+    for (b = 8; b < bits; b += 8) {
+        bytes += n;
+        for (i = 0; i < n; i++)
+            x[i] |= (int32_t)((uint32_t)bytes[i] << b);
+    }
+}
+
 /// rescale
 /* The rescaled numbers of one channel, saturated. */
 MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
@@ -42,22 +57,6 @@ static void model_rescale(const model_requantize *r, size_t channel, const model
     }
 }
 
-/// rescale_narrow
-static inline void model_rescale_narrow(const model_requantize *r, size_t channel, const int16_t *x, size_t n,
-                                        int16_t *out)
-{
-    const uint32_t multiplier = (uint32_t)r->multiplier[channel], offset = r->offset[channel];
-    const unsigned shift = r->shift[channel];
-    const int32_t zero = (int32_t)(0x80000000u >> shift);
-    size_t i;
-    for (i = 0; i < n; i++) {
-        int32_t value = (int32_t)(((uint32_t)x[i] * multiplier + offset) >> shift) - zero;
-        value = value < -32768 ? -32768 : value;
-        value = value > 32767 ? 32767 : value;
-        out[i] = (int16_t)value;
-    }
-}
-
 /// write
 /* x + addend, saturated, and its positive part if `relu`. `addend` may be NULL, or `stream` itself. */
 static inline void model_write(const int16_t *restrict x, const model_int16 *addend, int relu, size_t n,
@@ -70,7 +69,7 @@ static inline void model_write(const int16_t *restrict x, const model_int16 *add
     else if (addend != stream)
         memcpy(stream, addend, n * sizeof *stream);
 #if MODEL_VECTOR >= 16 && defined(__SSE2__)
-    for (i = 0; i < n; i += 8) { /* n is a multiple of 8 */
+    for (i = 0; i < n - n % 8; i += 8) {
         __m128i a, b;
         memcpy(&a, x + i, 16);
         memcpy(&b, stream + i, 16);
@@ -78,216 +77,145 @@ static inline void model_write(const int16_t *restrict x, const model_int16 *add
         memcpy(stream + i, &a, 16);
     }
 #else
-    for (i = 0; i < n; i++) {
+    i = 0;
+#endif
+    for (; i < n; i++) {
         int32_t sum = x[i] + stream[i];
         sum = sum > 32767 ? 32767 : sum;
         sum = sum < lowest ? lowest : sum;
         stream[i] = (int16_t)sum;
     }
-#endif
 }
 
-/// quantize
-/* Bit k of 64 numbers. */
-static inline uint64_t model_pack(const uint16_t *x, unsigned k)
-{
+/// rescale_narrow
+/* stream = the rescaled all - 2 * x of one channel, saturated, + addend, and so on as in model_write. The bytes of x
+   lie in the order [bytes of a number, the lowest first][n], in rows of `row` pixels that are `next` apart in the
+   streams. */
 #if MODEL_VECTOR >= 64
-    const __m512i bit = _mm512_set1_epi16((short)(1u << k));
-    __m512i low, high;
-    memcpy(&low, x, 64);
-    memcpy(&high, x + 32, 64);
-    return (uint64_t)_mm512_test_epi16_mask(low, bit) | (uint64_t)_mm512_test_epi16_mask(high, bit) << 32;
-#elif MODEL_VECTOR >= 16 && defined(__SSE2__)
-    const __m128i shift = _mm_cvtsi32_si128(15 - (int)k);
-    uint64_t bits = 0;
-    unsigned i;
-    for (i = 0; i < 64; i += 16) {
-        __m128i low, high;
-        memcpy(&low, x + i, 16);
-        memcpy(&high, x + i + 8, 16);
-        low = _mm_packs_epi16(_mm_sll_epi16(low, shift), _mm_sll_epi16(high, shift));
-        bits |= (uint64_t)(unsigned)_mm_movemask_epi8(low) << i;
-    }
-    return bits;
-#else
-    uint64_t bits = 0;
-    unsigned i, j;
-    for (i = 0; i < 64; i += 8) {
-        uint8_t bytes[8];
-        for (j = 0; j < 8; j++)
-            bytes[j] = (uint8_t)(x[i + j] >> k & 1u);
-        /* The product collects the lowest bits of all bytes in the highest byte. */
-        bits |= (model_load(bytes) * 0x0102040810204080u >> 56) << i;
-    }
-    return bits;
-#endif
-}
-
-MODEL_INLINE void model_quantize_steps(const model_quantizer *q, size_t steps, size_t planes, const model_int16 *x,
-                                       uint8_t *levels)
-{
-    size_t c, at, i, j, k;
-    for (c = 0; c < q->channels; c++) {
-        const size_t row = q->rows == 1 ? 0 : c;
-        for (at = 0; at < q->plane; at += 8) {
-            const model_int16 *pixel = x + 8 * (c * q->plane + at);
-            const int32_t *above = q->above + row * q->steps;
-            const size_t left = q->plane - at < 8 ? q->plane - at : 8;
-            uint16_t level[64];
-            for (j = 0; j < 64; j++)
-                level[j] = q->first[row];
-            for (i = 0; i + 3 <= steps; i += 3) {
-                const int16_t t0 = (int16_t)above[i], t1 = (int16_t)above[i + 1], t2 = (int16_t)above[i + 2];
-                const uint16_t s0 = q->select[i], s1 = q->select[i + 1], s2 = q->select[i + 2];
-                for (j = 0; j < 64; j++)
-                    level[j] = (uint16_t)(level[j] ^ (pixel[j] > t0 ? s0 : 0) ^ (pixel[j] > t1 ? s1 : 0) ^
-                                          (pixel[j] > t2 ? s2 : 0));
-            }
-            for (; i < steps; i++) {
-                const int16_t t0 = (int16_t)above[i];
-                const uint16_t s0 = q->select[i];
-                for (j = 0; j < 64; j++)
-                    level[j] = (uint16_t)(level[j] ^ (pixel[j] > t0 ? s0 : 0));
-            }
-            for (k = 0; k < planes; k++) {
-                const uint64_t bits = model_pack(level, (unsigned)k) & model_load(q->mask + at);
-                uint8_t *to = levels + (k * q->channels + c) * q->plane + at;
-                if (left == 8)
-                    model_store(to, bits);
-                else
-                    for (j = 0; j < left; j++)
-                        to[j] = (uint8_t)(bits >> (8 * j));
-            }
-        }
-    }
-}
-
-static void model_quantize(const model_quantizer *q, const model_int16 *x, uint8_t *levels)
-{
-    if (q->steps == 3 && q->planes == 2) /* as constants, for speed */
-        model_quantize_steps(q, 3, 2, x, levels);
-    else
-        model_quantize_steps(q, q->steps, q->planes, x, levels);
-}
-
-/// quantize_sums
-/* Levels of one row of `bytes` bytes of a channel. */
-static void model_quantize_sums(const model_quantizer *q, size_t channel, const int32_t *x, size_t bytes,
-                                size_t at, uint8_t *levels)
-{
-    const size_t row = q->rows == 1 ? 0 : channel;
-    size_t i, j, k;
-    for (k = 0; k < q->planes; k++)
-        memset(levels + (k * q->channels + channel) * q->plane + at, 0, bytes);
-    for (j = 0; j < 8 * bytes; j++) {
-        unsigned level = q->first[row];
-        for (i = 0; i < q->steps; i++)
-            if (x[j] > q->above[row * q->steps + i])
-                level ^= q->select[i];
-        for (k = 0; k < q->planes; k++)
-            levels[(k * q->channels + channel) * q->plane + at + j / 8] |=
-                (uint8_t)((level >> k & 1u) << (j % 8) & q->mask[at + j / 8]);
-    }
-}
-
-/// stem
-/* 2 * pixel - mean, with zeros around the image. */
-static void model_stem_pixels(const model_stem *s, const uint8_t *image, model_int16 *pixels)
-{
-    const size_t part = s->rows * s->pitch, pairs = (s->channels + 1) / 2;
-    size_t y, x, c;
-    memset(pixels, 0, 2 * pairs * s->stride * part * sizeof *pixels);
-    for (y = 0; y < s->height; y++)
-        for (x = 0; x < s->width; x++)
-            for (c = 0; c < s->channels; c++) {
-                const size_t column = x + s->kernel_width / 2, row = y + s->kernel_height / 2;
-                const size_t place = (c / 2 * s->stride + column % s->stride) * part + row * s->pitch;
-                pixels[2 * (place + column / s->stride) + c % 2] = (int16_t)(2 * *image++ - s->mean[c]);
-            }
-}
-
-/* sum += weight[0] * pixel[0] + weight[1] * pixel[1], in vectors of int32 */
-#if MODEL_VECTOR >= 64
-#define MODEL_WEIGHTS(x) _mm512_set1_epi32(x)
-#define MODEL_DOT(sum, pixels, weights) _mm512_add_epi32(sum, _mm512_madd_epi16(pixels, weights))
+#define MODEL_LANES(f) _mm512_##f
+#define MODEL_BYTES_TO_WORDS _mm512_cvtepu8_epi16
 typedef __m512i model_lanes;
+typedef __m256i model_half;
 #elif MODEL_VECTOR >= 32
-#define MODEL_WEIGHTS(x) _mm256_set1_epi32(x)
-#define MODEL_DOT(sum, pixels, weights) _mm256_add_epi32(sum, _mm256_madd_epi16(pixels, weights))
+#define MODEL_LANES(f) _mm256_##f
+#define MODEL_BYTES_TO_WORDS _mm256_cvtepu8_epi16
 typedef __m256i model_lanes;
+typedef __m128i model_half;
 #elif MODEL_VECTOR >= 16 && defined(__SSE2__)
-#define MODEL_WEIGHTS(x) _mm_set1_epi32(x)
-#define MODEL_DOT(sum, pixels, weights) _mm_add_epi32(sum, _mm_madd_epi16(pixels, weights))
+#define MODEL_LANES(f) _mm_##f
+#define MODEL_BYTES_TO_WORDS(x) _mm_unpacklo_epi8(_mm_cvtsi64_si128((int64_t)(x)), _mm_setzero_si128())
 typedef __m128i model_lanes;
-#endif
-#ifdef MODEL_DOT
-#define MODEL_STEM_BLOCK (sizeof(model_lanes) / 2) /* sums, in two vectors */
-#else
-#define MODEL_STEM_BLOCK 8u
+typedef uint64_t model_half;
 #endif
 
-/* Sums of one row of one channel; a multiple of 32 of them. */
-static void model_stem_row(const model_stem *s, const model_int16 *pixels, size_t row, size_t out, model_int32 *sums)
+#ifdef MODEL_LANES
+/* x * multiplier, of int32 x that int16 holds; two products of 16 bits where there are none of 32. */
+MODEL_INLINE model_lanes model_product(model_lanes x, int32_t multiplier)
 {
-    const size_t taps = s->kernel_height * s->kernel_width * ((s->channels + 1) / 2);
-    const int16_t *weights = s->weights + 2 * taps * out;
-    size_t x, t;
-    pixels += 2 * row * s->stride * s->pitch;
-    for (x = 0; x < 8 * s->out_row; x += MODEL_STEM_BLOCK) {
-#ifdef MODEL_DOT
-        model_lanes sum = MODEL_WEIGHTS(0), more = sum, pixel;
-        for (t = 0; t < taps; t++) {
-            const model_int16 *from = pixels + 2 * (s->taps[t] + x);
-            int32_t both;
-            memcpy(&both, weights + 2 * t, 4);
-            memcpy(&pixel, from, sizeof pixel);
-            sum = MODEL_DOT(sum, pixel, MODEL_WEIGHTS(both));
-            memcpy(&pixel, from + MODEL_STEM_BLOCK, sizeof pixel);
-            more = MODEL_DOT(more, pixel, MODEL_WEIGHTS(both));
-        }
-        memcpy(sums + x, &sum, sizeof sum);
-        memcpy(sums + x + MODEL_STEM_BLOCK / 2, &more, sizeof more);
+#if MODEL_VECTOR >= 32
+    return MODEL_LANES(mullo_epi32)(x, MODEL_LANES(set1_epi32)(multiplier));
 #else
-        int32_t sum[MODEL_STEM_BLOCK] = {0};
-        size_t k;
-        for (t = 0; t < taps; t++) {
-            const model_int16 *from = pixels + 2 * (s->taps[t] + x);
-            for (k = 0; k < MODEL_STEM_BLOCK; k++)
-                sum[k] += from[2 * k] * (int32_t)weights[2 * t] + from[2 * k + 1] * (int32_t)weights[2 * t + 1];
-        }
-        memcpy(sums + x, sum, sizeof sum);
+    const model_lanes low = _mm_madd_epi16(x, _mm_set1_epi32((int32_t)((uint32_t)multiplier & 255u)));
+    const uint32_t high = ((uint32_t)multiplier >> 8) & 65535u;
+    return _mm_add_epi32(_mm_slli_epi32(_mm_madd_epi16(x, _mm_set1_epi32((int32_t)high)), 8), low);
 #endif
+}
+
+MODEL_INLINE void model_rescale_lanes(const model_requantize *r, size_t channel, const int16_t *all,
+                                      const uint8_t *bytes, unsigned bits, size_t n, const model_int16 *addend,
+                                      int relu, model_int16 *stream)
+{
+    const int32_t multiplier = r->multiplier[channel];
+    const model_lanes offset = MODEL_LANES(set1_epi32)(r->offset[channel]);
+    const model_lanes lowest = MODEL_LANES(set1_epi16)(relu ? 0 : -32768);
+    const __m128i shift = _mm_cvtsi32_si128(r->shift[channel]);
+    model_half part;
+    model_lanes x, sum, sign, low, high;
+    memcpy(&part, bytes, sizeof part);
+    x = MODEL_BYTES_TO_WORDS(part);
+    if (bits > 8) {
+        memcpy(&part, bytes + n, sizeof part);
+        x = MODEL_LANES(add_epi16)(x, MODEL_LANES(slli_epi16)(MODEL_BYTES_TO_WORDS(part), 8));
+    }
+    memcpy(&sum, all, sizeof sum);
+    x = MODEL_LANES(sub_epi16)(sum, MODEL_LANES(add_epi16)(x, x));
+    sign = MODEL_LANES(srai_epi16)(x, 15);
+    low = model_product(MODEL_LANES(unpacklo_epi16)(x, sign), multiplier);
+    high = model_product(MODEL_LANES(unpackhi_epi16)(x, sign), multiplier);
+    low = MODEL_LANES(sra_epi32)(MODEL_LANES(add_epi32)(low, offset), shift);
+    high = MODEL_LANES(sra_epi32)(MODEL_LANES(add_epi32)(high, offset), shift);
+    x = MODEL_LANES(packs_epi32)(low, high);
+    if (addend) {
+        memcpy(&sum, addend, sizeof sum);
+        x = MODEL_LANES(adds_epi16)(x, sum);
+    }
+    x = MODEL_LANES(max_epi16)(x, lowest);
+    memcpy(stream, &x, sizeof x);
+}
+#endif
+
+MODEL_INLINE void model_rescale_numbers(const model_requantize *r, size_t channel, const int16_t *all,
+                                        const uint8_t *bytes, unsigned bits, size_t n, int saturate,
+                                        int16_t *restrict out)
+{
+    const uint32_t offset = (uint32_t)r->offset[channel] + 0x80000000u;
+    const int16_t low = (int16_t)((uint32_t)r->multiplier[channel] & 255u);
+    const int16_t high = (int16_t)((r->multiplier[channel] - low) / 256);
+    const unsigned shift = r->shift[channel];
+    const int32_t zero = (int32_t)(0x80000000u >> shift);
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const int16_t number = (int16_t)(bits > 8 ? bytes[i] | bytes[n + i] << 8 : bytes[i]);
+        const int16_t x = (int16_t)(all[i] - 2 * number);
+        /* Products of 16 bits are quicker than one of 32. */
+        const uint32_t product = ((uint32_t)(x * (int32_t)high) << 8) + (uint32_t)(x * (int32_t)low);
+        int32_t value = (int32_t)((product + offset) >> shift) - zero;
+        if (saturate) {
+            value = value < -32768 ? -32768 : value;
+            value = value > 32767 ? 32767 : value;
+        }
+        out[i] = (int16_t)value;
     }
 }
 
-/// stem_levels
-static void model_stem_levels(const model_stem *s, const model_quantizer *q, const model_int16 *pixels,
-                              model_int32 *sums, uint8_t *levels)
+MODEL_INLINE void model_rescale_narrow(const model_requantize *r, size_t channel, const int16_t *all,
+                                       const uint8_t *bytes, unsigned bits, size_t n, size_t row, size_t part,
+                                       size_t next, const model_int16 *addend, int relu, model_int16 *stream)
 {
-    size_t y, o;
-    for (y = 0; y < s->out_height; y++)
-        for (o = 0; o < s->out; o++) {
-            model_stem_row(s, pixels, y, o, sums);
-            model_quantize_sums(q, o, sums, s->out_row, y * s->out_row, levels);
-        }
+    int16_t scaled[MODEL_BLOCK];
+    size_t at, i;
+#ifdef MODEL_LANES
+    if (part == row && row % sizeof(model_half) == 0) {
+        for (at = 0; at < n; at += row, stream += next, addend = addend ? addend + next : NULL)
+            for (i = 0; i < row; i += sizeof(model_half))
+                model_rescale_lanes(r, channel, all + at + i, bytes + at + i, bits, n, addend ? addend + i : NULL,
+                                    relu, stream + i);
+        return;
+    }
+#endif
+    (void)i;
+    if (r->saturates)
+        model_rescale_numbers(r, channel, all, bytes, bits, n, 1, scaled);
+    else
+        model_rescale_numbers(r, channel, all, bytes, bits, n, 0, scaled);
+    for (at = 0; at < n; at += row, stream += next, addend = addend ? addend + next : NULL)
+        model_write(scaled + at, addend, relu, part, stream);
 }
 
-/// stem_stream
-static void model_stem_stream(const model_stem *s, const model_requantize *r, const model_int16 *pixels,
-                              model_int32 *sums, const model_int16 *addend, int relu, model_int16 *stream)
+/* The same where int16 does not hold the numbers, or 32 bits not their multiples; n is at most MODEL_BLOCK. */
+static void model_rescale_wide(const model_requantize *r, size_t channel, const int32_t *all, const uint8_t *bytes,
+                               unsigned bits, size_t n, size_t row, size_t part, size_t next,
+                               const model_int16 *addend, int relu, model_int16 *stream)
 {
-    size_t y, o, x;
-    for (y = 0; y < s->out_height; y++)
-        for (o = 0; o < s->out; o++) {
-            model_stem_row(s, pixels, y, o, sums);
-            for (x = 0; x < 8 * s->out_row; x += MODEL_BLOCK) {
-                const size_t place = 8 * (o * s->out_height + y) * s->out_row + x;
-                const size_t left = 8 * s->out_row - x, n = left < MODEL_BLOCK ? left : MODEL_BLOCK;
-                int16_t scaled[MODEL_BLOCK];
-                model_rescale(r, o, sums + x, n, scaled);
-                model_write(scaled, addend ? addend + place : NULL, relu, n, stream + place);
-            }
-        }
+    int32_t x[MODEL_BLOCK];
+    int16_t scaled[MODEL_BLOCK];
+    size_t i;
+    model_join(bytes, bits, n, x);
+    for (i = 0; i < n; i++)
+        x[i] = all[i] - 2 * x[i];
+    model_rescale(r, channel, x, n, scaled);
+    for (i = 0; i < n; i += row, stream += next, addend = addend ? addend + next : NULL)
+        model_write(scaled + i, addend, relu, part, stream);
 }
 
 /// stream
@@ -314,19 +242,21 @@ static void model_stream(const model_int16 *source, const model_requantize *r, s
 static void model_max_pool(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
                            size_t out_row, model_int16 *out)
 {
+    const size_t plane = height * row, out_plane = (height + 1) / 2 * out_row;
     size_t c, y0, x0, y, z;
-    for (c = 0; c < channels; c++, x += 8 * height * row)
-        for (y0 = 0; y0 < height; y0 += 2, out += 8 * out_row) {
-            memset(out, 0, 8 * out_row * sizeof *out);
+    for (c = 0; c < channels; c++, x += 8 * plane, out += 8 * out_plane) {
+        memset(out, 0, 8 * out_plane * sizeof *out);
+        for (y0 = 0; y0 < height; y0 += 2)
             for (x0 = 0; x0 < width; x0 += 2) {
-                int16_t largest = x[8 * y0 * row + x0];
+                int16_t largest = -32768;
                 for (y = y0 ? y0 - 1 : 0; y < height && y <= y0 + 1; y++)
-                    for (z = x0 ? x0 - 1 : 0; z < width && z <= x0 + 1; z++)
-                        if (x[8 * y * row + z] > largest)
-                            largest = x[8 * y * row + z];
-                out[x0 / 2] = largest;
+                    for (z = x0 ? x0 - 1 : 0; z < width && z <= x0 + 1; z++) {
+                        const int16_t value = x[z % 8 * plane + y * row + z / 8];
+                        largest = value > largest ? value : largest;
+                    }
+                out[x0 / 2 % 8 * out_plane + y0 / 2 * out_row + x0 / 16] = largest;
             }
-        }
+    }
 }
 
 /// mean_pool
@@ -335,16 +265,18 @@ static void model_mean_pool(const model_int16 *x, size_t channels, size_t height
                             model_int16 *mean)
 {
     const uint64_t pixels = (uint64_t)height * width;
-    size_t c, y, i;
+    size_t c, i, y, k;
     for (c = 0; c < channels; c++) {
         /* The mean of x + 32768, of non-negative numbers, which division rounds down. */
         uint64_t sum = 0;
-        for (y = 0; y < height; y++, x += 8 * row) {
-            uint32_t part = 0;
-            for (i = 0; i < width; i++)
-                part += (uint32_t)(x[i] + 32768);
-            sum += part;
-        }
+        for (i = 0; i < 8; i++)
+            for (y = 0; y < height; y++, x += row) {
+                const size_t n = (width + 7 - i) / 8;
+                uint32_t part = 0;
+                for (k = 0; k < n; k++)
+                    part += (uint32_t)(x[k] + 32768);
+                sum += part;
+            }
         mean[c] = (int16_t)((int32_t)((2 * sum + pixels) / (2 * pixels)) - 32768);
     }
 }

@@ -1,0 +1,296 @@
+/// subsets
+typedef struct {
+    const model_offset *inputs; /* [groups][choose], taps in bytes */
+    size_t groups;
+    unsigned choose, planes;
+} model_subset;
+
+/* Sums of all subsets of `choose` inputs, in 4 bit planes of 8 bytes each, so that an input channel's tap becomes an
+   entry for several of them: entry m of a group has the sum of the inputs i with bit i in m. */
+MODEL_INLINE void model_subsets(const uint8_t *from, const model_offset *inputs, size_t groups, unsigned choose,
+                                unsigned planes, uint8_t *table)
+{
+    size_t g;
+    for (g = 0; g < groups; g++, table += 32u << choose) {
+        uint64_t sums[16][4];
+        unsigned i, m, b;
+        for (b = 0; b < 4; b++)
+            sums[0][b] = 0;
+        for (i = 0; i < choose; i++, inputs++) {
+            uint64_t x[4];
+            memcpy(x, from + *inputs, 8 * planes);
+            for (m = 0; m < 1u << i; m++) {
+                const uint64_t *sum = sums[m];
+                uint64_t *more = sums[m + (1u << i)], carry = 0;
+                for (b = 0; b < planes; b++) {
+                    const uint64_t y = sum[b] ^ x[b], next = (sum[b] & x[b]) | (carry & y);
+                    more[b] = y ^ carry;
+                    carry = next;
+                }
+                for (; b < 4; b++) {
+                    more[b] = sum[b] ^ carry;
+                    carry &= sum[b];
+                }
+            }
+        }
+        memcpy(table, sums, 32u << choose);
+    }
+}
+
+static void model_table(const uint8_t *from, const model_subset *s, uint8_t *table)
+{
+    if (s->choose == 4 && s->planes == 2) /* as constants, for speed */
+        model_subsets(from, s->inputs, s->groups, 4, 2, table);
+    else
+        model_subsets(from, s->inputs, s->groups, s->choose, s->planes, table);
+}
+
+/// table_kernel
+#if MODEL_VECTOR >= 32 && defined(__AVX2__)
+/* 4 x 4 words of 8 bytes, transposed. */
+MODEL_INLINE void model_transpose_words(const uint8_t *from, size_t step, uint8_t *to, size_t out_step)
+{
+    __m256i x[4], y[4];
+    unsigned i;
+    for (i = 0; i < 4; i++)
+        memcpy(&x[i], from + i * step, 32);
+    y[0] = _mm256_unpacklo_epi64(x[0], x[1]);
+    y[1] = _mm256_unpackhi_epi64(x[0], x[1]);
+    y[2] = _mm256_unpacklo_epi64(x[2], x[3]);
+    y[3] = _mm256_unpackhi_epi64(x[2], x[3]);
+    x[0] = _mm256_permute2x128_si256(y[0], y[2], 0x20);
+    x[1] = _mm256_permute2x128_si256(y[1], y[3], 0x20);
+    x[2] = _mm256_permute2x128_si256(y[0], y[2], 0x31);
+    x[3] = _mm256_permute2x128_si256(y[1], y[3], 0x31);
+    for (i = 0; i < 4; i++)
+        memcpy(to + i * out_step, &x[i], 32);
+}
+#else
+MODEL_INLINE void model_transpose_words(const uint8_t *from, size_t step, uint8_t *to, size_t out_step)
+{
+    unsigned i, j;
+    for (i = 0; i < 4; i++)
+        for (j = 0; j < 4; j++)
+            memcpy(to + j * out_step + 8 * i, from + i * step + 8 * j, 8);
+}
+#endif
+
+/* Each word moved by whole rows of pixels: to the end of the plane, or to the beginning. */
+MODEL_INLINE model_vec32 model_moved(model_vec32 x, int bits)
+{
+    const unsigned distance = (unsigned)(bits < 0 ? -bits : bits);
+    const model_vec32 zeros = model_fill_vec32(0);
+    const uint16_t one = 1;
+    uint8_t lowest;
+    memcpy(&lowest, &one, 1); /* whether the first byte has the lowest bits */
+    if (distance > 63)
+        return zeros;
+    if ((bits > 0) == (lowest == 1))
+        return model_shift_xor_vec32(zeros, 0, x, distance);
+    return model_shift_xor_vec32(x, distance, zeros, 0);
+}
+
+/* As model_sum_vec, of entries of a table, for 4 outputs at once, whose pixels are the words of a vector. */
+MODEL_INLINE void model_sum_entries(const model_conv *conv, model_bits bits, const uint8_t *from,
+                                    const model_offset *list[4], const uint32_t *counts[4], unsigned sum_bits,
+                                    model_vec32 *sum)
+{
+    model_vec32 rows[4][32], planes[32][4], plane[32];
+    unsigned o, p, b, k;
+    for (o = 0; o < 4; o++) {
+        const model_offset *next = list[o];
+        if (o && next == list[o - 1]) {
+            memcpy(rows[o], rows[o - 1], sizeof rows[o]);
+            continue;
+        }
+        for (p = 0; p < bits.parts; p++) {
+            model_vec32 count[32];
+            model_count_vec32(from, 1, 1, next, counts[o][p], bits.count_bits, count);
+            next += counts[o][p];
+            for (k = 0; k < bits.count_bits; k++)
+                count[k] = model_moved(count[k], conv->moves[p]);
+            if (p == 0)
+                memcpy(rows[o], count, bits.count_bits * sizeof *count);
+            else
+                model_add_vec32(count, 1, bits.count_bits, 0, bits.count_bits, rows[o]);
+        }
+    }
+    for (k = 0; k < bits.count_bits; k++)
+        model_transpose_words((const uint8_t *)&rows[0][k], sizeof rows[0], (uint8_t *)planes[k], 32);
+    for (b = 0; b < 4; b++)
+        if (b == 0) {
+            for (k = 0; k < sum_bits; k++)
+                sum[k] = k < bits.count_bits ? planes[k][0] : model_fill_vec32(0);
+        } else {
+            for (k = 0; k < bits.count_bits; k++)
+                plane[k] = planes[k][b];
+            model_add_vec32(plane, 1, bits.count_bits, b, sum_bits, sum);
+        }
+}
+
+/* Carries of x + ~threshold + 1, as model_at_least_vec, with a threshold for each word; or with `high` as threshold
+   where `is_high` is set, `low` elsewhere. */
+MODEL_INLINE model_vec32 model_at_least_words(const model_vec32 *x, unsigned bits, model_vec32 low, model_vec32 high,
+                                              model_vec32 is_high, int either)
+{
+    model_vec32 carry = model_fill_vec32(~(uint64_t)0);
+    unsigned k;
+    for (k = 0; k < bits; k++) {
+        model_vec32 inverse = model_unless_vec32(low, k);
+        if (either) {
+            const model_vec32 other = model_xor_vec32(inverse, model_unless_vec32(high, k));
+            inverse = model_xor_vec32(inverse, model_and_vec32(other, is_high));
+        }
+        carry = model_majority_vec32(x[k], carry, inverse);
+    }
+    return carry;
+}
+
+/* Threshold i of 4 outputs from o on; again the first where there are fewer. */
+MODEL_INLINE model_vec32 model_threshold_words(const model_thresholds *t, size_t o, size_t out, size_t steps, size_t i)
+{
+    uint64_t words[4];
+    model_vec32 x;
+    size_t j;
+    for (j = 0; j < 4; j++)
+        words[j] = t->at_least[(o + j < out ? o + j : o) * steps + i];
+    memcpy(&x, words, sizeof x);
+    return x;
+}
+
+/* As model_compare_vec, of 4 outputs from o on. */
+MODEL_INLINE void model_compare_words(const model_thresholds *t, size_t o, size_t out, const model_vec32 *x,
+                                      model_bits bits, model_vec32 *level)
+{
+    const model_vec32 zeros = model_fill_vec32(0);
+    const size_t steps = bits.steps;
+    size_t i, k, j;
+    model_vec32 first;
+    uint64_t words[4];
+    for (j = 0; j < 4; j++)
+        words[j] = t->first[o + j < out ? o + j : o];
+    memcpy(&first, words, sizeof words);
+    for (k = 0; k < bits.out_planes; k++)
+        level[k] = model_xor_vec32(model_unless_vec32(first, (unsigned)k), model_fill_vec32(~(uint64_t)0));
+    if (steps == 3 && t->is_search) {
+        const model_vec32 low = model_threshold_words(t, o, out, 3, 0), high = model_threshold_words(t, o, out, 3, 2);
+        const model_vec32 middle = model_at_least_words(x, bits.bits, model_threshold_words(t, o, out, 3, 1), zeros,
+                                                        zeros, 0);
+        level[0] = model_xor_vec32(level[0], model_at_least_words(x, bits.bits, low, high, middle, 1));
+        level[1] = model_xor_vec32(level[1], middle);
+        return;
+    }
+    for (i = 0; i < steps; i++) {
+        const model_vec32 threshold = model_threshold_words(t, o, out, steps, i);
+        const model_vec32 passed = model_at_least_words(x, bits.bits, threshold, zeros, zeros, 0);
+        for (k = 0; k < bits.out_planes; k++)
+            if (t->select[i] >> k & 1)
+                level[k] = model_xor_vec32(level[k], passed);
+    }
+}
+
+static void model_lists(const model_conv *conv, unsigned parts, size_t o, const model_offset **next,
+                        const model_offset *list[4], const uint32_t *counts[4])
+{
+    size_t i, p;
+    for (i = 0; i < 4; i++) {
+        const size_t last = o + i < conv->out ? o + i : conv->out - 1; /* again, if there are fewer than 4 */
+        counts[i] = conv->counts + (1 + last) * parts;
+        list[i] = o + i < conv->out ? *next : list[i - 1];
+        for (p = 0; p < parts && o + i < conv->out; p++)
+            *next += counts[i][p];
+    }
+}
+
+MODEL_INLINE const model_offset *model_sum_all(const model_conv *conv, model_bits bits, const uint8_t *from,
+                                               model_vec32 *all)
+{
+    const model_offset *next = conv->lists;
+    const model_offset *list[4];
+    const uint32_t *counts[4];
+    unsigned i;
+    for (i = 0; i < 4; i++) {
+        list[i] = next;
+        counts[i] = conv->counts;
+    }
+    model_sum_entries(conv, bits, from, list, counts, bits.bits, all);
+    for (i = 0; i < bits.parts; i++)
+        next += conv->counts[i];
+    return next;
+}
+
+MODEL_INLINE void model_conv_levels_table(const model_conv *conv, model_bits bits, const model_thresholds *t,
+                                          const uint8_t *from, uint8_t *levels)
+{
+    const model_vec32 ones = model_fill_vec32(~(uint64_t)0);
+    model_vec32 all[32];
+    const model_offset *next = model_sum_all(conv, bits, from, all);
+    uint64_t mask;
+    size_t o, i, k;
+    memcpy(&mask, conv->mask, 8);
+    all[bits.bits - 1] = ones; /* it is 0 */
+    for (o = 0; o < conv->out; o += 4) {
+        model_vec32 sum[32], x[32], level[16];
+        const model_offset *list[4];
+        const uint32_t *counts[4];
+        uint64_t words[4];
+        model_lists(conv, bits.parts, o, &next, list, counts);
+        model_sum_entries(conv, bits, from, list, counts, bits.sum_bits, sum);
+        model_subtract_vec32(all, sum, bits, x);
+        model_compare_words(t, o, conv->out, x, bits, level);
+        for (k = 0; k < bits.out_planes; k++) {
+            level[k] = model_and_vec32(level[k], model_fill_vec32(mask));
+            memcpy(words, &level[k], sizeof words);
+            for (i = 0; i < 4 && o + i < conv->out; i++)
+                if (conv->plane == 8)
+                    memcpy(levels + (k * conv->out + o + i) * 8, &words[i], 8);
+                else
+                    memcpy(levels + (k * conv->out + o + i) * conv->plane, &words[i], conv->plane);
+        }
+    }
+}
+
+/* Numbers of 64 pixels of 4 outputs as bytes, the lowest first: [output][bytes of a number][pixel]. */
+MODEL_INLINE void model_bytes_table(const model_vec32 *planes, unsigned bits, uint8_t bytes[4][256])
+{
+    uint8_t mixed[32 * 32];
+    unsigned b;
+    model_bytes_vec32(planes, bits, mixed);
+    for (b = 0; b < bits; b += 8) {
+        model_transpose_words(mixed + 32 * b, 32, bytes[0] + 8 * b, 256);
+        model_transpose_words(mixed + 32 * (b + 4), 32, bytes[0] + 8 * b + 32, 256);
+    }
+}
+
+MODEL_INLINE void model_conv_stream_table(const model_conv *conv, model_bits bits, const model_requantize *r,
+                                          const uint8_t *from, const model_int16 *addend, int relu,
+                                          model_int16 *stream)
+{
+    model_vec32 planes[32];
+    const model_offset *next = model_sum_all(conv, bits, from, planes);
+    uint8_t bytes[4][256];
+    int32_t all[64];
+    int16_t narrow[64];
+    size_t o, i;
+    model_bytes_table(planes, bits.bits, bytes);
+    model_join(bytes[0], bits.bits, 64, all);
+    for (i = 0; i < 64; i++)
+        narrow[i] = (int16_t)all[i];
+    for (o = 0; o < conv->out; o += 4) {
+        const model_offset *list[4];
+        const uint32_t *counts[4];
+        model_lists(conv, bits.parts, o, &next, list, counts);
+        model_sum_entries(conv, bits, from, list, counts, bits.sum_bits, planes);
+        model_bytes_table(planes, bits.sum_bits, bytes);
+        for (i = 0; i < 4 && o + i < conv->out; i++) {
+            const size_t place = 8 * (o + i) * conv->plane;
+            const size_t row = conv->plane == 8 ? 64 : 8, part = conv->plane == 8 ? 64 : conv->plane;
+            if (bits.narrow)
+                model_rescale_narrow(r, o + i, narrow, bytes[i], bits.sum_bits, 64, row, part, conv->plane,
+                                     addend ? addend + place : NULL, relu, stream + place);
+            else
+                model_rescale_wide(r, o + i, all, bytes[i], bits.sum_bits, 64, row, part, conv->plane,
+                                   addend ? addend + place : NULL, relu, stream + place);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+/// vector
+#if MODEL_BYTES_vec <= MODEL_VECTOR
+MODEL_TYPE_vec
+
+#if MODEL_BYTES_vec > 8 && defined(__AVX512VL__)
+#define MODEL_TERNARY_OF_vec(a, b, c, table) \
+    ((model_vec)MODEL_TERNARY_vec((MODEL_INTEL_vec)(a), (MODEL_INTEL_vec)(b), (MODEL_INTEL_vec)(c), table))
+MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
+{
+    return MODEL_TERNARY_OF_vec(a, b, c, 0xe8);
+}
+MODEL_INLINE model_vec model_parity_vec(model_vec a, model_vec b, model_vec c)
+{
+    return MODEL_TERNARY_OF_vec(a, b, c, 0x96);
+}
+#else
+MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
+{
+    return (a & b) | (c & (a ^ b));
+}
+MODEL_INLINE model_vec model_parity_vec(model_vec a, model_vec b, model_vec c)
+{
+    return a ^ b ^ c;
+}
+#endif
+
+MODEL_INLINE model_vec model_fill_vec(uint64_t word)
+{
+    const model_vec zeros = {0};
+    return zeros + word;
+}
+
+/* Of each word, all bits where its bit k is 0, and none where it is 1. */
+MODEL_INLINE model_vec model_unless_vec(model_vec a, unsigned k)
+{
+    return ((a >> k) & model_fill_vec(1)) - model_fill_vec(1);
+}
+
+MODEL_INLINE model_vec model_xor_vec(model_vec a, model_vec b)
+{
+    return a ^ b;
+}
+
+MODEL_INLINE model_vec model_and_vec(model_vec a, model_vec b)
+{
+    return a & b;
+}
+
+/* (a >> right) ^ (b << left) */
+MODEL_INLINE model_vec model_shift_xor_vec(model_vec a, unsigned right, model_vec b, unsigned left)
+{
+    return (a >> right) ^ (b << left);
+}
+#else
+typedef struct {
+    model_base w[MODEL_BYTES_vec / MODEL_VECTOR];
+} model_vec;
+
+#define MODEL_WORDS_vec (MODEL_BYTES_vec / MODEL_VECTOR)
+
+MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS_vec; w++)
+        a.w[w] = model_majority_base(a.w[w], b.w[w], c.w[w]);
+    return a;
+}
+
+MODEL_INLINE model_vec model_parity_vec(model_vec a, model_vec b, model_vec c)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS_vec; w++)
+        a.w[w] = model_parity_base(a.w[w], b.w[w], c.w[w]);
+    return a;
+}
+
+MODEL_INLINE model_vec model_fill_vec(uint64_t word)
+{
+    model_vec x;
+    size_t w;
+    for (w = 0; w < MODEL_WORDS_vec; w++)
+        x.w[w] = model_fill_base(word);
+    return x;
+}
+
+MODEL_INLINE model_vec model_unless_vec(model_vec a, unsigned k)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS_vec; w++)
+        a.w[w] = model_unless_base(a.w[w], k);
+    return a;
+}
+
+MODEL_INLINE model_vec model_xor_vec(model_vec a, model_vec b)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS_vec; w++)
+        a.w[w] ^= b.w[w];
+    return a;
+}
+
+MODEL_INLINE model_vec model_and_vec(model_vec a, model_vec b)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS_vec; w++)
+        a.w[w] &= b.w[w];
+    return a;
+}
+
+MODEL_INLINE model_vec model_shift_xor_vec(model_vec a, unsigned right, model_vec b, unsigned left)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS_vec; w++)
+        a.w[w] = (a.w[w] >> right) ^ (b.w[w] << left);
+    return a;
+}
+#endif
+
+MODEL_INLINE model_vec model_load_vec(const uint8_t *p)
+{
+    model_vec x;
+    memcpy(&x, p, sizeof x);
+#if MODEL_BYTES_vec > 8 && MODEL_BYTES_vec <= MODEL_VECTOR && defined(__AVX512VL__)
+    __asm__("" : "+v"(x)); /* else it is loaded for each of its uses */
+#endif
+    return x;
+}
+
+#if MODEL_BYTES_vec <= MODEL_VECTOR
+#define MODEL_ADD_vec(carry, sum, a, b, c)                 \
+    do {                                                   \
+        const model_vec a_ = (a), b_ = (b), c_ = (c);      \
+        carry = model_majority_vec(a_, b_, c_);            \
+        sum = model_parity_vec(a_, b_, c_);                \
+    } while (0)
+#define MODEL_TAP_vec(i) model_load_vec(from + scale * (size_t)list[i])
+
+/* Carry of 8 taps added to ones, twos and fours. */
+MODEL_INLINE model_vec model_eight_vec(const uint8_t *from, unsigned scale, const model_offset *list, model_vec *state)
+{
+    model_vec ones = state[0], twos = state[1], fours = state[2], s, t, u, v, w, x;
+    /* The state comes last, so that eight taps need not wait for the eight before. */
+    MODEL_ADD_vec(u, s, MODEL_TAP_vec(0), MODEL_TAP_vec(1), MODEL_TAP_vec(2));
+    MODEL_ADD_vec(v, t, MODEL_TAP_vec(3), MODEL_TAP_vec(4), MODEL_TAP_vec(5));
+    MODEL_ADD_vec(w, s, s, MODEL_TAP_vec(6), MODEL_TAP_vec(7));
+    MODEL_ADD_vec(x, ones, ones, s, t);
+    MODEL_ADD_vec(u, s, u, v, w);
+    MODEL_ADD_vec(v, twos, twos, s, x);
+    MODEL_ADD_vec(t, fours, fours, u, v);
+    state[0] = ones;
+    state[1] = twos;
+    state[2] = fours;
+    return t;
+}
+
+/* 16 taps added to a number of `bits` bits, or 8 if `half`. */
+MODEL_INLINE void model_sixteen_vec(const uint8_t *from, unsigned scale, const model_offset *list, int half,
+                                    unsigned bits, model_vec *sum)
+{
+    model_vec carry = model_eight_vec(from, scale, list, sum), more = {0};
+    unsigned k;
+    if (!half)
+        more = model_eight_vec(from, scale, list + 8, sum);
+    MODEL_ADD_vec(carry, sum[3], sum[3], carry, more);
+    for (k = 4; k < bits; k++) {
+        const model_vec x = sum[k];
+        sum[k] = x ^ carry;
+        carry = carry & x;
+    }
+}
+#endif
+
+#if MODEL_BYTES_vec == MODEL_VECTOR
+#define model_base model_vec
+#define model_fill_base model_fill_vec
+#define model_unless_base model_unless_vec
+#define model_majority_base model_majority_vec
+#define model_parity_base model_parity_vec
+#define model_eight_base model_eight_vec
+#endif
+
+/// count_words
+/* A loop that is left as it is: of few words, from which compilers can make one vector. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define MODEL_LOOP _Pragma("GCC unroll 1")
+#else
+#define MODEL_LOOP
+#endif
+
+/// count
+#if MODEL_BYTES_vec > MODEL_VECTOR
+#define MODEL_EIGHT_vec(result, list)                                                          \
+    model_base state[3];                                                                       \
+    state[0] = sum[0][w];                                                                      \
+    state[1] = sum[1][w];                                                                      \
+    state[2] = sum[2][w];                                                                      \
+    result = model_eight_base(from + w * sizeof(model_base), scale, list, state);              \
+    sum[0][w] = state[0];                                                                      \
+    sum[1][w] = state[1];                                                                      \
+    sum[2][w] = state[2];
+#define MODEL_FIRST_vec                    \
+    do {                                   \
+        MODEL_EIGHT_vec(carry[w], list)    \
+    } while (0)
+#define MODEL_SECOND_vec                                                       \
+    do {                                                                       \
+        model_base more, eights = sum[3][w];                                   \
+        MODEL_EIGHT_vec(more, list + 8)                                        \
+        sum[3][w] = model_parity_base(carry[w], more, eights);                 \
+        carry[w] = model_majority_base(carry[w], more, eights);                \
+    } while (0)
+#endif
+
+/* How many of the n taps of a list have a bit, for one or two planes: a number of `bits` bits, [bits][pair]. */
+MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned pair, const model_offset *list,
+                                  size_t n, unsigned bits, model_vec *count)
+{
+    unsigned k;
+#if MODEL_BYTES_vec <= MODEL_VECTOR
+    model_vec first[32], second[32];
+    for (k = 0; k < bits; k++)
+        first[k] = second[k] = model_fill_vec(0);
+    for (; n >= 16; n -= 16, list += 16) {
+        model_sixteen_vec(from, scale, list, 0, bits, first);
+        if (pair == 2)
+            model_sixteen_vec(from + sizeof(model_vec), scale, list, 0, bits, second);
+    }
+    if (n) {
+        model_sixteen_vec(from, scale, list, 1, bits, first);
+        if (pair == 2)
+            model_sixteen_vec(from + sizeof(model_vec), scale, list, 1, bits, second);
+    }
+    for (k = 0; k < bits; k++) {
+        count[pair * k] = first[k];
+        if (pair == 2)
+            count[2 * k + 1] = second[k];
+    }
+#else
+    /* Loops over words, which compilers can make wider vectors of. */
+    const size_t words = pair * MODEL_WORDS_vec;
+    model_base sum[32][2 * MODEL_WORDS_vec], carry[2 * MODEL_WORDS_vec];
+    size_t w;
+    for (k = 0; k < bits; k++)
+        for (w = 0; w < words; w++)
+            sum[k][w] = model_fill_base(0);
+    for (; n; n -= n < 16 ? n : 16, list += 16) {
+        if (words <= 4)
+            MODEL_LOOP for (w = 0; w < words; w++)
+                MODEL_FIRST_vec;
+        else
+            for (w = 0; w < words; w++)
+                MODEL_FIRST_vec;
+        if (n >= 16 && words <= 4)
+            MODEL_LOOP for (w = 0; w < words; w++)
+                MODEL_SECOND_vec;
+        else if (n >= 16)
+            for (w = 0; w < words; w++)
+                MODEL_SECOND_vec;
+        for (k = n >= 16 ? 4 : 3; k < bits; k++)
+            for (w = 0; w < words; w++) {
+                const model_base x = sum[k][w];
+                sum[k][w] = x ^ carry[w];
+                carry[w] &= x;
+            }
+    }
+    for (k = 0; k < bits; k++)
+        memcpy(&count[pair * k], sum[k], words * sizeof(model_base));
+#endif
+}

@@ -1,0 +1,96 @@
+"""Where the profile `fast` keeps what it works with: results, taps, phases, tables and the stem's pixels, in bytes."""
+
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.c_bitplanes import ALIGN, Taps, plane_bytes, row_bytes
+from qresnet_jax.deploy.c_plan import Plan, Step, allocate
+
+
+class Layout:
+    """Of the buffer for one plan.
+
+    Args:
+      plan: of the network, for the size of its images.
+
+    Attributes:
+      slack: bytes before and after bit planes, which taps read.
+      memory: places of results and working memories.
+      offset_bits: 16 if that holds all offsets of taps and entries, else 32.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        convs = [step for step in plan.steps if isinstance(step.conv, nodes.BinaryConv)]
+        reach = max((self.taps(step).reach() for step in convs), default=0)
+        self.slack = -(-reach // ALIGN) * ALIGN
+        largest = max((max(self.taps(step).chunk, self.parts(step)[-1]) for step in convs), default=0)
+        self.offset_bits = 16 if largest < 2**16 else 32
+        sizes = {step.result: self._nbytes(step.result) for step in plan.steps}
+        self.memory = allocate(plan.steps, sizes, [self._scratch(step) for step in plan.steps], ALIGN)
+
+    def planes(self, result: int) -> int:
+        """Bits of a result's levels."""
+        return max(self.plan.values[result].bound.bit_length(), 1)
+
+    def taps(self, step: Step) -> Taps:
+        """Of a binary convolution."""
+        size = self.plan.size(step.source)
+        middle = self.table_choice(step) > 0
+        return Taps(step.conv, size.height, size.width, self.planes(step.source), middle)
+
+    def table_choice(self, step: Step) -> int:
+        """Inputs of an entry; 0 where no table pays: large planes, few outputs, or levels beyond 4 bits."""
+        largest = self.plan.values[step.source].bound
+        if plane_bytes(self.plan.size(step.result)) > 8 or step.conv.signs.shape[3] < 8 or largest > 15:
+            return 0
+        return min(15 // largest, 4)
+
+    def parts(self, step: Step) -> tuple[int, int, int, int, int]:
+        """Bytes of a binary convolution's scratch: even columns, odd columns, phases at stride 2; taps; table."""
+        taps, choose = self.taps(step), self.table_choice(step)
+        columns = phases = table = 0
+        if taps.stride == 2:
+            columns = -(-taps.height * row_bytes(taps.out.width) // ALIGN) * ALIGN + ALIGN
+            planes = taps.planes * taps.channels * len(taps.phases)
+            phases = -(-planes * self.pitch(taps) // ALIGN) * ALIGN + 2 * self.slack
+        copies = -(-taps.chunk * taps.padded // 8 // ALIGN) * ALIGN
+        if choose:
+            kw = len(taps.columns)
+            table = 32 * 2**choose * len(taps.copied) * kw * -(-taps.channels // choose)
+        return columns, columns, phases, copies, table
+
+    def pitch(self, taps: Taps) -> int:
+        """Bytes from one phase to the next."""
+        return -(-taps.plane // 8) * 8
+
+    def stem_rows(self, step: Step) -> int:
+        """Rows of one parity that a kernel sees."""
+        return self.plan.size(step.result).height + (step.conv.weights.shape[0] - 1) // step.conv.stride
+
+    def stem_columns(self, step: Step) -> int:
+        """Columns of `8 * stride` that a kernel sees from the pixels of one byte."""
+        return 7 * step.conv.stride + step.conv.weights.shape[1]
+
+    def stem_pixels(self, step: Step) -> int:
+        """Bytes of all pixels as the stem reads them."""
+        pairs, row = (step.conv.weights.shape[2] + 1) // 2, row_bytes(self.plan.size(step.result).width)
+        numbers = 2 * pairs * step.conv.stride * self.stem_columns(step) * self.stem_rows(step) * row
+        return -(-2 * numbers // ALIGN) * ALIGN + 4 * ALIGN  # vectors read beyond the end
+
+    def stem_sums(self, step: Step) -> int:
+        """Bytes of the sums of the pixels of one bit of bytes, of one output."""
+        return 4 * (-(-plane_bytes(self.plan.size(step.result)) // 32) * 32)
+
+    def _nbytes(self, result):
+        value, pixels = self.plan.values[result], 8 * plane_bytes(self.plan.size(result))
+        if value.kind == "levels":
+            return value.channels * self.planes(result) * pixels // 8 + 2 * self.slack
+        return {"stream": 2 * value.channels * pixels + self.slack, "mean": 2 * value.channels, "logits": 0}[
+            value.kind
+        ]
+
+    def _scratch(self, step):
+        if isinstance(step.conv, nodes.Stem):
+            return self.stem_pixels(step) + 2 * self.stem_sums(step)
+        if isinstance(step.conv, nodes.BinaryConv):
+            return sum(self.parts(step))
+        return 0

@@ -1,0 +1,200 @@
+"""The constants of the profile `fast`: a struct for each step, with its arrays; see the types in `c/fast_planes.c`."""
+
+import numpy as np
+
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.c_bitplanes import ALIGN, even_lengths, grouped, plane_bytes, row_bytes, saturation
+from qresnet_jax.deploy.c_layout import Layout
+from qresnet_jax.deploy.c_plan import Step
+from qresnet_jax.deploy.c_text import Constants
+
+
+class Structs:
+    """Writes structs; each method returns the expression of an address.
+
+    Args:
+      layout: of the plan whose steps they are of.
+      constants: takes arrays and structs.
+    """
+
+    def __init__(self, layout: Layout, constants: Constants):
+        self.plan, self.layout, self.constants = layout.plan, layout, constants
+
+    def _mask(self, result):
+        """Of the pixels of a plane, and zeros for a vector more."""
+        size = self.plan.size(result)
+        bits = np.zeros((size.height, 8 * row_bytes(size.width)), bool)
+        bits[:, : size.width] = True
+        packed = np.packbits(bits.ravel(), bitorder="little")
+        return self.constants.array(f"mask_{result}", np.pad(packed, (0, -len(packed) % ALIGN)))
+
+    def spread(self, step: Step) -> str:
+        """`model_taps`."""
+        taps, i = self.layout.taps(step), step.result
+        bytes_, bits = taps.shifts()
+        phase = [taps.phases.index((dy % taps.stride, dx % taps.stride)) for dy, dx in taps.taps]
+        fields = {
+            "height": taps.height,
+            "row": row_bytes(taps.width),
+            "out_height": taps.out.height,
+            "out_row": row_bytes(taps.out.width),
+            "channels": taps.channels,
+            "planes": taps.planes,
+            "taps": len(taps.taps),
+            "words": taps.padded // 8,
+            "phases": len(taps.phases) if taps.stride == 2 else 0,
+            "pitch": self.layout.pitch(taps),
+            "parity": self.constants.array(f"parity_{i}", np.array(taps.phases, np.uint8)),
+            "phase": self.constants.array(f"phase_{i}", np.array(phase, np.uint8)),
+            "bytes": self.constants.array(f"bytes_{i}", bytes_),
+            "bits": self.constants.array(f"bits_{i}", bits),
+            "across": int(taps.across()),
+            "mask": self.constants.array(f"taps_{i}", taps.masks()),
+        }
+        return self.constants.struct("taps", f"spread_{i}", fields)
+
+    def conv(self, step: Step, lists: list[list[np.ndarray]], moves: list[int], chunk: int) -> str:
+        """`model_conv`.
+
+        Args:
+          step: of a binary convolution.
+          lists: offsets of all inputs, then of those of each output, in parts for each of the moves.
+          moves: rows by which a part is still to be moved.
+          chunk: bytes of all taps of a chunk of 8 bytes.
+        """
+        i, flat = step.result, [x for parts in lists for x in even_lengths(parts, lists[1:])]
+        bits = np.array(moves) * -8 * row_bytes(self.plan.size(i).width)
+        fields = {
+            "lists": self.constants.array(
+                f"lists_{i}", np.concatenate(flat).astype(f"uint{self.layout.offset_bits}")
+            ),
+            "counts": self.constants.array(f"counts_{i}", np.array([len(x) for x in flat], np.uint32)),
+            "moves": self.constants.array(f"moves_{i}", bits.astype(np.int16)),
+            "mask": self._mask(i),
+            "out": len(lists) - 1,
+            "plane": plane_bytes(self.plan.size(i)),
+            "chunk": chunk,
+        }
+        return self.constants.struct("conv", f"conv_{i}", fields)
+
+    def compare(self, step: Step, polarity: np.ndarray, bound: int, bits: int) -> str:
+        """`model_thresholds`, thresholds of sums in bit planes, with 2**(bits - 1) added."""
+        node, i = step.last, step.result
+        channels = self.plan.values[i].channels
+        direction = np.broadcast_to(node.direction, channels).astype(np.int64) * polarity
+        t = np.clip(np.broadcast_to(node.thresholds, (channels, node.thresholds.shape[1])), -bound, bound + 1)
+        # -x >= t is not x >= 1 - t; all steps not taken make the highest level.
+        least = np.where(direction[:, None] > 0, t, 1 - t.astype(np.int64)) + 2 ** (bits - 1)
+        is_search = np.array_equal(node.levels, range(4))
+        if is_search:
+            least = np.sort(least, axis=1)
+        fields = {
+            "is_search": int(is_search),
+            "at_least": self.constants.array(f"steps_{i}", least.astype(np.uint32)),
+            "select": self.constants.array(f"select_{i}", _select(node)),
+            "first": self.constants.array(
+                f"first_{i}", np.where(direction > 0, 0, node.levels[-1]).astype(np.uint16)
+            ),
+        }
+        return self.constants.struct("thresholds", f"thresholds_{i}", fields)
+
+    def quantizer(self, step: Step, low: int, high: int) -> str:
+        """`model_quantizer`, thresholds of numbers from low to high, which is all that their type holds."""
+        node, i = step.last, step.result
+        t, falling = node.thresholds.astype(np.int64), node.direction[:, None] < 0
+        # x >= t is x > t - 1, and -x >= t is not x > -t.
+        above = np.where(falling, -t, t - 1)
+        # Below the lowest number all is above: not above the highest, which nothing is.
+        inverted = falling ^ (above < low)
+        above = np.where((above < low) | (above > high), high, above)
+        select = _select(node)
+        first = np.bitwise_xor.reduce(np.where(inverted, select, 0).astype(np.uint16), axis=1)
+        fields = {
+            "above": self.constants.array(f"steps_{i}", above.astype(np.int32)),
+            "select": self.constants.array(f"select_{i}", select),
+            "first": self.constants.array(f"first_{i}", first),
+            "mask": self._mask(i),
+            "rows": len(t),
+            "steps": t.shape[1],
+            "planes": self.layout.planes(i),
+            "channels": self.plan.values[i].channels,
+            "plane": plane_bytes(self.plan.size(i)),
+        }
+        return self.constants.struct("quantizer", f"thresholds_{i}", fields)
+
+    def requantize(self, step: Step, polarity=1, narrow_bound: int | None = None) -> tuple[str, bool]:
+        """`model_requantize`, of polarity * x; with a bound of x, 32 bits will do if they hold all intermediate results.
+
+        Returns:
+          The struct, and whether 32 bits do.
+        """
+        node, i = step.last, step.result
+        m, c, k = (x.astype(np.int64) for x in (node.multiplier, node.offset, node.shift))
+        narrow = narrow_bound is not None and narrow_bound < 2**15 and bool(np.all((k >= 1) & (k <= 31)))
+        narrow = narrow and bool(np.all((narrow_bound * np.abs(m) + np.abs(c) < 2**31) & (np.abs(m) < 2**22)))
+        m = m * polarity
+        bound = self.plan.values[node.inputs[0]].bound
+        if narrow:
+            arrays = {"offset": c.astype(np.int32)}
+        elif np.all(np.abs(m) >> k < 2**29):
+            limits = [
+                saturation(*channel, bound)
+                for channel in zip(m.tolist(), c.tolist(), k.tolist(), strict=True)
+            ]
+            m, offset, low, high, zero = (np.array(x) for x in zip(*limits, strict=True))
+            arrays = {"wide_offset": offset.astype(np.uint64)}
+            arrays |= {n: x.astype(np.int32) for n, x in (("low", low), ("high", high), ("zero", zero))}
+        else:
+            arrays = {"wide_offset": c.astype(np.uint64) + np.uint64(2**63)}
+        arrays |= {"multiplier": m.astype(np.int32), "shift": node.shift}
+        fields = {name: self.constants.array(f"{name}_{i}", x) for name, x in arrays.items()}
+        if narrow:
+            ends = np.array([narrow_bound * np.abs(m) + c, c - narrow_bound * np.abs(m)]) >> k
+            fields["saturates"] = int(np.any((ends < nodes.STREAM_MIN) | (ends > nodes.STREAM_MAX)))
+        return self.constants.struct("requantize", f"requantize_{i}", fields), narrow
+
+    def subset(self, step: Step, choose: int, inputs: np.ndarray) -> str:
+        """`model_subset`, of the table of sums: inputs in groups of `choose`, none of which spans two taps."""
+        inputs, i = grouped(inputs, choose), step.result
+        fields = {
+            "inputs": self.constants.array(f"inputs_{i}", inputs.astype(f"uint{self.layout.offset_bits}")),
+            "groups": inputs.size // choose,
+            "choose": choose,
+            "planes": self.layout.planes(step.source),
+        }
+        return self.constants.struct("subset", f"subset_{i}", fields)
+
+    def stem(self, step: Step) -> str:
+        """`model_stem`; weights and taps of two channels side by side."""
+        conv, out = step.conv, self.plan.size(step.result)
+        kh, kw, channels, outputs = conv.weights.shape
+        pairs = np.zeros((outputs, kh, kw, channels + channels % 2), np.int16)
+        pairs[..., :channels] = np.moveaxis(conv.weights, 3, 0)
+        row, rows, columns = row_bytes(out.width), self.layout.stem_rows(step), self.layout.stem_columns(step)
+        i, j, p = np.indices((kh, kw, (channels + 1) // 2))
+        taps = ((p * conv.stride + i % conv.stride) * columns + j) * rows * row
+        fields = {
+            "weights": self.constants.array(f"weights_{step.result}", pairs),
+            "taps": self.constants.array(f"taps_{step.result}", taps.astype(np.uint32)),
+            "moves": self.constants.array(f"rows_{step.result}", (i // conv.stride * row).astype(np.uint32)),
+            "mean": self.constants.array(f"mean_{step.result}", conv.double_mean),
+            "height": self.plan.height,
+            "width": self.plan.width,
+            "channels": channels,
+            "kernel_height": kh,
+            "kernel_width": kw,
+            "stride": conv.stride,
+            "pairs": (channels + 1) // 2,
+            "count": taps.size,
+            "columns": columns,
+            "part": rows * row,
+            "out": outputs,
+            "out_row": row,
+            "plane": plane_bytes(out),
+        }
+        return self.constants.struct("stem", f"stem_{step.result}", fields)
+
+
+def _select(node):
+    """Bits of the level that change at each threshold, uint16."""
+    return (node.levels[1:] ^ node.levels[:-1]).astype(np.uint16)

@@ -1,0 +1,73 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qresnet_jax.deploy import nodes
+from qresnet_jax.deploy.c_bitplanes import Taps, even_lengths, plane_bytes, row_bytes, saturation
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**60) + 1, 2**60 - 1), st.integers(0, 40), st.data())
+def test_limits_change_nothing_and_fit_in_32_bits(m, c, k, data):
+    m = m if abs(m) >> k < 2**29 else m >> 3
+    if data.draw(st.booleans()):
+        c = c % (2**k * 2**17) - 2**k * 2**16
+    bound = data.draw(st.integers(1, 2**24 - 1))
+    by, offset, low, high, zero = saturation(m, c, k, bound)
+    near = [low + d for d in (-2, -1, 0, 1)] + [high + d for d in (-1, 0, 1, 2)] + [0, -bound, bound]
+    near.append(data.draw(st.integers(-bound, bound)))
+    assert all(-(2**31) <= x < 2**31 for x in (by, low, high, zero)) and 0 <= offset < 2**64 and low <= high
+    for x in (x for x in near if -bound <= x <= bound):
+        inside = min(max(x, low), high)
+        start = inside - low if by >= 0 else high - inside
+        product = start * abs(by) + offset
+        assert 0 <= start < 2**32 and product < 2**64 and product >> k < 2**31
+        result = min(max((product >> k) - zero, -32768), 32767)
+        assert result == min(max((x * m + c) >> k, -32768), 32767)
+
+
+def shifted(plane, byte, bit, across, nbytes):
+    """What `nbytes` from `byte` on are after a move by bits, within words of 8 bytes or not; `plane` has both ends."""
+    if across:
+        bits = np.unpackbits(plane, bitorder="little")[8 * byte + bit :][: 8 * nbytes]
+        return np.packbits(bits, bitorder="little")
+    words = plane[byte : byte + nbytes].view(np.uint64)
+    return (words << np.uint64(-bit) if bit < 0 else words >> np.uint64(bit)).view(np.uint8)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 80),
+    st.sampled_from([1, 3, 5, 7]),
+    st.integers(1, 2),
+    st.integers(0, 9),
+)
+def test_taps_see_the_pixels_of_a_convolution(height, width, size, stride, seed):
+    """Moves and masks, against a padded image, with ones around the plane that must not be seen."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 2, (height, width)).astype(np.uint8)
+    conv = nodes.BinaryConv(signs=np.ones((size, size, 1, 1), np.int8), stride=stride)
+    taps = Taps(conv, height, width, planes=1, middle=False)
+    masks = taps.masks().reshape(len(taps.taps), -1)
+    reach = -(-taps.reach() // 8) * 8
+    for (dy, dx), byte, bit, mask in zip(taps.taps, *taps.shifts(), masks, strict=True):
+        phase = image[dy % stride :: stride, dx % stride :: stride]
+        rows = np.ones((taps.out.height, 8 * row_bytes(taps.out.width)), np.uint8)
+        rows[: phase.shape[0], : phase.shape[1]] = phase
+        plane = np.packbits(rows.ravel(), bitorder="little")
+        plane = np.pad(plane, (reach, reach + taps.padded), constant_values=255)
+        seen = shifted(plane, reach + byte, int(bit), taps.across(), taps.padded) & mask
+        bits = np.unpackbits(seen, bitorder="little")[: 8 * plane_bytes(taps.out)].reshape(rows.shape)
+        padded = np.pad(image, size + 1)
+        expected = padded[size + 1 + dy :, size + 1 + dx :][:height:stride, :width:stride]
+        np.testing.assert_array_equal(bits[:, : taps.out.width], expected)
+        assert not bits[:, taps.out.width :].any()
+
+
+def test_lists_are_made_as_long_as_the_longest_where_that_is_near():
+    lists = [[np.arange(n)] for n in (3, 60, 66)]
+    assert [len(even_lengths(parts, lists)[0]) for parts in lists] == [8, 72, 72]
+    padded = even_lengths(lists[1], lists)[0]
+    np.testing.assert_array_equal(padded, [*range(60), *[0] * 12])
+    assert len(even_lengths([np.arange(144)], lists)[0]) == 144  # all inputs are more
