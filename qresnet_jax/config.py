@@ -1,6 +1,7 @@
 """All config fields, their defaults, and what each may be. Free of JAX: a wrong config is refused at once."""
 
 import math
+import re
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -80,6 +81,7 @@ def default_config() -> ConfigDict:
     config.export.format = "packed"  # for --mode=export; or "c", "onnx", "qonnx", "stablehlo"
     config.export.path = ""  # of the file, of the directory for "c"; "": in WORKDIR, by the format
     config.export.c_profile = "fast"  # or "small": small tables instead of speed
+    config.export.c_prefix = "model"  # of the C files, functions and, in upper case, macros
 
     config.bench = ConfigDict()  # for --mode=bench
     config.bench.batch_sizes = (1, 16, 128)
@@ -159,6 +161,10 @@ _RULES = {
     "export.format": _one_of("packed", "c", "onnx", "qonnx", "stablehlo"),
     "export.path": _TEXT,
     "export.c_profile": _one_of("fast", "small"),
+    "export.c_prefix": (
+        lambda v: isinstance(v, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", v, re.ASCII) is not None,
+        "a C identifier",
+    ),
     "bench.batch_sizes": (
         lambda v: isinstance(v, tuple) and len(v) > 0 and all(type(n) is int and n > 0 for n in v),
         "a tuple of numbers of images, each 1 or more",

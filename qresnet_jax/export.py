@@ -50,7 +50,7 @@ def export_run(config, workdir) -> list[pathlib.Path]:
         )
         files = [path]
     else:
-        files = write_network(network, path, config.export.format, c_profile=config.export.c_profile)
+        files = write_network(network, path, config.export.format, **_c_options(config.export))
     if config.export.format == "stablehlo":
         from qresnet_jax.deploy.stablehlo_writer import simulation, write_stablehlo
 
@@ -82,7 +82,11 @@ def export_packed(config, workdir) -> list[pathlib.Path]:
         )
     packed = load_packed(config.packed, "numpy")
     path = _path(config.export, workdir)
-    return _said(packed.export(path, config.export.format, c_profile=config.export.c_profile))
+    return _said(packed.export(path, config.export.format, **_c_options(config.export)))
+
+
+def _c_options(export):
+    return {"c_profile": export.c_profile, "c_prefix": export.c_prefix}
 
 
 def _path(export, workdir):

@@ -74,6 +74,7 @@ IMPOSSIBLE = {
     "optim.temperature.end": ([0.0, INFINITY], ABOVE_0),
     "predict.images": ([7], "a string"),
     "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo"),
+    "export.c_prefix": (["", "7x", "a-b", "é"], "a C identifier"),
     "export.c_profile": (["tiny"], "one of fast, small"),
     "bench.batch_sizes": ([(), (0,), (1.5,), 3], "a tuple of numbers of images, each 1 or more"),
     "bench.seconds": ([0.0, -1.0, "1"], "a number > 0"),

@@ -51,8 +51,24 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     libraries = _compiled.setdefault(network, {})
     size = images.shape[1:3]
     if size not in libraries:
-        libraries[size] = Library(compiled(network, *size), network.classes)
+        libraries[size] = _load(network, size)
     return libraries[size].logits(np.ascontiguousarray(images))
+
+
+def _load(network, size):
+    path = compiled(network, *size)
+    try:
+        return Library(path, network.classes)
+    except (OSError, AttributeError, ValueError):  # damaged: made once more
+        path.unlink(missing_ok=True)
+    path = compiled(network, *size)
+    try:
+        return Library(path, network.classes)
+    except (OSError, AttributeError, ValueError) as error:
+        raise CompilerError(
+            f"{path} was compiled and cannot be loaded ({error}): set CC to a C99 compiler for this machine, or "
+            f"XDG_CACHE_HOME to a place where programs may run, {_WITHOUT}"
+        ) from error
 
 
 class Library:
@@ -135,7 +151,10 @@ def find_compiler() -> tuple[str, ...]:
     Raises:
       CompilerError: there is none.
     """
-    command = tuple(shlex.split(os.environ.get("CC", "")))
+    try:
+        command = tuple(shlex.split(os.environ.get("CC", "")))
+    except ValueError as error:
+        raise CompilerError(f"CC={os.environ['CC']} is no command ({error}): unset it, {_WITHOUT}") from error
     if command:
         if shutil.which(command[0]) is None:
             raise CompilerError(
@@ -154,17 +173,19 @@ def cache_directory() -> pathlib.Path:
     Raises:
       CompilerError: it cannot be made, or others may write to it.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = pathlib.Path(base) / "qresnet_jax" / "c"
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = path.stat()
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        for directory in (path.parent, path):
+            directory.mkdir(exist_ok=True, mode=0o700)
+        statuses = [directory.stat() for directory in (path.parent, path)]
     except OSError as error:
         raise CompilerError(
             f"{path} cannot be made ({error.strerror}): set XDG_CACHE_HOME, {_WITHOUT}"
         ) from error
     # What lies there is run as this user.
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+    if hasattr(os, "getuid") and any(s.st_uid != os.getuid() or s.st_mode & 0o022 for s in statuses):
         raise CompilerError(
             f"{path} belongs to or can be written by other users: chmod go-w it, set XDG_CACHE_HOME, {_WITHOUT}"
         )
@@ -182,6 +203,8 @@ def _compile(compiler: Sequence[str], files, path: pathlib.Path):
             raise CompilerError(
                 f"{shlex.join(command)} failed: {done.stderr.strip()[-500:]}. Set CC to a C99 compiler, {_WITHOUT}"
             )
+        if not (pathlib.Path(directory) / "model.so").exists():
+            raise CompilerError(f"{shlex.join(command)} made nothing. Set CC to a C99 compiler, {_WITHOUT}")
         os.replace(pathlib.Path(directory) / "model.so", path)
 
 

@@ -4,7 +4,6 @@ Integers only, weights as constants, no allocation: the caller hands in the work
 `numpy_engine`, to the bit, with every compiler and on every machine. The same network gives the same files.
 """
 
-import os
 import pathlib
 import re
 
@@ -14,6 +13,7 @@ from qresnet_jax.deploy.c_plan import plan
 from qresnet_jax.deploy.c_small import SmallProfile
 from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.errors import ExportError
+from qresnet_jax.files import write_all
 
 PROFILES = {"fast": FastProfile, "small": SmallProfile}
 
@@ -41,21 +41,13 @@ def write_c(
 
     Raises:
       ExportError: no C identifier as prefix, or no size of the images, or another than the network's.
+      UserError: they cannot be written.
       ValueError: no such profile.
     """
     files = c_files(network, profile=profile, prefix=prefix, height=height, width=width)
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    asides = {directory / name: directory / f".{name}.{os.getpid()}.part" for name in files}
-    try:
-        for aside, text in zip(asides.values(), files.values(), strict=True):
-            aside.write_text(text, encoding="ascii", newline="\n")
-        for path, aside in asides.items():
-            os.replace(aside, path)
-    finally:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
-    return list(asides)
+    contents = {pathlib.Path(directory) / name: text.encode("ascii") for name, text in files.items()}
+    write_all(contents)
+    return list(contents)
 
 
 def c_files(

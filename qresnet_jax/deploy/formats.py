@@ -10,7 +10,12 @@ ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".
 
 
 def write_network(
-    network: IntegerNetwork, path, format: str = "packed", *, c_profile: str = "fast"
+    network: IntegerNetwork,
+    path,
+    format: str = "packed",
+    *,
+    c_profile: str = "fast",
+    c_prefix: str = "model",
 ) -> list[pathlib.Path]:
     """Writes a network, whole or not at all.
 
@@ -18,7 +23,7 @@ def write_network(
       network: from `fold` or a packed file.
       path: of the file; of the directory, for format "c".
       format: a key of `ENDINGS`.
-      c_profile: "fast" or "small", for format "c".
+      c_profile, c_prefix: "fast" or "small", and what names begin with, for format "c"; see `c_writer.write_c`.
 
     Returns:
       The files.
@@ -40,7 +45,7 @@ def write_network(
         case "c":
             from qresnet_jax.deploy.c_writer import write_c
 
-            return write_c(network, path, profile=c_profile)
+            return write_c(network, path, profile=c_profile, prefix=c_prefix)
         case "onnx":
             from qresnet_jax.deploy.onnx_writer import write_onnx
 

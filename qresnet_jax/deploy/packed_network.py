@@ -51,9 +51,9 @@ class PackedNetwork:
         """Classes, integers `[N]`, of uint8 images `[N, H, W, C]`."""
         return self.logits(images).argmax(-1)
 
-    def export(self, path, format: str = "packed", *, c_profile: str = "fast") -> list[pathlib.Path]:
+    def export(self, path, format: str = "packed", **options) -> list[pathlib.Path]:
         """Writes the network in another format, see `qresnet_jax.deploy.formats.write_network`."""
-        return write_network(self.network, path, format, c_profile=c_profile)
+        return write_network(self.network, path, format, **options)
 
 
 def load_packed(path, engine: str = "jax") -> PackedNetwork:

@@ -23,6 +23,7 @@ IGNORED = (
     "export.format",
     "export.path",
     "export.c_profile",
+    "export.c_prefix",
     "bench.batch_sizes",
     "bench.seconds",
 )

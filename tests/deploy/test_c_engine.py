@@ -160,3 +160,47 @@ def test_flags_of_cc_are_taken(trained_named, monkeypatch, tmp_path):
     network = dataclasses.replace(trained_named("basic pact")[1])
     images = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
     np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+
+
+def test_a_command_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv("CC", 'gcc "')
+    with pytest.raises(CompilerError, match="CC=gcc . is no command"):
+        c_engine.find_compiler()
+
+
+@pytest.mark.skipif(shutil.which("true") is None, reason="there is no program true")
+def test_a_compiler_that_makes_nothing_is_named(trained_named, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "true")
+    with pytest.raises(CompilerError, match="made nothing"):
+        c_engine.compiled(trained_named("basic pact")[1], 8, 8)
+
+
+@needs_compiler
+def test_a_damaged_library_is_compiled_again(trained_named, make_images, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    network = dataclasses.replace(trained_named("basic pact")[1])  # another object, not loaded yet
+    path = c_engine.compiled(network, 8, 8)
+    path.write_bytes(b"no library")
+    images = make_images(2, (8, 8, 3))
+    np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+
+
+@needs_compiler
+def test_a_library_that_never_loads_is_named(trained_named, make_images, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("failed to map segment")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(c_engine.ctypes, "CDLL", refuse)
+    network = dataclasses.replace(trained_named("basic pact")[1])
+    with pytest.raises(CompilerError, match="cannot be loaded .failed to map segment.*XDG_CACHE_HOME"):
+        c_engine.logits(network, make_images(1, (8, 8, 3)))
+
+
+def test_a_directory_above_that_others_can_write_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    c_engine.cache_directory()
+    (tmp_path / "qresnet_jax").chmod(0o777)
+    with pytest.raises(CompilerError, match="can be written by other users"):
+        c_engine.cache_directory()
