@@ -24,14 +24,14 @@ _WIDTHS = (8, 16, 32, 64)
 _FILES = ("planes", "vectors", "sums", "table", "stream", "quantize", "stem")  # c/fast_*.c
 _ORDER = (
     *("types", "words", "unpack", "rescale", "write", "rescale_narrow"),
-    *("vector", "count_words", "count", "taps", "phases", "spread"),
+    *("vector", "words_of_vectors", "count", "taps", "phases", "spread"),
     *("kernel", "subsets", "table_kernel"),
     *("quantize", "quantize_sums", "stem", "stem_levels", "stem_stream"),
     *("stream", "max_pool", "mean_pool", "classify"),
 )
 _OF_A_CONV = {
     *("words", "unpack", "rescale", "write", "rescale_narrow"),
-    *("vector", "count_words", "count", "taps", "spread", "kernel"),
+    *("vector", "words_of_vectors", "count", "taps", "spread", "kernel"),
 }
 _OF_A_WIDTH = ("vector", "count", "taps", "kernel")  # once for each number of bytes of a vector
 _PARAMETERS = {  # of functions in the section `vector`, and how they are passed on

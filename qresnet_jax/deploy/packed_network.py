@@ -61,8 +61,8 @@ def load_packed(path, engine: str = "jax") -> PackedNetwork:
 
     Args:
       path: of the file, or the name of a model in the zoo.
-      engine: what computes: "jax" (CPU, GPU, TPU), "c" (the fastest on a CPU, needs a C compiler) or "numpy" (the
-        reference); all give the same integers.
+      engine: what computes: "jax" (CPU, GPU, TPU), "c" (mostly the fastest on a CPU, needs a C compiler) or "numpy"
+        (the reference); all give the same integers.
 
     Raises:
       PackedError: not a packed file that this version reads; the message says why.

@@ -179,7 +179,7 @@ MODEL_INLINE void model_sixteen_vec(const uint8_t *from, unsigned scale, const m
 #define model_eight_base model_eight_vec
 #endif
 
-/// count_words
+/// words_of_vectors
 /* A loop that is left as it is: of few words, from which compilers can make one vector. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define MODEL_LOOP _Pragma("GCC unroll 1")
@@ -211,6 +211,18 @@ MODEL_INLINE void model_sixteen_vec(const uint8_t *from, unsigned scale, const m
     } while (0)
 #endif
 
+#if MODEL_BYTES_vec <= MODEL_VECTOR
+/* As model_count_vec, of one plane, added to a number that is 0. */
+MODEL_INLINE void model_count_plane_vec(const uint8_t *from, unsigned scale, const model_offset *list, size_t n,
+                                        unsigned bits, model_vec *sum)
+{
+    for (; n >= 16; n -= 16, list += 16)
+        model_sixteen_vec(from, scale, list, 0, bits, sum);
+    if (n)
+        model_sixteen_vec(from, scale, list, 1, bits, sum);
+}
+#endif
+
 /* How many of the n taps of a list have a bit, for one or two planes: a number of `bits` bits, [bits][pair]. */
 MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned pair, const model_offset *list,
                                   size_t n, unsigned bits, model_vec *count)
@@ -220,16 +232,9 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
     model_vec first[32], second[32];
     for (k = 0; k < bits; k++)
         first[k] = second[k] = model_fill_vec(0);
-    for (; n >= 16; n -= 16, list += 16) {
-        model_sixteen_vec(from, scale, list, 0, bits, first);
-        if (pair == 2)
-            model_sixteen_vec(from + sizeof(model_vec), scale, list, 0, bits, second);
-    }
-    if (n) {
-        model_sixteen_vec(from, scale, list, 1, bits, first);
-        if (pair == 2)
-            model_sixteen_vec(from + sizeof(model_vec), scale, list, 1, bits, second);
-    }
+    model_count_plane_vec(from, scale, list, n, bits, first);
+    if (pair == 2) /* not in the same loop, for which there are too few registers */
+        model_count_plane_vec(from + sizeof(model_vec), scale, list, n, bits, second);
     for (k = 0; k < bits; k++) {
         count[pair * k] = first[k];
         if (pair == 2)
