@@ -46,14 +46,14 @@ def bench(config, workdir) -> list[dict]:
         if config.packed
         else fold_run(restore_run(config, workdir))
     )
-    if None in (network.height, network.width):
+    if None in network.image_shape:
         raise UserError("this network takes images of any size: fold it with an image_shape to time it")
     log.info("%s\n", summary(totals(network_table(network))))
     engines = _engines(network)
     rows = []
     for batch in config.bench.batch_sizes:
         rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (batch, network.height, network.width, network.channels), np.uint8)
+        images = rng.integers(0, 256, (batch, *network.image_shape), np.uint8)
         rows += _measure(engines, images, config.bench.seconds)
     log.info(as_text(rows))
     return rows
@@ -62,7 +62,7 @@ def bench(config, workdir) -> list[dict]:
 def _engines(network: IntegerNetwork) -> dict[str, Engine]:
     """All that work here, each called once; says of the others why not."""
     size, found = len(packed_bytes(network)), {}
-    image = np.zeros((1, network.height, network.width, network.channels), np.uint8)
+    image = np.zeros((1, *network.image_shape), np.uint8)
     for name in ENGINES:
         engine = PackedNetwork(network, size, name).logits
         try:

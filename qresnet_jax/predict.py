@@ -125,10 +125,9 @@ def _from_run(config, workdir):
 def _from_packed(path):
     packed = load_packed(path)
     network = packed.network
-    if None in (network.height, network.width):
+    if None in network.image_shape:
         raise DataError(
             f"{path} takes images of any size, so pictures cannot be cut to size: use load_packed in Python"
         )
     names = packed.class_names or [f"class {i}" for i in range(network.classes)]
-    shape = (network.height, network.width, network.channels)
-    return lambda pixels: packed.logits(pixels) * packed.logit_scale, shape, names
+    return lambda pixels: packed.logits(pixels) * packed.logit_scale, network.image_shape, names

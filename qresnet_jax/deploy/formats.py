@@ -33,7 +33,7 @@ def write_network(
       UserError: it cannot be written, or takes images of any size, which this format cannot.
     """
     path = pathlib.Path(path)
-    if format in ("c", "stablehlo") and None in (network.height, network.width):
+    if format in ("c", "stablehlo") and None in network.image_shape:
         raise ExportError(
             f"this network takes images of any size, format {format} needs one: fold it with an image_shape"
         )
@@ -54,7 +54,7 @@ def write_network(
             from qresnet_jax.deploy.jax_engine import make_logits
             from qresnet_jax.deploy.stablehlo_writer import write_stablehlo
 
-            write_stablehlo(make_logits(network), path, (network.height, network.width, network.channels))
+            write_stablehlo(make_logits(network), path, network.image_shape)
         case _:
             raise ValueError(f"format must be one of {', '.join(ENDINGS)}, got {format!r}")
     return [path]

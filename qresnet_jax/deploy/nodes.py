@@ -151,6 +151,15 @@ class IntegerNetwork:
         return self.nodes[0].weights.shape[2]
 
     @property
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """`(height, width, channels)`; a size is None where any will do."""
+        return self.height, self.width, self.channels
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether images of this `(height, width, channels)` are the network's."""
+        return all(want in (None, got) for want, got in zip(self.image_shape, shape, strict=True))
+
+    @property
     def classes(self) -> int:
         """Number of logits."""
         return len(self.nodes[-1].bias)

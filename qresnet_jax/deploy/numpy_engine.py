@@ -37,14 +37,11 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
 
 def check_images(network: IntegerNetwork, images: np.ndarray) -> None:
     """Refuses what is not uint8 `[N, H, W, C]` of the network's size."""
-    expected = (network.height, network.width, network.channels)
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or any(want not in (None, got) for want, got in zip(expected, images.shape[1:], strict=True))
-        or 0 in images.shape[1:]
-    ):
-        height, width, channels = (size or name for size, name in zip(expected, "HWC", strict=True))
+    is_images = images.dtype == np.uint8 and images.ndim == 4 and 0 not in images.shape[1:]
+    if not is_images or not network.takes(images.shape[1:]):
+        height, width, channels = (
+            size or name for size, name in zip(network.image_shape, "HWC", strict=True)
+        )
         raise ValueError(
             f"images must be uint8 [N, {height}, {width}, {channels}], got {images.dtype} {images.shape}"
         )

@@ -19,12 +19,13 @@ from qresnet_jax.deploy.packed import packed_bytes, read_packed
 from qresnet_jax.deploy.packed_network import find_packed
 from qresnet_jax.errors import UserError
 from qresnet_jax.files import write_all
+from qresnet_jax.layers import BinaryKernel
 from qresnet_jax.quantizers import magnitude
 from qresnet_jax.report import plots, weight_plots
 from qresnet_jax.report.findings import findings
 from qresnet_jax.report.style import png, series
-from qresnet_jax.train.checkpoint import to_json, tree_paths
-from qresnet_jax.train.diagnostics import walked_layer
+from qresnet_jax.train.checkpoint import to_json
+from qresnet_jax.train.diagnostics import by_layer, walked_layer
 from qresnet_jax.train.evaluate import Run, fold_run, restore_run
 from qresnet_jax.train.records import FILE, read_metrics
 
@@ -112,8 +113,8 @@ def _draw(config, run: Run, records):
 
 def _kernels(run, field) -> dict[str, np.ndarray]:
     """A field of the hysteresis state by layer."""
-    found = tree_paths(optax.tree.get(run.state.opt_state, field))
-    return {path.split(".kernel")[0]: np.asarray(x) for path, x in found.items()}
+    found = by_layer(optax.tree.get(run.state.opt_state, field), BinaryKernel)
+    return {name: np.asarray(x) for name, x in found.items()}
 
 
 # The text.

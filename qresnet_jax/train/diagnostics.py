@@ -32,7 +32,7 @@ WALK_STEPS = 2000  # the first ones of a run
 WALK_WEIGHTS = 32
 
 
-def _by_layer(tree, kind) -> dict[str, jax.Array]:
+def by_layer(tree, kind) -> dict[str, jax.Array]:
     """The arrays of a state's variables of one type, by layer."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: isinstance(v, nnx.Variable))
     found = {}
@@ -49,10 +49,10 @@ def step_diagnostics(grads: nnx.State, opt_state: optax.OptState) -> dict[str, j
       grads: of all parameters (before the first step: anything of the same structure).
       opt_state: after the update.
     """
-    kernels = _by_layer(grads, BinaryKernel)
+    kernels = by_layer(grads, BinaryKernel)
     if not kernels:
         return {}
-    flips = _by_layer(optax.tree.get(opt_state, "flips"), BinaryKernel)
+    flips = by_layer(optax.tree.get(opt_state, "flips"), BinaryKernel)
     shares = {f"flips/{name}": flips[name].astype(jnp.float32) / kernels[name].size for name in kernels}
     return shares | {f"gradient_norm/{name}": jnp.linalg.norm(g) for name, g in kernels.items()}
 
@@ -66,9 +66,9 @@ def weight_diagnostics(
       opt_state: holds a `HysteresisState`.
       threshold, relative, scale: of the loop, see `hysteresis_binarize`.
     """
-    latents = _by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
-    signs = _by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
-    ever = _by_layer(optax.tree.get(opt_state, "ever_flipped"), BinaryKernel)
+    latents = by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
+    signs = by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
+    ever = by_layer(optax.tree.get(opt_state, "ever_flipped"), BinaryKernel)
     values = {}
     for name, latent in latents.items():
         half_width = threshold * magnitude(latent, scale) if relative else threshold
@@ -81,7 +81,7 @@ def weight_diagnostics(
 
 def walked_layer(params: nnx.State) -> str:
     """The layer whose weights the walk follows: the middle one of the binary layers of `params`, or of their latents."""
-    names = list(_by_layer(params, BinaryKernel))
+    names = list(by_layer(params, BinaryKernel))
     return names[len(names) // 2]
 
 
@@ -92,7 +92,7 @@ def start_walk(params: nnx.State) -> dict[str, jax.Array]:
       `latent` float32, `sign` int8 (0: step not reached), `scale` float32 (s, by which relative thresholds are
       multiplied), each `[steps, weights]`; {} for a network without binary kernels.
     """
-    kernels = _by_layer(params, BinaryKernel)
+    kernels = by_layer(params, BinaryKernel)
     if not kernels:
         return {}
     shape = (WALK_STEPS, len(_walked(kernels[walked_layer(params)])))
@@ -114,8 +114,8 @@ def extend_walk(walk: dict, step: jax.Array, opt_state: optax.OptState, scale: s
     """
     if not walk:
         return walk
-    latents = _by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
-    signs = _by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
+    latents = by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
+    signs = by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
     name = walked_layer(optax.tree.get(opt_state, "latent"))
     scales = jnp.broadcast_to(magnitude(latents[name], scale), latents[name].shape)
     row = {"latent": latents[name], "sign": signs[name], "scale": scales}
@@ -180,7 +180,7 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
       model: a network of `Block`s, in the mode to measure in.
       images: normalised, float `[N, H, W, C]`.
     """
-    alphas = _by_layer(nnx.state(model, ClippingLevel), ClippingLevel)
+    alphas = by_layer(nnx.state(model, ClippingLevel), ClippingLevel)
     probes = {}
     for path, module in nnx.iter_modules(model):
         if isinstance(module, Block):
@@ -209,7 +209,7 @@ def make_diagnose(graphdef: nnx.GraphDef, threshold: float, relative: bool, scal
 
     def diagnose(params, model_state, opt_state, images):
         values = activation_diagnostics(nnx.merge(graphdef, params, model_state, copy=True), images)
-        if _by_layer(params, BinaryKernel):
+        if by_layer(params, BinaryKernel):
             values |= weight_diagnostics(opt_state, threshold, relative, scale)
         return values
 

@@ -180,12 +180,12 @@ def evaluate_packed(config) -> dict[str, float]:
     packed = load_packed(config.packed)
     dataset = load_dataset(config.data)
     images, labels = dataset.test
-    network, shape = packed.network, images.shape[1:]
-    expected = (network.height, network.width, network.channels)
-    if any(want not in (None, got) for want, got in zip(expected, shape, strict=True)):
+    if not packed.network.takes(images.shape[1:]):
+        expected, got = (
+            "x".join(map(str, shape)) for shape in (packed.network.image_shape, images.shape[1:])
+        )
         raise DataError(
-            f"{config.packed} takes images of {'x'.join(map(str, expected))}, {dataset.name} has {'x'.join(map(str, shape))}: "
-            "give its data set's config"
+            f"{config.packed} takes images of {expected}, {dataset.name} has {got}: give its data set's config"
         )
     if packed.class_names not in (None, dataset.class_names):
         raise DataError(
