@@ -33,6 +33,7 @@ def jax_step(threads):
     from qresnet_jax.train import optim, parallel
     from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
 
+    parallel.cores_as_devices(BATCH)
     config = default_config()
     config.batch_size = BATCH
     config.optim.hysteresis.threshold = 0.1
@@ -42,7 +43,7 @@ def jax_step(threads):
     graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
     tx = optim.optimizer(config.optim, params, 1000, 100)
     mesh = parallel.device_mesh()
-    step = make_train_step(graphdef, tx, config, num_shards=1, steps_per_epoch=100, total_steps=1000)
+    step = make_train_step(graphdef, tx, config, num_shards=mesh.size, steps_per_epoch=100, total_steps=1000)
     step = parallel.map_train_step(step, mesh, "shard_map", 1)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)), jnp.uint8)

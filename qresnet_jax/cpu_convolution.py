@@ -36,6 +36,9 @@ def integer_conv(levels: jax.Array, signs: jax.Array, strides: tuple[int, int]) 
 def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
     """`plain_conv(x, kernel, strides)` of float32 at the highest precision."""
     if _is_narrow(kernel, strides, x.shape[2]):
+        if x.shape[3] == 3:  # an image's colours take three times as long as four channels
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
+            kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1), (0, 0)))
         return _two_columns(x, kernel, strides)
     return plain.plain_conv(x, kernel, strides, precision=jax.lax.Precision.HIGHEST)
 

@@ -1,19 +1,26 @@
 """The same training on one device and on many, by either interface, in one dispatch or in several; 8 virtual CPUs."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qresnet_jax.config import default_config
 from qresnet_jax.data import Split
 from qresnet_jax.layers import BatchNorm
+from qresnet_jax.machine import processors
 from qresnet_jax.resnet import create_model
 from qresnet_jax.train import optim
 from qresnet_jax.train.checkpoint import tree_paths
 from qresnet_jax.train.evaluate import BATCH, Evaluator
-from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
+from qresnet_jax.train.parallel import device_mesh, devices_for, map_train_step, replicate
 from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
 
 IMAGES, STEPS_PER_EPOCH, STEPS = 40, 3, 4  # the third batch is filled up; the fourth begins the second epoch
@@ -169,3 +176,50 @@ def test_a_trained_network_is_evaluated_alike_on_any_number_of_devices(on_eight)
         results.append(Evaluator(graphdef, np.array([127.5]), mesh)(*state, split))
     assert results[0]["accuracy"] == results[1]["accuracy"]  # on the grid, logits are the same to the bit
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-6)  # a sum in another order
+
+
+# ---- A CPU's cores -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "batch_size, cores, devices",
+    [
+        (128, 1, 1),
+        (128, 2, 2),
+        (128, 64, 4),
+        (63, 2, 1),
+        (64, 2, 2),
+        (1, 8, 1),
+        (96, 2, 2),
+        (99, 2, 1),
+        (99, 3, 3),
+    ],
+)
+def test_devices_of_a_cpu(batch_size, cores, devices):
+    assert devices_for(batch_size, cores) == devices
+
+
+@given(st.integers(1, 4096), st.integers(1, 256))
+def test_devices_of_a_cpu_share_a_batch_evenly_and_use_no_core_twice(batch_size, cores):
+    devices = devices_for(batch_size, cores)
+    assert 1 <= devices <= cores and batch_size % devices == 0
+    assert devices == 1 or batch_size // devices >= 32
+    assert devices_for(2 * batch_size, cores) >= devices
+
+
+@pytest.mark.parametrize(
+    "chosen, devices",
+    [
+        ({}, devices_for(64, processors())),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, 1),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+    ],
+    ids=["by itself", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS"],
+)
+def test_cores_become_devices_unless_their_number_is_chosen(chosen, devices):
+    code = "from qresnet_jax.train.parallel import cores_as_devices as f; f(64); import jax; print(jax.device_count())"
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | chosen, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(devices)], done.stderr
