@@ -39,8 +39,8 @@ def configuration(**changes):
 FLOAT = {"model.weight_bits": 32, "model.activation": "none"}
 
 
-def train(devices, length=1, steps=STEPS, **changes):
-    """The state after `steps`, on that many devices, `length` steps a dispatch."""
+def prepare(devices, length=1, **changes):
+    """`(dispatch, state, data)` on that many devices, `length` steps a dispatch."""
     config = configuration(**changes)
     mesh = device_mesh(jax.devices()[:devices])
     model = create_model(config.model, rngs=nnx.Rngs(0), dtype=config.dtype)
@@ -56,9 +56,14 @@ def train(devices, length=1, steps=STEPS, **changes):
     mean, order = np.array([127.5], np.float32), rng.permutation(IMAGES).astype(np.int32)
     data = replicate(TrainData(images, labels, mean, order, jax.random.key(0)), mesh)
     state = replicate(init_state(params, model_state, tx), mesh)
-    mapped = map_train_step(step, mesh, config.parallel, length)
+    return map_train_step(step, mesh, config.parallel, length), state, data
+
+
+def train(devices, length=1, steps=STEPS, **changes):
+    """The state after `steps`."""
+    dispatch, state, data = prepare(devices, length, **changes)
     for _ in range(steps // length):
-        state = mapped(state, data)
+        state = dispatch(state, data)
     return state
 
 
@@ -131,6 +136,27 @@ def test_without_sync_bn_devices_normalise_alone_and_share_the_mean_of_their_sta
     np.testing.assert_allclose(ours["var"], whole["var"], rtol=0.1)
     alone, common = (np.asarray(s.params["stem"]["kernel"][...]) for s in (apart, together))
     assert (alone != common).any(), "gradients differ"
+
+
+# What a program says to the host while it runs, in StableHLO.
+TALKS_TO_HOST = ("callback", "infeed", "outfeed", "stablehlo.send", "stablehlo.recv")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_a_dispatch_of_many_steps_is_one_loop_that_never_waits_for_the_host(platform):
+    dispatch, state, data = prepare(1, length=2)
+    program = dispatch.trace(state, data).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.while" in program
+    assert [name for name in TALKS_TO_HOST if name in program] == []
+
+
+def test_the_check_sees_what_talks_to_the_host():
+    def talks(x):
+        jax.debug.callback(lambda x: None, x)
+        return x
+
+    program = jax.jit(talks).lower(1.0).as_text()
+    assert any(name in program for name in TALKS_TO_HOST)
 
 
 # ---- Evaluation --------------------------------------------------------------------------------------------
