@@ -166,6 +166,55 @@ class _Run:
 
     def _epochs(self, state, checkpoints, metrics, progress, stop):
         config, n = self.config, self.steps_per_epoch
+        dispatch, data_of = self._dispatcher(), self._data()
+        step, best = int(state.step), checkpoints.best_accuracy
+        while step < self.total_steps:
+            epoch, data = step // n, data_of(step // n)
+            state, step = self._epoch(state, step, data, dispatch, metrics, progress, stop)
+            ended = step == (epoch + 1) * n
+            accuracy = self._validate(state, metrics, epoch) if ended else None
+            is_last = step == self.total_steps
+            due = ended and ((epoch + 1) % config.checkpoint_every_epochs == 0 or is_last)
+            is_best = accuracy is not None and (best is None or accuracy >= best)  # of equals the later
+            best = accuracy if is_best else best
+            if stop or due or is_best:
+                check_finite(state)
+                checkpoints.save(step, state, self.meta, accuracy)
+            if stop:
+                break
+        checkpoints.wait()
+        return state
+
+    def _epoch(self, state, step, data, dispatch, metrics, progress, stop):
+        """`(state, step)` at the end of the epoch of `step`, or where `stop` was seen; logs each interval's metrics."""
+        end = step - step % self.steps_per_epoch + self.steps_per_epoch
+        clock, timed_from = time.monotonic(), step
+        while step < end:
+            interval_end = self._interval_end(step)
+            state, step = dispatch(state, data, step)
+            jax.block_until_ready(state.step)
+            progress.advance(step)
+            if step == interval_end:
+                values = self._interval_metrics(state, data, step)
+                seconds = time.monotonic() - clock
+                values["images_per_second"] = (step - timed_from) * self.config.batch_size / seconds
+                metrics.write(step, values)
+                progress.report(step, values)
+                state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+                clock, timed_from = time.monotonic(), step
+            if stop:
+                break
+        return state, step
+
+    def _interval_end(self, step) -> int:
+        """Where the interval of `step` is logged: each `log_every_steps` of an epoch, and at its end."""
+        every, n = self.config.log_every_steps, self.steps_per_epoch
+        epoch, in_epoch = divmod(step, n)
+        return epoch * n + min(in_epoch - in_epoch % every + every, n)
+
+    def _dispatcher(self):
+        """`(state, data, step) -> (state, step)`, one dispatch on: several steps where they fit into the interval."""
+        config, n = self.config, self.steps_per_epoch
         train_step = make_train_step(
             self.graphdef,
             self.tx,
@@ -176,59 +225,29 @@ class _Run:
         )
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         length = config.steps_per_dispatch or (1 if on_cpu else config.log_every_steps)
-        # Chunks begin at fixed steps, so a resumed run cuts its epochs as an uninterrupted one does.
         one = map_train_step(train_step, self.mesh, config.parallel, 1)
         many = map_train_step(train_step, self.mesh, config.parallel, length)
 
-        key = jax.random.key(config.seed)
-        order_key, data_key = jax.random.split(key)
-        images, labels = self.dataset.train
-        order_of = jax.jit(epoch_order, static_argnums=2)
-        constants = replicate(
-            (images, labels, jnp.asarray(self.dataset.mean, jnp.float32), data_key), self.mesh
-        )
-        images, labels, mean, data_key = constants
+        def dispatch(state, data, step):
+            # Chunks begin at fixed steps, so a resumed run cuts its epochs as an uninterrupted one does.
+            fits = step % n % length == 0 and step + length <= self._interval_end(step)
+            return (many(state, data), step + length) if fits else (one(state, data), step + 1)
 
-        step, best = int(state.step), checkpoints.best_accuracy
-        while step < self.total_steps:
-            epoch = step // n
-            order = replicate(order_of(order_key, epoch, len(self.dataset.train.labels)), self.mesh)
-            data = TrainData(images, labels, mean, order, data_key)
-            end = (epoch + 1) * n
-            clock = time.monotonic()
-            timed_from = step
-            while step < end:
-                in_epoch = step % n
-                boundary = min(in_epoch - in_epoch % config.log_every_steps + config.log_every_steps, n)
-                fits = in_epoch % length == 0 and in_epoch + length <= boundary
-                state = (many if fits else one)(state, data)
-                step += length if fits else 1
-                jax.block_until_ready(state.step)
-                progress.advance(step)
-                if step % n in (0, boundary % n):
-                    values = self._interval_metrics(state, data, step)
-                    values["images_per_second"] = (
-                        (step - timed_from) * config.batch_size / (time.monotonic() - clock)
-                    )
-                    metrics.write(step, values)
-                    progress.report(step, values)
-                    state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-                    clock, timed_from = time.monotonic(), step
-                if stop:
-                    break
-            accuracy = self._validate(state, metrics, epoch) if step == end else None
-            due = step == end and (
-                (epoch + 1) % config.checkpoint_every_epochs == 0 or step == self.total_steps
-            )
-            is_best = accuracy is not None and (best is None or accuracy >= best)  # of equals the later
-            best = accuracy if is_best else best
-            if stop or due or is_best:
-                check_finite(state)
-                checkpoints.save(step, state, self.meta, accuracy)
-            if stop:
-                break
-        checkpoints.wait()
-        return state
+        return dispatch
+
+    def _data(self):
+        """`epoch -> TrainData`, on all devices; only the order changes with the epoch."""
+        order_key, data_key = jax.random.split(jax.random.key(self.config.seed))
+        images, labels = self.dataset.train
+        count, order_of = len(labels), jax.jit(epoch_order, static_argnums=2)
+        mean = jnp.asarray(self.dataset.mean, jnp.float32)
+        images, labels, mean, data_key = replicate((images, labels, mean, data_key), self.mesh)
+
+        def data_of(epoch):
+            order = replicate(order_of(order_key, epoch, count), self.mesh)
+            return TrainData(images, labels, mean, order, data_key)
+
+        return data_of
 
     def _interval_metrics(self, state, data, step) -> dict[str, float]:
         check_finite(state)
