@@ -1,23 +1,28 @@
-"""From a trained run to files that ship, measured before they are written."""
+"""From a trained run to files that ship, measured before they are written and run before they are kept."""
 
+import functools
 import logging
 import pathlib
+import tempfile
 
 import numpy as np
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
-from qresnet_jax.deploy import agreement
+from qresnet_jax.deploy import agreement, numpy_engine, verify
 from qresnet_jax.deploy.formats import ENDINGS, write_network
 from qresnet_jax.deploy.packed_network import load_packed
 from qresnet_jax.errors import ConfigError
+from qresnet_jax.files import write_all
 from qresnet_jax.train.evaluate import fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
 
+_ANY_SIZE = 32  # height and width of what a network is tried on that takes images of any size
+
 
 def export_run(config, workdir) -> list[pathlib.Path]:
-    """Folds a run's best checkpoint to integers, measures it on the whole test set, and writes it.
+    """Folds a run's best checkpoint to integers, measures it on the whole test set, writes it, and runs what it wrote.
 
     Args:
       config: that of the run; `export.format` says what is written, `export.path` where, in `workdir` by default.
@@ -27,8 +32,8 @@ def export_run(config, workdir) -> list[pathlib.Path]:
       The files.
 
     Raises:
-      UserError: no checkpoint, no integer form, or an integer network that falls short of the simulation; then nothing is
-        written.
+      UserError: no checkpoint, no integer form, an integer network that falls short of the simulation, or a written file
+        that computes something else; then nothing is kept.
     """
     configs.validate(config)
     run = restore_run(config, workdir)
@@ -41,28 +46,24 @@ def export_run(config, workdir) -> list[pathlib.Path]:
     log.info("integer network, test set: %s", measured)
     agreement.require(measured, model, network, images)
 
-    path, mean = _path(config.export, workdir), np.asarray(run.meta["mean"])
+    path, images = _path(config.export, workdir), images[: verify.IMAGES]
+    integers = numpy_engine.logits(network, images)
+    keep = functools.partial(_write_checked, format=config.export.format, images=images, kind="test images")
     if config.export.format == "qonnx":  # the trained layers themselves
-        from qresnet_jax.deploy.qonnx_writer import write_qonnx
-
-        write_qonnx(
-            model, path, image_shape=images.shape[1:3], mean=mean.tolist(), class_names=dataset.class_names
-        )
-        files = [path]
-    else:
-        files = write_network(network, path, config.export.format, **_c_options(config.export))
+        write = functools.partial(_write_layers, model, network)
+        return keep(write, path, expected=integers * network.logit_scale)
+    files = keep(functools.partial(_write_integers, network, config.export), path, expected=integers)
     if config.export.format == "stablehlo":
-        from qresnet_jax.deploy.stablehlo_writer import simulation, write_stablehlo
-
-        files.append(path.with_name(f"{path.stem}.simulation{path.suffix}"))
-        write_stablehlo(simulation(model, mean), files[-1], images.shape[1:])
-    if config.export.format != "packed":
-        log.info("measured was the integer network; the written file itself was not run")
-    return _said(files)
+        write = functools.partial(_write_simulation, model, network)
+        path = path.with_name(f"{path.stem}.simulation{path.suffix}")
+        files += keep(write, path, expected=agreement.simulate(model, network, images))
+    return files
 
 
 def export_packed(config, workdir) -> list[pathlib.Path]:
-    """Writes a packed file in another format, unmeasured: there is no simulation to compare with.
+    """Writes a packed file in another format, and runs it on random images.
+
+    There is no simulation to compare with: what is written gives the packed file's own logits.
 
     Args:
       config: `packed` is the file, or a model of the zoo; `export` as in `export_run`.
@@ -72,7 +73,8 @@ def export_packed(config, workdir) -> list[pathlib.Path]:
       The files.
 
     Raises:
-      UserError: no such file, or a format that needs the trained run.
+      UserError: no such file, a format that needs the trained run, or a written file that computes something else, which
+        is not kept.
     """
     configs.validate(config)
     if config.export.format == "qonnx":
@@ -80,13 +82,17 @@ def export_packed(config, workdir) -> list[pathlib.Path]:
             "config.export.format=qonnx is written from a trained run, not from a packed file: leave config.packed empty, "
             "or take format onnx"
         )
-    packed = load_packed(config.packed, "numpy")
-    path = _path(config.export, workdir)
-    return _said(packed.export(path, config.export.format, **_c_options(config.export)))
-
-
-def _c_options(export):
-    return {"c_profile": export.c_profile, "c_prefix": export.c_prefix}
+    network = load_packed(config.packed, "numpy").network
+    shape = [size or _ANY_SIZE for size in network.image_shape]
+    images = np.random.default_rng(0).integers(0, 256, (verify.IMAGES, *shape), np.uint8)
+    return _write_checked(
+        functools.partial(_write_integers, network, config.export),
+        _path(config.export, workdir),
+        format=config.export.format,
+        images=images,
+        expected=numpy_engine.logits(network, images),
+        kind="random images",
+    )
 
 
 def _path(export, workdir):
@@ -94,7 +100,40 @@ def _path(export, workdir):
     return pathlib.Path(export.path or pathlib.Path(workdir) / f"model{ending}")
 
 
-def _said(files):
-    for path in files:
-        log.info("wrote %s, %d bytes", path, path.stat().st_size)
-    return files
+def _write_integers(network, export, path):
+    options = {"c_profile": export.c_profile, "c_prefix": export.c_prefix}
+    return write_network(network, path, export.format, **options)
+
+
+def _write_layers(model, network, path):
+    from qresnet_jax.deploy.qonnx_writer import write_qonnx
+
+    size, names = network.image_shape[:2], network.class_names
+    write_qonnx(model, path, image_shape=size, mean=network.mean.tolist(), class_names=names)
+    return [path]
+
+
+def _write_simulation(model, network, path):
+    from qresnet_jax.deploy.stablehlo_writer import simulation, write_stablehlo
+
+    write_stablehlo(simulation(model, network.mean), path, network.image_shape)
+    return [path]
+
+
+def _write_checked(write, path, *, format, images, expected, kind):
+    """Writes aside, runs what was written, and puts it in place if it computes what it must.
+
+    Args:
+      write: of a path, writes to it and returns the files.
+      path: where the file, or the directory of files, shall be.
+      format, images, expected, kind: as for `verify.check`.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        aside = pathlib.Path(directory) / "files"
+        written = write(aside)
+        log.info(verify.check(written, format, images, expected, name=path.resolve().name, kind=kind))
+        contents = {path / file.relative_to(aside): file.read_bytes() for file in written}
+    write_all(contents)
+    for file, content in contents.items():
+        log.info("wrote %s, %d bytes", file, len(content))
+    return list(contents)

@@ -1,14 +1,20 @@
 """From a trained run to a file, and from the file to the same classes."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import qresnet_jax
+from qresnet_jax import export
 from qresnet_jax.data import load_dataset
+from qresnet_jax.deploy.formats import write_network
+from qresnet_jax.deploy.packed import read_packed, save_packed
+from qresnet_jax.deploy.packed_network import find_packed
 from qresnet_jax.errors import UserError
-from qresnet_jax.export import export_run
+from qresnet_jax.export import export_packed, export_run
 from qresnet_jax.train.evaluate import evaluate_checkpoint, evaluate_packed
 
 
@@ -24,7 +30,14 @@ def small(**model):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config, workdir = small(), tmp_path_factory.mktemp("run")
-    return config, workdir, qresnet_jax.train_and_evaluate(config, workdir)
+    return config, workdir, qresnet_jax.train_and_evaluate(config, workdir, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def as_trained(run):
+    """The bytes of the run's packed file."""
+    (path,) = export_run(*run[:2])
+    return path.read_bytes()
 
 
 def test_a_run_is_exported_and_classifies_alike(run, caplog):
@@ -49,16 +62,84 @@ def test_evaluation_reports_the_simulation_and_what_ships(run):
     assert abs(values["shipped_accuracy"] - values["test_accuracy"]) <= 1 / 360
 
 
-def test_the_path_can_be_chosen(run, tmp_path):
-    config, workdir, _ = run
+def changed(config, **export):
+    """The config with other fields of `export`."""
     config = config.copy_and_resolve_references()
-    config.export.path = str(tmp_path / "x.safetensors")
-    assert export_run(config, workdir) == [tmp_path / "x.safetensors"]
+    config.export.update(export)
+    return config
+
+
+def test_the_path_can_be_chosen(run, tmp_path):
+    config = changed(run[0], path=str(tmp_path / "x.safetensors"))
+    assert export_run(config, run[1]) == [tmp_path / "x.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("format", "names", "checked"),
+    [
+        ("packed", ["model.safetensors"], ["model.safetensors gives the same logits on 256 test images"]),
+        ("c", ["model.h", "model.c", "example.c"], ["model_c gives the same logits on 256 test images"]),
+        ("onnx", ["model.onnx"], ["model.onnx gives the same logits on 256 test images"]),
+        ("qonnx", ["model.qonnx.onnx"], ["model.qonnx.onnx gives the same classes on 16 test images"]),
+        (
+            "stablehlo",
+            ["model.stablehlo", "model.simulation.stablehlo"],
+            [
+                "model.stablehlo gives the same logits on 256 test images",
+                "model.simulation.stablehlo gives the same classes on 256 test images",
+            ],
+        ),
+    ],
+)
+def test_what_is_written_is_run_in_every_format(run, format, names, checked, caplog, request):
+    if format == "c":
+        request.getfixturevalue("compiler")
+    with caplog.at_level("INFO", "qresnet_jax"):
+        files = export_run(changed(run[0], format=format, c_profile="small"), run[1])
+    assert [file.name for file in files] == names and all(file.stat().st_size > 0 for file in files)
+    assert [line for line in caplog.messages if "checked" in line] == [f"checked: {line}" for line in checked]
+
+
+@pytest.fixture
+def spoiled(monkeypatch):
+    """Makes the writer of integer networks write another one."""
+
+    def write_another(network, path, format, **options):
+        last = network.nodes[-1]
+        last = dataclasses.replace(last, bias=last.bias + np.int32(1))
+        return write_network(
+            dataclasses.replace(network, nodes=(*network.nodes[:-1], last)), path, format, **options
+        )
+
+    monkeypatch.setattr(export, "write_network", write_another)
+
+
+@pytest.mark.parametrize("format", ["packed", "onnx"])
+def test_what_a_spoiled_writer_wrote_is_not_kept(run, spoiled, format, tmp_path):
+    config = changed(run[0], format=format, path=str(tmp_path / "x"))
+    with pytest.raises(UserError, match="x gives other logits than the network on 256 test images"):
+        export_run(config, run[1])
+    assert not list(tmp_path.iterdir())
+    config.packed = "digits_resnet8_w1a2"
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(UserError, match="x gives other logits than the network on 256 random images"):
+        export_packed(config, tmp_path)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_packed_file_for_images_of_any_size_is_tried_on_images_of_one(tmp_path, caplog):
+    network = read_packed(find_packed("digits_resnet8_w1a2"))
+    save_packed(dataclasses.replace(network, height=None, width=None), tmp_path / "any")
+    config = changed(small(), format="onnx", path=str(tmp_path / "any.onnx"))
+    config.packed = str(tmp_path / "any")
+    with caplog.at_level("INFO", "qresnet_jax"):
+        assert export_packed(config, tmp_path) == [tmp_path / "any.onnx"]
+    assert "checked: any.onnx gives the same logits on 256 random images" in caplog.text
 
 
 def test_a_float_network_has_no_integer_form(tmp_path):
     config = small(weight_bits=32, activation="none")
-    trained = qresnet_jax.train_and_evaluate(config, tmp_path)
+    trained = qresnet_jax.train_and_evaluate(config, tmp_path, devices=jax.devices()[:1])
     assert "shipped_accuracy" not in evaluate_checkpoint(config, tmp_path)
     with pytest.raises(UserError, match="float"):
         export_run(config, tmp_path)
@@ -71,14 +152,15 @@ def test_a_float_network_has_no_integer_form(tmp_path):
     "field, value",
     [("model.act_bits", (4, 4, 4)), ("model.stream_fraction_bits", 3), ("model.depth", 14), ("seed", 9)],
 )
-def test_a_run_is_exported_as_it_was_trained_whatever_the_config_says(run, tmp_path, caplog, field, value):
+def test_a_run_is_exported_as_it_was_trained_whatever_the_config_says(
+    run, as_trained, tmp_path, caplog, field, value
+):
     config, workdir, _ = run
-    (as_trained,) = export_run(config, workdir)
     other = config.copy_and_resolve_references()
     other.update_from_flattened_dict({field: value, "export.path": str(tmp_path / "x")})
     with caplog.at_level("INFO", "qresnet_jax"):
         (path,) = export_run(other, workdir)
-    assert path == tmp_path / "x" and path.read_bytes() == as_trained.read_bytes()
+    assert path == tmp_path / "x" and path.read_bytes() == as_trained
     assert f"as the run was trained, not as the config says: {field}=" in caplog.text
 
 

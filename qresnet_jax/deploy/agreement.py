@@ -69,7 +69,7 @@ def measure(model: ResNet, network: IntegerNetwork, images: np.ndarray, labels: 
             f"as many labels as images are needed, got {len(images)} images, {len(labels)} labels"
         )
     integers = numpy_engine.logits(network, images)
-    simulated = _simulate(model, network, images)
+    simulated = simulate(model, network, images)
     difference = np.abs(integers * network.logit_scale - simulated)
     ours, theirs = integers.argmax(-1), simulated.argmax(-1)
     return Agreement(
@@ -80,6 +80,19 @@ def measure(model: ResNet, network: IntegerNetwork, images: np.ndarray, labels: 
         mean_logit_difference=float(difference.mean()),
         largest_logit_difference=float(difference.max()),
     )
+
+
+def simulate(model: ResNet, network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
+    """Logits of the simulation, float32 `[N, classes]`, of uint8 images `[N, H, W, C]`; `network` gives the pixel means."""
+    graphdef, state = nnx.split(nnx.view(model, use_running_average=True))
+    step = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+    logits = []
+    for i in range(0, len(images), _BATCH):
+        batch = images[i : i + _BATCH]
+        # The last batch is filled up, so that there is one shape to compile.
+        full = np.pad(batch, ((0, min(_BATCH, len(images)) - len(batch)), (0, 0), (0, 0), (0, 0)))
+        logits.append(np.asarray(step(state, _normalized(network, full)))[: len(batch)])
+    return np.concatenate(logits)
 
 
 def require(agreement: Agreement, model: ResNet, network: IntegerNetwork, images: np.ndarray) -> None:
@@ -153,18 +166,6 @@ def _simulated_layers(model):
     for name, block in blocks(model):
         yield name, compiled(lambda block, x: block(x), block)
     yield "classifier", compiled(classifier, model)
-
-
-def _simulate(model, network, images):
-    graphdef, state = nnx.split(nnx.view(model, use_running_average=True))
-    step = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
-    logits = []
-    for i in range(0, len(images), _BATCH):
-        batch = images[i : i + _BATCH]
-        # The last batch is filled up, so that there is one shape to compile.
-        full = np.pad(batch, ((0, min(_BATCH, len(images)) - len(batch)), (0, 0), (0, 0), (0, 0)))
-        logits.append(np.asarray(step(state, _normalized(network, full)))[: len(batch)])
-    return np.concatenate(logits)
 
 
 def _normalized(network, images):

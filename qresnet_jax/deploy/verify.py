@@ -1,0 +1,153 @@
+"""Runs the files of an export with the programs that their users have, against the logits that they must give."""
+
+import pathlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from qresnet_jax.deploy import numpy_engine
+from qresnet_jax.errors import CompilerError, ExportError
+
+IMAGES = 256  # so many are enough: every image goes through all of a file
+_BATCH = 16  # images at once, as memory allows for large ones
+_QONNX_IMAGES = 16  # its executor is slow
+_FLOAT_DIFFERENCE = (
+    0.01  # of the logits' mean size; a value at an edge of a quantizer moves an image's logits
+)
+
+
+def check(
+    files: Sequence[pathlib.Path],
+    format: str,
+    images: np.ndarray,
+    expected: np.ndarray,
+    *,
+    name: str,
+    kind: str,
+) -> str:
+    """Runs what an export wrote.
+
+    Args:
+      files: those of one network.
+      format: of them: a key of `RUNNERS`.
+      images: uint8 `[N, H, W, C]`, N > 0.
+      expected: logits `[N, classes]`. Where they are integers, those of the files must be equal to the bit. Where they are
+        floats, all images but one must have the same class, and the logits must differ by 1 % on average at most.
+      name: what the files are called.
+      kind: what the images are called, in the plural.
+
+    Returns:
+      A sentence that says what was checked, or that it was not, for want of a program.
+
+    Raises:
+      ExportError: the files do not run, or give something else.
+    """
+    advice = "It is a fault of the writer, or of the program that runs it: take another config.export.format, and report it"
+    run = RUNNERS[format]
+    try:
+        logits = run(files, images, expected.shape[1])
+    except _MissingError as missing:
+        return f"not checked: {missing}"
+    except Exception as error:  # whatever a runtime meets first
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{name} does not run ({reason}), so it is not kept. {advice}") from error
+    expected = expected[: len(logits)]
+    if not _agree(logits, expected):
+        raise ExportError(
+            f"{name} gives other logits than the network on {len(logits)} {kind}, so it is not kept. {advice}"
+        )
+    what = "logits" if expected.dtype.kind == "i" else "classes"
+    return f"checked: {name} gives the same {what} on {len(logits)} {kind}"
+
+
+def _agree(logits, expected):
+    if len(logits) == 0 or logits.shape != expected.shape:
+        return False
+    if expected.dtype.kind == "i":
+        return np.array_equal(logits, expected)
+    others = np.sum(logits.argmax(-1) != expected.argmax(-1))
+    return others <= 1 and np.abs(logits - expected).mean() <= _FLOAT_DIFFERENCE * np.abs(expected).mean()
+
+
+class _MissingError(Exception):
+    """There is no program to run the files; the message says which."""
+
+
+def _in_batches(run, images):
+    return np.concatenate([np.asarray(run(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)])
+
+
+# Each runs one format: of files and images, and the number of classes, the logits of all images or of the first ones.
+
+
+def _packed(files, images, classes):
+    from qresnet_jax.deploy.packed import read_packed
+
+    return numpy_engine.logits(read_packed(files[0]), images)
+
+
+def _c(files, images, classes):
+    """By the example that stands beside the network, which prints the logits and the name of the class."""
+    from qresnet_jax.deploy.c_engine import find_compiler
+
+    try:
+        compiler = find_compiler()
+    except CompilerError as error:
+        raise _MissingError("there is no C compiler (install gcc, or set CC)") from error
+    sources = [str(file) for file in files if file.suffix == ".c"]
+    with tempfile.TemporaryDirectory() as directory:
+        program = f"{directory}/example"
+        _output([*compiler, "-std=c99", "-O1", *sources, "-o", program])
+        try:
+            printed = _output([program], images.tobytes())
+        except PermissionError as error:
+            raise _MissingError(
+                f"programs may not run in {directory} (set TMPDIR to another place)"
+            ) from error
+    lines = re.findall(rb"^(?:-?[0-9]+ ){%d}" % classes, printed, re.MULTILINE)
+    return np.array([line.split() for line in lines], np.int32)
+
+
+def _output(command, given=b""):
+    done = subprocess.run(command, input=given, capture_output=True)
+    if done.returncode != 0:
+        message = done.stderr.decode(errors="replace").strip()[-500:]
+        raise RuntimeError(f"{command[0]} failed with status {done.returncode}: {message}")
+    return done.stdout
+
+
+def _onnx(files, images, classes):
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise _MissingError("onnxruntime is not installed (pip install onnxruntime)") from error
+    session = onnxruntime.InferenceSession(str(files[0]), providers=["CPUExecutionProvider"])
+    return _in_batches(lambda batch: session.run(["logits"], {"image": batch})[0], images)
+
+
+def _qonnx(files, images, classes):
+    try:
+        from qonnx.core.modelwrapper import ModelWrapper
+        from qonnx.core.onnx_exec import execute_onnx
+        from qonnx.util.cleanup import cleanup
+    except ImportError as error:
+        raise _MissingError("qonnx is not installed (pip install qonnx)") from error
+    images = images[:_QONNX_IMAGES]
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/many.onnx"
+        cleanup(str(files[0]), out_file=path, override_inpsize=len(images))
+        model = ModelWrapper(path)
+    (image,), (logits,) = model.graph.input, model.graph.output
+    return execute_onnx(model, {image.name: images})[logits.name]
+
+
+def _stablehlo(files, images, classes):
+    from qresnet_jax.deploy.stablehlo_writer import read_stablehlo
+
+    return _in_batches(read_stablehlo(files[0]), images)
+
+
+RUNNERS = {"packed": _packed, "c": _c, "onnx": _onnx, "qonnx": _qonnx, "stablehlo": _stablehlo}
