@@ -14,7 +14,9 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from qresnet_jax import config as configs
+from qresnet_jax.cache import cache_directory
 from qresnet_jax.errors import UserError
+from qresnet_jax.machine import processors
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), such as configs/digits.py.")
 WORKDIR = flags.DEFINE_string(
@@ -34,7 +36,9 @@ def train(config, workdir):
     _restart_with_large_pages()
     from qresnet_jax import train_and_evaluate
     from qresnet_jax.train.interrupt import StopSignal
+    from qresnet_jax.train.parallel import cores_as_devices
 
+    cores_as_devices(config.batch_size)
     metrics = train_and_evaluate(config, workdir)
     if "test_accuracy" in metrics:  # not after an interruption
         with StopSignal():
@@ -134,14 +138,17 @@ def _log_to_standard_output():
 def _cache_compilations():
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        # XLA divides the work over the processors when it compiles, which JAX's keys of the cache leave out.
-        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        directory = os.path.join(cache, "qresnet_jax", f"jax_{processors}_processors")
-        jax.config.update("jax_compilation_cache_dir", directory)
-        # Hundreds of small functions build a network: 7 seconds without the cache.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if jax.config.jax_compilation_cache_dir:
+        return
+    # XLA divides the work over the processors when it compiles, which JAX's keys of the cache leave out.
+    try:
+        directory = cache_directory(f"jax_{processors()}_processors")
+    except UserError as error:  # only slower
+        logging.getLogger("qresnet_jax").warning("compiled programs are not kept: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    # Hundreds of small functions build a network: 7 seconds without the cache.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def parse(argv):

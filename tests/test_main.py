@@ -26,6 +26,14 @@ def test_a_packed_file_is_reported_without_a_run(run_main, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_without_a_place_for_the_compile_cache_it_works_and_says_so(run_main, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    places = {"XDG_CACHE_HOME": str(tmp_path / "file"), "JAX_COMPILATION_CACHE_DIR": ""}
+    result = run_main(*DIGITS, "--mode=report", **places)
+    assert result.returncode == 0, result.stderr
+    assert "compiled programs are not kept: " in result.stdout and "set XDG_CACHE_HOME" in result.stdout
+
+
 @pytest.mark.parametrize("format, count", [("packed", 1), ("c", 3), ("onnx", 1), ("stablehlo", 1)])
 def test_a_packed_file_is_exported(run_main, tmp_path, format, count):
     workdir = tmp_path / "run"

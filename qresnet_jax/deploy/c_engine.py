@@ -21,10 +21,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qresnet_jax.cache import cache_directory
 from qresnet_jax.deploy.c_writer import c_files
 from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.deploy.numpy_engine import check_images
-from qresnet_jax.errors import CompilerError
+from qresnet_jax.errors import CompilerError, UserError
+from qresnet_jax.machine import processors
 
 FLAGS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -90,7 +92,7 @@ class Library:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """int32 `[N, classes]` of uint8 images `[N, H, W, C]`, contiguous and of the size it was compiled for."""
         result = np.empty((len(images), self._classes), np.int32)
-        threads = min(_cores(), len(images))
+        threads = min(processors(), len(images))
         if threads <= 1:
             self._part(images, result)
             return result
@@ -104,12 +106,6 @@ class Library:
         """With a buffer of its own; ctypes lets other threads run meanwhile."""
         buffer = np.empty(self._buffer_bytes, np.uint8)
         self._run(images.ctypes.data, len(images), result.ctypes.data, buffer.ctypes.data)
-
-
-def _cores():
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 _LOOP = """
@@ -129,7 +125,7 @@ def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
     """The shared library for images of a size; compiled if the cache does not have it.
 
     Raises:
-      CompilerError: no C compiler that works.
+      CompilerError: no C compiler that works, or no place for what it makes.
     """
     size = {
         name: asked
@@ -139,7 +135,7 @@ def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
     files = {**c_files(network, **size), "run.c": _LOOP}
     compiler = find_compiler()
     key = hashlib.sha256("\0".join([_version(compiler), *FLAGS, _processor(), *files.values()]).encode())
-    path = cache_directory() / f"{key.hexdigest()}.so"
+    path = _cache_directory() / f"{key.hexdigest()}.so"
     if not path.exists():
         _compile(compiler, files, path)
     return path
@@ -167,29 +163,11 @@ def find_compiler() -> tuple[str, ...]:
     raise CompilerError(f"there is no C compiler ({', '.join(_COMPILERS)}). Install gcc, set CC, {_WITHOUT}")
 
 
-def cache_directory() -> pathlib.Path:
-    """`$XDG_CACHE_HOME/qresnet_jax/c`, by default in `~/.cache`; made for this user alone.
-
-    Raises:
-      CompilerError: it cannot be made, or others may write to it.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = pathlib.Path(base) / "qresnet_jax" / "c"
+def _cache_directory():
     try:
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        for directory in (path.parent, path):
-            directory.mkdir(exist_ok=True, mode=0o700)
-        statuses = [directory.stat() for directory in (path.parent, path)]
-    except OSError as error:
-        raise CompilerError(
-            f"{path} cannot be made ({error.strerror}): set XDG_CACHE_HOME, {_WITHOUT}"
-        ) from error
-    # What lies there is run as this user.
-    if hasattr(os, "getuid") and any(s.st_uid != os.getuid() or s.st_mode & 0o022 for s in statuses):
-        raise CompilerError(
-            f"{path} belongs to or can be written by other users: chmod go-w it, set XDG_CACHE_HOME, {_WITHOUT}"
-        )
-    return path
+        return cache_directory("c")
+    except UserError as error:
+        raise CompilerError(f"{error}, {_WITHOUT}") from error
 
 
 def _compile(compiler: Sequence[str], files, path: pathlib.Path):
