@@ -10,6 +10,11 @@ from qresnet_jax.errors import ConfigError
 
 ACTIVATIONS = ("pact", "fixed", "lsq", "sigmoid", "power_of_two", "none")
 
+# How names of fields begin that are of a call, not of a run: where its data lie, what to do with what it trained.
+OF_THE_CALL = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.")
+# And of those that may differ between runs which learn the same.
+WITHOUT_EFFECT = (*OF_THE_CALL, "log_every_steps", "checkpoint_every_epochs", "steps_per_dispatch")
+
 
 def default_config() -> ConfigDict:
     """Every field with its default: CIFAR ResNet-20, 1-bit weights, 2-bit activations."""

@@ -4,8 +4,10 @@ import functools
 import logging
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -92,6 +94,25 @@ def _model(**changes):
 def make_model():
     """`make_model(**changes of config.model)`: a network with the statistics of a trained one, made once."""
     return _model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_directory(tmp_path_factory):
+    """Where the tests, and what they start, leave temporary files, as tensorflow-datasets does; pytest removes it."""
+    directory = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", directory)
+        patch.setattr(tempfile, "tempdir", directory)
+        yield
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """The name of a C compiler; skips where there is none."""
+    found = next(filter(shutil.which, ("gcc", "clang", "cc")), None)
+    if found is None:
+        pytest.skip("there is no C compiler")
+    return found
 
 
 @pytest.fixture(autouse=True)

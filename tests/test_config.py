@@ -130,6 +130,18 @@ def test_an_impossible_value_is_refused_by_name_with_what_it_may_be(name, value,
     assert refusal(changed(**{name: value})) == f"config.{name}={value!r}: must be {text}"
 
 
+def test_activations_are_those_that_there_are():
+    from qresnet_jax import layers
+
+    assert set(configs.ACTIVATIONS) == {*layers.ACTIVATIONS, "none"}
+
+
+@pytest.mark.parametrize("start", configs.WITHOUT_EFFECT)
+def test_fields_of_the_call_are_fields(start):
+    names = [name for name in flatten(default_config()) if name.startswith(start)]
+    assert names == [start] or (names and start.endswith("."))
+
+
 @pytest.mark.parametrize("name", flatten(default_config()))
 def test_a_missing_field_is_named(name):
     config = default_config()

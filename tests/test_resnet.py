@@ -1,5 +1,4 @@
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,14 +53,25 @@ def as_trained(module, seed=0):
     return module
 
 
-def evaluate(model, x):
+# For what is compiled once and run once: optimization costs more than it gains.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+def evaluate(model, x, options=None):
     model.eval()
     graph, state = nnx.split(model)
-    return np.asarray(jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, x))
+    step = jax.jit(lambda state, x: nnx.merge(graph, state)(x), compiler_options=options)
+    return np.asarray(step(state, x))
 
 
-def mean_square(module, x):
-    return jnp.mean(module(x) ** 2)
+def gradients_of(module, x):
+    """Of the mean square of what it makes of x, in training mode, by its parameters."""
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+
+    def loss(params, rest):
+        return jnp.mean(nnx.merge(graph, params, rest, copy=True)(x) ** 2)
+
+    return jax.jit(jax.grad(loss), compiler_options=QUICKLY)(params, rest)
 
 
 def check_gradients(gradients):
@@ -229,16 +239,8 @@ def test_imagenet_networks_reduce_the_image_32_times(depth, block):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_network_trains_and_evaluates(block):
     model, x = create_model(smallest(block), rngs=nnx.Rngs(0)), images()
-
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-
-    def loss(params, rest):
-        return mean_square(nnx.merge(graph, params, rest, copy=True), x)
-
-    # Compiled once and run once: optimization costs more than it gains.
-    options = {"xla_backend_optimization_level": 0}
-    check_gradients(jax.jit(jax.grad(loss), compiler_options=options)(params, rest))
-    logits = evaluate(model, x)
+    check_gradients(gradients_of(model, x))
+    logits = evaluate(model, x, QUICKLY)
     assert logits.shape == (2, 10)
     assert logits.dtype == np.float32
     assert np.all(np.isfinite(logits))
@@ -254,10 +256,8 @@ def test_every_activation_trains_and_evaluates_in_every_block(activation):
         kind = PreactBlock if name.startswith("preact") else Block
         shapes = [(6, 1, 1), (6, 3, 2), (24, 1, 1)] if "bottleneck" in name else [(24, 3, 2), (24, 3, 1)]
         block = kind(6, shapes, 2, precision, rngs=nnx.Rngs(0))
-        loss = partial(mean_square, x=stream)
-        check_gradients(nnx.grad(loss, argnums=nnx.DiffState(0, nnx.Param))(block))
-        block.eval()
-        out = block(stream)
+        check_gradients(gradients_of(block, stream))
+        out = evaluate(block, stream, QUICKLY)
         assert out.shape == (2, 4, 3, 24)
         assert np.all(np.isfinite(out))
         model = abstract(smallest(name, activation))

@@ -88,17 +88,22 @@ def blocks(model: ResNet):
     ]
 
 
-def _check_foldable(model):
+def why_float(model: ResNet) -> str | None:
+    """Why a network has no integer form, and what to do; None for one that has one."""
     for name, block in blocks(model):
         if any(isinstance(conv, layers.FloatConv) for conv in block.convs):
-            raise ExportError(
-                "a network with float weights has no integer form: train with config.model.weight_bits=1"
-            )
+            return "a network with float weights has no integer form: train with config.model.weight_bits=1"
         if any(isinstance(act, layers.FloatActivation) for act in block.acts):
-            raise ExportError(
+            return (
                 f"{name} has float activations, which have no integer form: train with a quantizer as "
                 "config.model.activation and with config.model.act_bits of 1 to 8"
             )
+    return None
+
+
+def _check_foldable(model):
+    if reason := why_float(model):
+        raise ExportError(reason)
     sums = {"stem": model.stem.acc_max() if model.stem.weight_bits else 0}
     for name, block in blocks(model):
         sums[name] = max(c.acc_max(a.max_level) for c, a in zip(block.convs, block.acts, strict=True))

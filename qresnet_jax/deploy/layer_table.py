@@ -26,7 +26,7 @@ from flax import nnx
 
 from qresnet_jax import layers as modules
 from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.fold import blocks, fold
+from qresnet_jax.deploy.fold import blocks, fold, why_float
 from qresnet_jax.deploy.node_arrays import NodeWriter
 from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.deploy.packed import packed_bytes
@@ -108,7 +108,7 @@ def layer_table(
     """
     if image_shape[-1] != model.stem.in_features:
         raise ValueError(f"image_shape={image_shape}: this network has {model.stem.in_features} channels")
-    if network is None and _has_integer_form(model):
+    if network is None and why_float(model) is None:
         network = fold(model)
     rows = [_model_row(part, image_shape[:2]) for part in _parts(model)]
     if network is None:
@@ -218,15 +218,6 @@ def _parameters(module, kind):
 def _positions(image_size, reduction):
     """How often a layer's kernel is applied: at every pixel of its result, once where there is no image."""
     return math.prod(-(-size // reduction) for size in image_size) if reduction else 1
-
-
-def _has_integer_form(model):
-    inside = [block for _, block in blocks(model)]
-    convs = [conv for block in inside for conv in block.convs]
-    acts = [act for block in inside for act in block.acts]
-    is_float = [isinstance(conv, modules.FloatConv) for conv in convs]
-    is_float += [isinstance(act, modules.FloatActivation) for act in acts]
-    return not any(is_float)
 
 
 # An integer network's nodes.

@@ -7,26 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qresnet_jax.config import WITHOUT_EFFECT
 from qresnet_jax.errors import UserError
 from qresnet_jax.train.records import FILE, read_metrics
-
-# Fields that do not change what a run learns.
-IGNORED = (
-    "seed",
-    "data.data_dir",
-    "data.raw_dir",
-    "log_every_steps",
-    "checkpoint_every_epochs",
-    "steps_per_dispatch",
-    "packed",
-    "predict.images",
-    "export.format",
-    "export.path",
-    "export.c_profile",
-    "export.c_prefix",
-    "bench.batch_sizes",
-    "bench.seconds",
-)
 
 
 class Run(NamedTuple):
@@ -103,7 +86,8 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     Raises:
       UserError: a run is there twice.
     """
-    fields = dict.fromkeys(name for run in runs for name in run.fields if name not in IGNORED)
+    names = (name for run in runs for name in run.fields)
+    fields = dict.fromkeys(name for name in names if name != "seed" and not name.startswith(WITHOUT_EFFECT))
     _refuse_repeated(runs, fields)
     differing = [name for name in fields if len({_value(run, name) for run in runs}) > 1]
     groups = {}

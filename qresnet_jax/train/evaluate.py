@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.architecture import has_integer_form
 from qresnet_jax.data import load_dataset
-from qresnet_jax.deploy import numpy_engine
+from qresnet_jax.deploy import jax_engine
 from qresnet_jax.deploy.fold import fold
 from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.deploy.packed_network import load_packed
@@ -104,13 +104,10 @@ def restore_run(config, workdir, *, mesh=None) -> Run:
     return run
 
 
-_ASKED_FOR = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.")
-
-
 def _as_trained(config, saved: dict) -> ConfigDict:
     """The run's config, with what was asked for now."""
     trained, given = configs.from_json(saved), configs.flatten(config)
-    now = {name: value for name, value in given.items() if name.startswith(_ASKED_FOR)}
+    now = {name: value for name, value in given.items() if name.startswith(configs.OF_THE_CALL)}
     with trained.ignore_type():
         trained.update_from_flattened_dict(now)
     fields = configs.flatten(trained)
@@ -159,7 +156,7 @@ def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
     if has_integer_form(config.model):
         network = fold_run(run)
         images, labels = dataset.test
-        values["shipped_accuracy"] = float(np.mean(numpy_engine.logits(network, images).argmax(-1) == labels))
+        values["shipped_accuracy"] = float(np.mean(jax_engine.logits(network, images).argmax(-1) == labels))
         log.info("integer network: test accuracy %.2f %%", 100 * values["shipped_accuracy"])
     return values
 

@@ -1,11 +1,11 @@
 """What a run writes down as it goes: `metrics.jsonl` and TensorBoard event files."""
 
 import json
-import os
 import pathlib
 import time
 
 from qresnet_jax.errors import UserError
+from qresnet_jax.files import write_all
 
 FILE = "metrics.jsonl"
 
@@ -21,7 +21,7 @@ class Metrics:
       last_step: of the checkpoint that the run goes on from; 0 for a new run.
 
     Raises:
-      UserError: a complete line of the file is no JSON object with a step.
+      UserError: a complete line of the file is no JSON object with a step, or it cannot be written, then or later.
     """
 
     def __init__(self, workdir: pathlib.Path, last_step: int):
@@ -54,12 +54,7 @@ class Metrics:
         self._events.close()
 
     def _rewrite(self):
-        aside = self.path.with_suffix(".new")
-        with aside.open("w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self._lines)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.path)
+        write_all({self.path: "".join(json.dumps(line) + "\n" for line in self._lines).encode()})
 
 
 class _Events:

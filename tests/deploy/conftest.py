@@ -12,6 +12,7 @@ from qresnet_jax import layers, resnet
 from qresnet_jax.config import default_config
 from qresnet_jax.deploy import numpy_engine
 from qresnet_jax.deploy.fold import fold
+from qresnet_jax.deploy.packed import save_packed
 
 CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Two stages of one block each compile quickly; their widths are no multiples of 8.
@@ -100,6 +101,19 @@ def trained(request):
 def trained_named():
     """`trained_named("basic pact")`: `(model, network)`."""
     return _trained
+
+
+@pytest.fixture
+def network():
+    """Of "basic pact"."""
+    return _trained("basic pact")[1]
+
+
+@pytest.fixture
+def path(network, tmp_path):
+    """Of its packed file."""
+    save_packed(network, tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 import qresnet_jax.deploy
 from qresnet_jax import layers
+from qresnet_jax.architecture import has_integer_form
+from qresnet_jax.config import default_config
 from qresnet_jax.deploy import nodes, numpy_engine
-from qresnet_jax.deploy.fold import find_thresholds, fold, fold_quantizer
+from qresnet_jax.deploy.fold import find_thresholds, fold, fold_quantizer, why_float
 from qresnet_jax.errors import ExportError, UserError
 
 RNGS = nnx.Rngs(0)
@@ -217,6 +219,22 @@ def test_float_networks_are_refused(build_model, changes, message):
     with pytest.raises(ExportError, match=message) as error:
         fold(build_model(**changes))
     assert isinstance(error.value, UserError)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"weight_bits": 32},
+        {"activation": "none"},
+        {"act_bits": (2, 2, 32)},
+        {"stream_fraction_bits": None},
+    ],
+)
+def test_a_config_says_as_much_as_its_network(make_model, changes):
+    config = default_config().model
+    config.update(changes)
+    assert has_integer_form(config) == (why_float(make_model(depth=8, **changes)) is None)
 
 
 def test_networks_that_diverged_are_refused(build_model):

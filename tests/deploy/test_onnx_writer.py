@@ -22,6 +22,7 @@ from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.deploy.onnx_writer import onnx_model, write_onnx
 from qresnet_jax.deploy.packed import save_packed
 from qresnet_jax.errors import ExportError, UserError
+from tests.deploy.random_networks import random_network
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "onnx.md"
 
@@ -71,120 +72,12 @@ def test_logits_of_trained_networks_are_the_same_integers(trained, make_images, 
     assert len(np.unique(logits[:, 0])) > 12
 
 
-# Random networks, with values of all sizes.
-
-STAIRS = (1, 2, 3, 5, 7, 15, 63, 64, 127, 255, 300)
-
-
-class Builder:
-    """Appends random nodes; methods return the position of the last one."""
-
-    def __init__(self, seed):
-        self.rng, self.nodes = np.random.default_rng(seed), []
-
-    def add(self, node):
-        self.nodes.append(node)
-        return len(self.nodes) - 1
-
-    def coin(self):
-        return self.rng.random() < 0.5
-
-    def signs(self, *shape):
-        return self.rng.choice(np.array([-1, 1], np.int8), shape)
-
-    def integers(self, reach, shape, dtype):
-        return self.rng.integers(-reach, reach, shape, endpoint=True).astype(dtype)
-
-    def stem(self, channels, out, kernel, stride):
-        largest = min(2**15 - 1, (2**24 - 1) // (510 * kernel**2 * channels))
-        weights = self.integers(largest, (kernel, kernel, channels, out), np.int16)
-        mean = self.rng.integers(0, 511, channels).astype(np.int16)
-        return self.add(nodes.Stem(weights=weights, double_mean=mean, stride=stride))
-
-    def requantize(self, x, channels, bound):
-        """Onto all of int16 and beyond, by shifts from 0 to 40."""
-        m = self.integers(2 ** self.rng.integers(1, 32) - 1, channels, np.int32)
-        largest = bound * max(int(np.abs(m.astype(np.int64)).max()), 1)
-        shift = np.clip(largest.bit_length() - 15 + self.rng.integers(-3, 3, channels), 0, 40)
-        offset = self.integers(largest, channels, np.int64)
-        node = nodes.Requantize(inputs=(x,), multiplier=m, offset=offset, shift=shift.astype(np.uint8))
-        return self.add(node)
-
-    def thresholds(self, x, channels, bound):
-        n = int(self.rng.choice(STAIRS))
-        rows = 1 if self.coin() else channels
-        values = self.integers(max(bound >> self.rng.integers(0, 8), 1), (rows, n), np.int32)
-        extremes = np.iinfo(np.int32)
-        values[self.rng.random(values.shape) < 0.1] = extremes.min
-        values[self.rng.random(values.shape) < 0.1] = extremes.max
-        levels = np.arange(n + 1)
-        if self.coin():
-            levels[1:] = np.sort(self.rng.choice(np.arange(1, 2**14 + 1), n, replace=False))
-        node = nodes.Thresholds(
-            inputs=(x,),
-            thresholds=np.sort(values, axis=1),
-            direction=self.signs(rows),
-            levels=levels.astype(np.int32),
-        )
-        return self.add(node)
-
-    def conv(self, x, channels, out, kernel, stride):
-        """The position and the bound."""
-        signs = self.signs(kernel, kernel, channels, out)
-        bound = int(self.nodes[x].levels[-1]) * kernel**2 * channels
-        return self.add(nodes.BinaryConv(inputs=(x,), signs=signs, stride=stride)), bound
-
-    def block(self, x, channels):
-        """Position and channels; with projection or identity, with one convolution or two."""
-        identity = self.coin()
-        out = channels if identity else int(self.rng.integers(1, 10))
-        kernel, stride = int(self.rng.choice([1, 3, 5, 7])), 1 if identity else int(self.rng.integers(1, 3))
-        levels = self.thresholds(x, channels, 2**15)
-        acc, bound = self.conv(levels, channels, out, kernel, stride)
-        if self.coin():
-            acc, bound = self.conv(self.thresholds(acc, out, bound), out, out, 3, 1)
-        y = self.requantize(acc, out, bound)
-        if not identity:
-            acc, bound = self.conv(levels, channels, out, 1, stride)
-            x = self.requantize(acc, out, bound)
-        y = self.add(nodes.Add(inputs=(y, x)))
-        return self.add(nodes.Relu(inputs=(y,))) if self.coin() else y, out
-
-
-def random_network(seed, blocks=2, **fields):
-    build = Builder(seed)
-    channels, out = (int(n) for n in build.rng.integers(1, 8, 2))
-    kernel = int(build.rng.choice([1, 3, 5, 7]))
-    x = build.stem(channels, out, kernel, int(build.rng.integers(1, 3)))
-    x = build.requantize(x, out, 2**24)
-    if build.coin():
-        x = build.add(nodes.MaxPool(inputs=(x,)))
-    for _ in range(blocks):
-        x, out = build.block(x, out)
-    x = build.add(nodes.MeanPool(inputs=(build.requantize(x, out, 2**15),)))
-    classes = int(build.rng.integers(1, 12))
-    largest = 2**31 // (2**15 * out) - 2
-    build.add(
-        nodes.Classifier(
-            inputs=(x,),
-            weights=build.integers(min(largest, 2**15 - 1), (out, classes), np.int16),
-            bias=build.integers(2**15, classes, np.int32),
-        )
-    )
-    return IntegerNetwork(tuple(build.nodes), fraction_bits=8, logit_scale=0.25, **fields)
-
-
 @settings(max_examples=80, deadline=None, derandomize=True)
-@given(
-    st.integers(0, 2**32 - 1),
-    st.integers(1, 11),
-    st.integers(1, 11),
-    st.booleans(),
-)
-def test_every_node_of_random_networks_gives_the_same_integers(seed, height, width, tied):
-    network = random_network(seed, **({"height": height, "width": width} if tied else {}))
+@given(st.integers(0, 2**32 - 1))
+def test_every_node_of_random_networks_gives_the_same_integers(seed):
+    network, size = random_network(seed)
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (3, height, width, network.channels)).astype(np.uint8)
+    images = rng.integers(0, 256, (3, *size, network.channels)).astype(np.uint8)
     images[0] = 255 * rng.integers(0, 2, images[0].shape)
     assert_same_results(network, images)
     np.testing.assert_array_equal(run(onnx_model(network), images), numpy_engine.logits(network, images))
@@ -225,7 +118,7 @@ def test_shifts_round_down_and_saturate_at_all_extremes():
     assert stream[0, 7, 15, 2] == -1 and np.all(stream[..., 4] == -1)
 
 
-@pytest.mark.parametrize("n", [2, 3, 200])
+@pytest.mark.parametrize("n", [2, 3, 63, 64, 200])
 def test_thresholds_at_the_ends_of_int32(n):
     low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
     values = np.full((5, n), high, np.int32)
@@ -309,7 +202,7 @@ def test_inputs_outputs_and_metadata_say_what_they_are(trained_named, tmp_path):
 
 
 def test_networks_without_names_and_sizes(tmp_path):
-    network = random_network(7)
+    network = dataclasses.replace(random_network(7)[0], height=None, width=None)
     write_onnx(network, tmp_path / "net.onnx")
     loaded = session(str(tmp_path / "net.onnx"))
     assert loaded.get_inputs()[0].shape == ["N", "H", "W", network.channels]
@@ -332,9 +225,9 @@ def test_any_number_of_images_even_none(trained_named, make_images):
 
 
 def test_layers_of_one_name_are_told_apart(make_images):
-    network = random_network(3)
+    network, size = random_network(3)
     same = tuple(dataclasses.replace(node, name="image") for node in network.nodes)
-    images = make_images(4, (6, 6, network.channels))
+    images = make_images(4, (*size, network.channels))
     logits = run(onnx_model(dataclasses.replace(network, nodes=same)), images)
     np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
 

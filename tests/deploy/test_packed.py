@@ -20,17 +20,6 @@ from qresnet_jax.errors import PackedError, UserError
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "packed_format.md"
 
 
-@pytest.fixture
-def network(trained_named):
-    return trained_named("basic pact")[1]
-
-
-@pytest.fixture
-def path(network, tmp_path):
-    save_packed(network, tmp_path / "net.safetensors")
-    return tmp_path / "net.safetensors"
-
-
 def assert_same(a, b):
     """All fields and arrays, to the bit."""
     for name in ("fraction_bits", "logit_scale", "class_names", "height", "width"):

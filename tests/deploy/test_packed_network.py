@@ -1,7 +1,6 @@
 """`load_packed`: files and the zoo, every engine, every format that a packed network is written in."""
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
@@ -13,21 +12,10 @@ from qresnet_jax.deploy.packed_network import ENGINES, find_packed, load_packed,
 from qresnet_jax.errors import ExportError, PackedError
 
 
-@pytest.fixture
-def network(trained_named):
-    return trained_named("basic pact")[1]
-
-
-@pytest.fixture
-def path(network, tmp_path):
-    save_packed(network, tmp_path / "net.safetensors")
-    return tmp_path / "net.safetensors"
-
-
 @pytest.mark.parametrize("engine", ENGINES)
-def test_packed_networks_predict_as_the_reference(network, path, make_images, engine):
-    if engine == "c" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        pytest.skip("needs a C compiler")
+def test_packed_networks_predict_as_the_reference(network, path, make_images, engine, request):
+    if engine == "c":
+        request.getfixturevalue("compiler")
     images = make_images(20, (8, 8, 3))
     packed = load_packed(path, engine=engine)
     expected = numpy_engine.logits(network, images)

@@ -55,7 +55,7 @@ def execute(path, images):
 
 
 def simulate(model, network, images):
-    return agreement._simulate(model, network, images)
+    return agreement.simulate(model, network, images)
 
 
 @pytest.mark.parametrize("name", [*UNIFORM, "preact_basic pact"])
