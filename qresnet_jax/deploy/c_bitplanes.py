@@ -118,26 +118,26 @@ def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarra
     """What an output channel adds up: of all inputs, then of each output's rarer sign, the offsets.
 
     Returns:
-      `[out]`, +1 where the list is of minus signs: polarity * (all - 2 * sum of the list) is the convolution's result;
+      `[out]`, +1 where the list is of plus signs: polarity * (2 * sum of the list - all) is the convolution's result;
       and the lists, all inputs first.
     """
     offsets, signs = inputs.ravel(), step.conv.signs.reshape(-1, step.conv.signs.shape[3])
-    polarity = np.where(2 * (signs < 0).sum(0) <= len(signs), 1, -1)
+    polarity = np.where(2 * (signs > 0).sum(0) <= len(signs), 1, -1)
     if isinstance(step.last, nodes.Requantize):
         polarity[step.last.multiplier == -(2**31)] = 1  # -1 would need a multiplier of 2**31
-    lists = [offsets[signs[:, o] == -polarity[o]] for o in range(signs.shape[1])]
+    lists = [offsets[signs[:, o] == polarity[o]] for o in range(signs.shape[1])]
     return polarity, [offsets, *lists]
 
 
 def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
-    """As `minority`, of minus signs, for a table of the sums of `choose` inputs of one tap: offsets of the entries.
+    """As `minority`, of plus signs, for a table of the sums of `choose` inputs of one tap: offsets of the entries.
 
     Returns:
       Of all inputs, then of each output: offsets in bytes, a list for each of the distances in `sorted(set(taps.moves))`.
     """
     kh, kw = step.conv.signs.shape[:2]
-    minus = [np.ones(step.conv.signs.shape[:3], int), *np.moveaxis(step.conv.signs < 0, 3, 0).astype(int)]
-    subsets = [(grouped(m, choose).reshape(kh, kw, -1, choose) << np.arange(choose)).sum(3) for m in minus]
+    plus = [np.ones(step.conv.signs.shape[:3], int), *np.moveaxis(step.conv.signs > 0, 3, 0).astype(int)]
+    subsets = [(grouped(x, choose).reshape(kh, kw, -1, choose) << np.arange(choose)).sum(3) for x in plus]
     parity = [taps.rows[i] % taps.stride for i in taps.copied]
     row = np.array([parity.index(dy % taps.stride) for dy in taps.rows])[:, None, None]
     first = (row * kw + np.arange(kw)[:, None]) * subsets[0].shape[2] + np.arange(subsets[0].shape[2])
@@ -146,16 +146,6 @@ def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
         [32 * ((first << choose) + subset)[moves == move].ravel() for move in sorted(set(taps.moves))]
         for subset in subsets
     ]
-
-
-def even_lengths(parts: list[np.ndarray], lists: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """The parts of a list with zeros up to multiples of 8, or up to the longest of `lists` where that is near.
-
-    Loops of the same length are predicted by processors, which saves more than 16 additions.
-    """
-    longest = [-(-max(map(len, same)) // 8) * 8 for same in zip(*lists, strict=True)]
-    near = [n if 0 <= n - len(x) < 24 else len(x) for x, n in zip(parts, longest, strict=True)]
-    return [np.pad(x, (0, n + -n % 8 - len(x))) for x, n in zip(parts, near, strict=True)]
 
 
 def grouped(x: np.ndarray, choose: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 A level is a few bits; bit b of one channel is a plane of one bit a pixel, and a vector register holds up to 512 pixels.
 Shifted copies of the planes are the taps of a convolution. An output channel adds up the planes of its minority sign,
 
-    acc = all - 2 * minus = 2 * plus - all,     all = sum of all inputs, the same for every output channel,
+    acc = 2 * plus - all = all - 2 * minus,     all = sum of all inputs, the same for every output channel,
 
 by full adders on whole planes (carry-save adders in blocks of 16, Harley and Seal), so that no multiplication and no
 population count is left. Thresholds are carries of comparisons with constants. The stream is int16, channel by channel.
@@ -18,7 +18,7 @@ from qresnet_jax.deploy import c_text, nodes
 from qresnet_jax.deploy.c_bitplanes import ALIGN, entries, minority, plane_bytes, row_bytes
 from qresnet_jax.deploy.c_layout import Layout
 from qresnet_jax.deploy.c_plan import IMAGE, Plan, Step
-from qresnet_jax.deploy.c_structs import Structs
+from qresnet_jax.deploy.c_structs import Structs, is_search
 
 _WIDTHS = (8, 16, 32, 64)
 _FILES = ("planes", "vectors", "sums", "table", "stream", "quantize", "stem")  # c/fast_*.c
@@ -134,8 +134,7 @@ class FastProfile:
         stem = self.structs.stem(step)
         scratch = self.layout.memory.scratch[t]
         pixels = self._at(scratch, "model_int16", "")
-        first = scratch + self.layout.stem_pixels(step)
-        sums = [self._at(first + k * self.layout.stem_sums(step), "model_int32", "") for k in range(2)]
+        sums = self._at(scratch + self.layout.stem_pixels(step), "model_int32", "")
         self.used.add("stem")
         calls = [f"model_stem_pixels({stem}, image, {pixels});"]
         if isinstance(step.last, nodes.Thresholds):
@@ -143,11 +142,11 @@ class FastProfile:
             quantizer = self.structs.quantizer(step, -(2**31), 2**31 - 1)
             return [
                 *calls,
-                self._use("stem_levels", stem, quantizer, pixels, *sums, self._pointer(step.result)),
+                self._use("stem_levels", stem, quantizer, pixels, sums, self._pointer(step.result)),
             ]
         self.used |= {"rescale", "write"}
         rescale, _ = self.structs.requantize(step)
-        return [*calls, self._use("stem_stream", stem, rescale, pixels, *sums, *self._written(step))]
+        return [*calls, self._use("stem_stream", stem, rescale, pixels, sums, *self._written(step))]
 
     def _binary(self, t, step):
         """The taps, for small planes a table of their sums, then the sums of all output channels."""
@@ -191,12 +190,17 @@ class FastProfile:
         sizes.append(max(largest.bit_length(), 4))
         table = chunk == 0
         if isinstance(step.last, nodes.Thresholds):
-            sizes += [step.last.thresholds.shape[1], self.layout.planes(step.result), 0]
-            compare = self.structs.compare(step, polarity, bound, bits)
+            sizes += [
+                step.last.thresholds.shape[1],
+                self.layout.planes(step.result),
+                int(is_search(step.last)),
+                0,
+            ]
+            compare = self.structs.compare(step, polarity, bound, bits, table)
             kernel = self._kernel("levels", plane, sizes, table)
             return f"{kernel}({conv}, {compare}, {at}, {self._pointer(step.result)});"
         rescale, narrow = self.structs.requantize(step, polarity, bound)
-        kernel = self._kernel("stream", plane, [*sizes, 0, 0, int(narrow)], table)
+        kernel = self._kernel("stream", plane, [*sizes, 0, 0, 0, int(narrow)], table)
         return f"{kernel}({conv}, {rescale}, {at}, {', '.join(map(str, self._written(step)))});"
 
     def _kernel(self, kind, plane, sizes, table):

@@ -4,6 +4,8 @@ from qresnet_jax.deploy import nodes
 from qresnet_jax.deploy.c_bitplanes import ALIGN, Taps, plane_bytes, row_bytes
 from qresnet_jax.deploy.c_plan import Plan, Step, allocate
 
+STEM_OUTPUTS = 4  # as in c/fast_stem.c
+
 
 class Layout:
     """Of the buffer for one plan.
@@ -90,7 +92,7 @@ class Layout:
 
     def _scratch(self, step):
         if isinstance(step.conv, nodes.Stem):
-            return self.stem_pixels(step) + 2 * self.stem_sums(step)
+            return self.stem_pixels(step) + STEM_OUTPUTS * self.stem_sums(step)
         if isinstance(step.conv, nodes.BinaryConv):
             return sum(self.parts(step))
         return 0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_bitplanes import ALIGN, even_lengths, grouped, plane_bytes, row_bytes, saturation
+from qresnet_jax.deploy.c_bitplanes import ALIGN, grouped, plane_bytes, row_bytes, saturation
 from qresnet_jax.deploy.c_layout import Layout
 from qresnet_jax.deploy.c_plan import Step
 from qresnet_jax.deploy.c_text import Constants
@@ -62,7 +62,8 @@ class Structs:
           moves: rows by which a part is still to be moved.
           chunk: bytes of all taps of a chunk of 8 bytes.
         """
-        i, flat = step.result, [x for parts in lists for x in even_lengths(parts, lists[1:])]
+        i = step.result
+        flat = [np.pad(x, (0, -len(x) % 8)) for parts in lists for x in parts]  # with zeros, the first tap
         bits = np.array(moves) * -8 * row_bytes(self.plan.size(i).width)
         fields = {
             "lists": self.constants.array(
@@ -77,24 +78,28 @@ class Structs:
         }
         return self.constants.struct("conv", f"conv_{i}", fields)
 
-    def compare(self, step: Step, polarity: np.ndarray, bound: int, bits: int) -> str:
-        """`model_thresholds`, thresholds of sums in bit planes, with 2**(bits - 1) added."""
+    def compare(self, step: Step, polarity: np.ndarray, bound: int, bits: int, table: bool) -> str:
+        """`model_thresholds`, thresholds of sums in bit planes, with 2**(bits - 1) added; for a table, of 4 outputs a row."""
         node, i = step.last, step.result
-        channels = self.plan.values[i].channels
+        channels, planes = self.plan.values[i].channels, self.layout.planes(i)
         direction = np.broadcast_to(node.direction, channels).astype(np.int64) * polarity
         t = np.clip(np.broadcast_to(node.thresholds, (channels, node.thresholds.shape[1])), -bound, bound + 1)
         # -x >= t is not x >= 1 - t; all steps not taken make the highest level.
         least = np.where(direction[:, None] > 0, t, 1 - t.astype(np.int64)) + 2 ** (bits - 1)
-        is_search = np.array_equal(node.levels, range(4))
-        if is_search:
+        if is_search(node):
             least = np.sort(least, axis=1)
+        at_least = (least[..., None] >> np.arange(bits) & 1).astype(np.uint8)
+        last = node.levels[-1].astype(int) >> np.arange(planes) & 1
+        first = np.where(direction[:, None] > 0, 0, last).astype(np.uint8)
+        if table:
+            at_least, first = _of_four(1 - at_least), _of_four(first)
+        elif is_search(node):
+            at_least = np.stack([at_least[:, 1], at_least[:, 0] + 2 * at_least[:, 2]], axis=1)
         fields = {
-            "is_search": int(is_search),
-            "at_least": self.constants.array(f"steps_{i}", least.astype(np.uint32)),
+            "at_least": self.constants.array(f"steps_{i}", at_least),
+            "rows": at_least.shape[1],
             "select": self.constants.array(f"select_{i}", _select(node)),
-            "first": self.constants.array(
-                f"first_{i}", np.where(direction > 0, 0, node.levels[-1]).astype(np.uint16)
-            ),
+            "first": self.constants.array(f"first_{i}", first),
         }
         return self.constants.struct("thresholds", f"thresholds_{i}", fields)
 
@@ -165,16 +170,22 @@ class Structs:
         return self.constants.struct("subset", f"subset_{i}", fields)
 
     def stem(self, step: Step) -> str:
-        """`model_stem`; weights and taps of two channels side by side."""
+        """`model_stem`; weights and taps of two channels side by side, or of two columns of the last channel."""
         conv, out = step.conv, self.plan.size(step.result)
         kh, kw, channels, outputs = conv.weights.shape
-        pairs = np.zeros((outputs, kh, kw, channels + channels % 2), np.int16)
-        pairs[..., :channels] = np.moveaxis(conv.weights, 3, 0)
         row, rows, columns = row_bytes(out.width), self.layout.stem_rows(step), self.layout.stem_columns(step)
-        i, j, p = np.indices((kh, kw, (channels + 1) // 2))
+        i, j, c = (x.ravel() for x in np.indices((kh, kw, channels)))
+        alone = (c == channels - 1) & (channels % 2 == 1)
+        first = np.where(alone, j, c) % 2 == 0
+        i, j, c, alone = i[first], j[first], c[first], alone[first]
+        padded = np.pad(conv.weights, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        weights = np.stack([padded[i, j, c], padded[i, j + alone, c + ~alone]], axis=1)  # [count, 2, out]
+        p = c // 2
         taps = ((p * conv.stride + i % conv.stride) * columns + j) * rows * row
         fields = {
-            "weights": self.constants.array(f"weights_{step.result}", pairs),
+            "weights": self.constants.array(
+                f"weights_{step.result}", np.moveaxis(weights, 2, 0).astype(np.int16)
+            ),
             "taps": self.constants.array(f"taps_{step.result}", taps.astype(np.uint32)),
             "moves": self.constants.array(f"rows_{step.result}", (i // conv.stride * row).astype(np.uint32)),
             "mean": self.constants.array(f"mean_{step.result}", conv.double_mean),
@@ -191,8 +202,20 @@ class Structs:
             "out": outputs,
             "out_row": row,
             "plane": plane_bytes(out),
+            "sums": self.layout.stem_sums(step) // 4,
         }
         return self.constants.struct("stem", f"stem_{step.result}", fields)
+
+
+def is_search(node: nodes.Thresholds) -> bool:
+    """Whether the middle one of three thresholds tells which of the others matters."""
+    return np.array_equal(node.levels, range(4))
+
+
+def _of_four(bits):
+    """Of `[out, ...]`, 4 outputs in a number: uint8 `[ceil(out / 4), ...]`."""
+    padded = np.pad(bits, [(0, -len(bits) % 4), *[(0, 0)] * (bits.ndim - 1)])
+    return np.packbits(padded.reshape(-1, 4, *bits.shape[1:]), axis=1, bitorder="little")[:, 0]
 
 
 def _select(node):

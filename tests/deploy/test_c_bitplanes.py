@@ -3,7 +3,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_bitplanes import Taps, even_lengths, plane_bytes, row_bytes, saturation
+from qresnet_jax.deploy.c_bitplanes import (
+    Taps,
+    entries,
+    grouped,
+    minority,
+    plane_bytes,
+    row_bytes,
+    saturation,
+)
+from qresnet_jax.deploy.c_plan import Step
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -65,9 +74,36 @@ def test_taps_see_the_pixels_of_a_convolution(height, width, size, stride, seed)
         assert not bits[:, taps.out.width :].any()
 
 
-def test_lists_are_made_as_long_as_the_longest_where_that_is_near():
-    lists = [[np.arange(n)] for n in (3, 60, 66)]
-    assert [len(even_lengths(parts, lists)[0]) for parts in lists] == [8, 72, 72]
-    padded = even_lengths(lists[1], lists)[0]
-    np.testing.assert_array_equal(padded, [*range(60), *[0] * 12])
-    assert len(even_lengths([np.arange(144)], lists)[0]) == 144  # all inputs are more
+def a_step(signs, multiplier=1):
+    signs = np.asarray(signs, np.int8)
+    out = np.ones(signs.shape[3], np.int32)
+    last = nodes.Requantize(multiplier=multiplier * out, offset=0 * out, shift=out.astype(np.uint8))
+    return Step(result=2, source=0, conv=nodes.BinaryConv(signs=signs), last=last)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 9), st.sampled_from([1, 3]), st.booleans(), st.integers(0, 99))
+def test_lists_add_up_to_the_convolution(channels, size, lowest, seed):
+    """Of the rarer sign and of entries of tables, against the sum of signs times numbers."""
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1, 1], (size, size, channels, 5), p=rng.dirichlet([1, 1]))
+    x = rng.integers(0, 4, (size, size, channels))
+    expected = np.einsum("ijc,ijco->o", x, signs)
+    step = a_step(signs, -(2**31) if lowest else 3)
+    polarity, (all_inputs, *lists) = minority(step, np.arange(x.size).reshape(x.shape))
+    sums = np.array([x.ravel()[i].sum() for i in lists])
+    np.testing.assert_array_equal(polarity * (2 * sums - x.ravel()[all_inputs].sum()), expected)
+    if lowest:
+        assert (polarity == 1).all()
+    else:
+        assert max(map(len, lists)) <= x.size // 2
+
+    taps = Taps(step.conv, height=4, width=4, planes=2, middle=True)
+    subsets = np.arange(16)[:, None] >> np.arange(4) & 1
+    groups = grouped(x, 4).reshape(size, -1, 1, 4)
+    tables = (groups * subsets).sum(3).reshape(size, -1)  # of each row of the kernel; an entry has 32 bytes
+    totals = [
+        sum(table[part // 32].sum() for table, part in zip(tables, parts, strict=True))
+        for parts in entries(step, 4, taps)
+    ]
+    np.testing.assert_array_equal(2 * np.array(totals[1:]) - totals[0], expected)

@@ -14,8 +14,11 @@
 #endif
 #endif
 
-#ifdef __GNUC__
+/* With -Os functions are not copied to where they are called with other constants. */
+#if defined(__GNUC__) && !defined(__OPTIMIZE_SIZE__)
 #define MODEL_INLINE static inline __attribute__((always_inline, unused))
+#elif defined(__GNUC__)
+#define MODEL_INLINE static inline __attribute__((unused))
 #else
 #define MODEL_INLINE static inline
 #endif
@@ -53,7 +56,7 @@ typedef struct {
     const uint8_t *mask;        /* [taps][words of 8 bytes]: the bits that are in the image */
 } model_taps;
 
-/* acc = all - 2 * sum of an output's list, plus 2^(bits - 1) to be positive. A list has a part for each distance
+/* acc = 2 * sum of an output's list - all, plus 2^(bits - 1) to be positive. A list has a part for each distance
    between rows that is still to be moved. */
 typedef struct {
     const model_offset *lists; /* taps that count, in bytes if a chunk were 8; first those of `all`, then each output's */
@@ -64,10 +67,10 @@ typedef struct {
 } model_conv;
 
 typedef struct {
-    const uint32_t *at_least; /* [out][steps] */
-    const uint16_t *select;   /* [steps], bits of the level that change there */
-    const uint16_t *first;    /* [out], level before all of them */
-    int is_search;            /* 1 for levels 0 to 3 with `at_least` ascending */
+    const uint8_t *at_least; /* [out][rows][bits], bits of thresholds; where bits.search, those of the middle one, then */
+    size_t rows;             /* those of the lowest + 2 * those of the highest. For tables [out / 4][steps][bits], inverse */
+    const uint16_t *select;  /* bits of 4 outputs. select is [steps], bits of the level that change there */
+    const uint8_t *first;    /* [out][planes], bits of the level before all steps; for tables [out / 4][planes] */
 } model_thresholds;
 
 /* Thresholds of numbers, [channels][steps] or [1][steps] for all channels alike. */
@@ -90,7 +93,7 @@ typedef struct {
     const int32_t *zero;         /* taken as x - low, or as high - x with a multiplier below 0 */
 } model_requantize;
 
-/* Pixels as int16, two channels side by side: [pair][parity of rows][column of 8 * stride][row][byte][2]. */
+/* Pixels as int16, two channels or two columns of the last one side by side: [pair][parity of rows][column of 8 * stride][row][byte][2]. */
 typedef struct {
     const int16_t *weights; /* [out][taps][2] */
     const int16_t *mean;    /* [channels] */
@@ -100,6 +103,7 @@ typedef struct {
     size_t pairs, count;    /* of channels, of taps */
     size_t columns, rows, part; /* of all that a kernel sees; numbers of one column */
     size_t out, out_row, plane; /* outputs, bytes of a row and of a plane */
+    size_t sums;                /* numbers from the sums of one output to those of the next */
 } model_stem;
 
 /* No result of a loop is longer. */
@@ -115,33 +119,9 @@ typedef struct {
     unsigned sum_bits;   /* of the sum of a list */
     unsigned steps;      /* thresholds */
     unsigned out_planes; /* of the result's level */
+    unsigned search;     /* 1 for levels 0 to 3 */
     unsigned narrow;     /* 1 where a sum fits int16, and 32 bits hold its multiple */
 } model_bits;
-
-/// words
-/* 8 bytes, the first in the lowest bits. */
-static inline uint64_t model_load(const uint8_t *p)
-{
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    uint64_t x;
-    memcpy(&x, p, 8);
-    return x;
-#else
-    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
-           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
-#endif
-}
-
-static inline void model_store(uint8_t *p, uint64_t x)
-{
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    memcpy(p, &x, 8);
-#else
-    size_t i;
-    for (i = 0; i < 8; i++)
-        p[i] = (uint8_t)(x >> (8 * i));
-#endif
-}
 
 /// phases
 /* Every second bit, beginning with the lowest, in the lower half. */

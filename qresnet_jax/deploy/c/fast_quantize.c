@@ -6,15 +6,28 @@
 MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t plane, size_t n, uint8_t *restrict bits)
 {
     size_t k = 0;
+#if MODEL_VECTOR >= 32 && defined(__AVX2__)
+    for (; k + 16 <= n; k += 16) {
+        __m256i found = _mm256_setzero_si256(), numbers;
+        __m128i half;
+        size_t i;
+        for (i = 8; i-- > 0;) { /* what is above is -1 */
+            memcpy(&numbers, x + i * plane + k, 32);
+            numbers = _mm256_cmpgt_epi16(numbers, _mm256_set1_epi16(threshold));
+            found = _mm256_sub_epi16(_mm256_add_epi16(found, found), numbers);
+        }
+        half = _mm_packus_epi16(_mm256_castsi256_si128(found), _mm256_extracti128_si256(found, 1));
+        memcpy(bits + k, &half, 16);
+    }
+#endif
 #if MODEL_VECTOR >= 16 && defined(__SSE2__)
     for (; k + 8 <= n; k += 8) {
-        __m128i found = _mm_setzero_si128();
+        __m128i found = _mm_setzero_si128(), numbers;
         size_t i;
-        for (i = 0; i < 8; i++) {
-            __m128i numbers;
+        for (i = 8; i-- > 0;) {
             memcpy(&numbers, x + i * plane + k, 16);
             numbers = _mm_cmpgt_epi16(numbers, _mm_set1_epi16(threshold));
-            found = _mm_or_si128(found, _mm_and_si128(numbers, _mm_set1_epi16((short)(1 << i))));
+            found = _mm_sub_epi16(_mm_add_epi16(found, found), numbers);
         }
         found = _mm_packus_epi16(found, found);
         memcpy(bits + k, &found, 8);

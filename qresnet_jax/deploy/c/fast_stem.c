@@ -1,4 +1,7 @@
 /// stem
+/* At once, which read pixels once. */
+#define MODEL_STEM_OUTPUTS 4u
+
 /* sum += weight[0] * pixel[0] + weight[1] * pixel[1], in vectors of int32 */
 #if MODEL_VECTOR >= 64 && defined(__AVX512VNNI__)
 #define MODEL_DOT(sum, pixels, weights) _mm512_dpwssd_epi32(sum, pixels, weights)
@@ -21,7 +24,8 @@ typedef __m128i model_sums;
 #endif
 
 /* 2 * pixel - mean, with zeros around the image. Two channels lie side by side, pixel by pixel for MODEL_DOT, else
-   one after the other. A pixel is copied for every byte of a row from which the kernel sees it. */
+   one after the other; beside the last of an odd number of channels it is again the last one, of the next column. A
+   pixel is copied for every byte of a row from which the kernel sees it. */
 static void model_stem_pixels(const model_stem *s, const uint8_t *image, model_int16 *pixels)
 {
     const size_t wide = 8 * s->stride, pair = 2 * s->stride * s->columns * s->part;
@@ -40,9 +44,12 @@ static void model_stem_pixels(const model_stem *s, const uint8_t *image, model_i
             size_t f = column, k = byte;
             for (; f < s->columns; f += wide, k--) {
                 model_int16 *place = to + 2 * f * s->part + pixel * k;
-                if (k < s->out_row)
+                if (k < s->out_row) {
                     for (c = 0; c < s->channels; c++)
                         place[c / 2 * pair + c % 2 * beside] = (int16_t)(2 * image[c] - s->mean[c]);
+                    if (c % 2 && f > 0)
+                        (place - 2 * s->part)[c / 2 * pair + beside] = place[c / 2 * pair];
+                }
                 if (k == 0)
                     break;
             }
@@ -54,35 +61,35 @@ static void model_stem_pixels(const model_stem *s, const uint8_t *image, model_i
     }
 }
 
-/* Sums of the pixels of one bit of bytes, [byte of a plane], of two outputs. */
-static void model_stem_sums(const model_stem *s, const model_int16 *pixels, const int16_t *const weights[2],
-                            model_int32 *const sums[2])
+/* Sums of the pixels of one bit of bytes, [byte of a plane], of MODEL_STEM_OUTPUTS outputs. */
+static void model_stem_sums(const model_stem *s, const model_int16 *pixels, const int16_t *const *weights,
+                            model_int32 *const *sums)
 {
-    size_t k, t;
+    size_t k, t, o;
 #ifdef MODEL_DOT
     const size_t n = sizeof(model_sums) / 4;
     for (k = 0; k < s->plane; k += 2 * n) {
-        model_sums a = MODEL_WEIGHTS(0), b = a, c = a, d = a, pixel, more;
+        model_sums first[MODEL_STEM_OUTPUTS], second[MODEL_STEM_OUTPUTS], pixel, more;
+        for (o = 0; o < MODEL_STEM_OUTPUTS; o++)
+            first[o] = second[o] = MODEL_WEIGHTS(0);
         for (t = 0; t < s->count; t++) {
             const model_int16 *from = pixels + 2 * (s->taps[t] + s->moves[t] + k);
-            int32_t first, second;
-            memcpy(&first, weights[0] + 2 * t, 4);
-            memcpy(&second, weights[1] + 2 * t, 4);
             memcpy(&pixel, from, sizeof pixel);
             memcpy(&more, from + 2 * n, sizeof more);
-            a = MODEL_DOT(a, pixel, MODEL_WEIGHTS(first));
-            b = MODEL_DOT(b, more, MODEL_WEIGHTS(first));
-            c = MODEL_DOT(c, pixel, MODEL_WEIGHTS(second));
-            d = MODEL_DOT(d, more, MODEL_WEIGHTS(second));
+            for (o = 0; o < MODEL_STEM_OUTPUTS; o++) {
+                int32_t weight;
+                memcpy(&weight, weights[o] + 2 * t, 4);
+                first[o] = MODEL_DOT(first[o], pixel, MODEL_WEIGHTS(weight));
+                second[o] = MODEL_DOT(second[o], more, MODEL_WEIGHTS(weight));
+            }
         }
-        memcpy(sums[0] + k, &a, sizeof a);
-        memcpy(sums[0] + k + n, &b, sizeof b);
-        memcpy(sums[1] + k, &c, sizeof c);
-        memcpy(sums[1] + k + n, &d, sizeof d);
+        for (o = 0; o < MODEL_STEM_OUTPUTS; o++) {
+            memcpy(sums[o] + k, &first[o], sizeof first[o]);
+            memcpy(sums[o] + k + n, &second[o], sizeof second[o]);
+        }
     }
 #else
-    size_t o;
-    for (o = 0; o < 2; o++) {
+    for (o = 0; o < MODEL_STEM_OUTPUTS; o++) {
         model_int32 *restrict sum = sums[o];
         memset(sum, 0, s->plane * sizeof *sum);
         for (t = 0; t < s->count; t++) {
@@ -95,47 +102,43 @@ static void model_stem_sums(const model_stem *s, const model_int16 *pixels, cons
 #endif
 }
 
-/* The sums of two outputs, the last of which is the same twice if their number is odd. */
-MODEL_INLINE void model_stem_pair(const model_stem *s, size_t o, size_t bit, const model_int16 *pixels,
-                                  model_int32 *const sums[2])
+/* The sums of the outputs from o on; those of the last one again where there are fewer. `first` has space for all. */
+MODEL_INLINE void model_stem_part(const model_stem *s, size_t o, size_t bit, const model_int16 *pixels,
+                                  model_int32 *first, model_int32 **sums)
 {
-    const size_t second = o + 1 < s->out ? o + 1 : o;
-    const int16_t *weights[2];
-    weights[0] = s->weights + 2 * s->count * o;
-    weights[1] = s->weights + 2 * s->count * second;
+    const int16_t *weights[MODEL_STEM_OUTPUTS];
+    size_t i;
+    for (i = 0; i < MODEL_STEM_OUTPUTS; i++) {
+        weights[i] = s->weights + 2 * s->count * (o + i < s->out ? o + i : s->out - 1);
+        sums[i] = first + i * s->sums;
+    }
     model_stem_sums(s, pixels + 2 * bit * s->stride * s->part, weights, sums);
 }
 
 /// stem_levels
 static void model_stem_levels(const model_stem *s, const model_quantizer *q, const model_int16 *pixels,
-                              model_int32 *first, model_int32 *second, uint8_t *levels)
+                              model_int32 *first, uint8_t *levels)
 {
-    model_int32 *sums[2];
-    size_t o, bit;
-    sums[0] = first;
-    sums[1] = second;
-    for (o = 0; o < s->out; o += 2)
+    model_int32 *sums[MODEL_STEM_OUTPUTS];
+    size_t o, bit, i;
+    for (o = 0; o < s->out; o += MODEL_STEM_OUTPUTS)
         for (bit = 0; bit < 8; bit++) {
-            model_stem_pair(s, o, bit, pixels, sums);
-            model_quantize_sums(q, o, bit, first, levels);
-            if (o + 1 < s->out)
-                model_quantize_sums(q, o + 1, bit, second, levels);
+            model_stem_part(s, o, bit, pixels, first, sums);
+            for (i = 0; i < MODEL_STEM_OUTPUTS && o + i < s->out; i++)
+                model_quantize_sums(q, o + i, bit, sums[i], levels);
         }
 }
 
 /// stem_stream
 static void model_stem_stream(const model_stem *s, const model_requantize *r, const model_int16 *pixels,
-                              model_int32 *first, model_int32 *second, const model_int16 *addend, int relu,
-                              model_int16 *stream)
+                              model_int32 *first, const model_int16 *addend, int relu, model_int16 *stream)
 {
-    model_int32 *sums[2];
+    model_int32 *sums[MODEL_STEM_OUTPUTS];
     size_t o, bit, k, i;
-    sums[0] = first;
-    sums[1] = second;
-    for (o = 0; o < s->out; o += 2)
+    for (o = 0; o < s->out; o += MODEL_STEM_OUTPUTS)
         for (bit = 0; bit < 8; bit++) {
-            model_stem_pair(s, o, bit, pixels, sums);
-            for (i = 0; i < 2 && o + i < s->out; i++)
+            model_stem_part(s, o, bit, pixels, first, sums);
+            for (i = 0; i < MODEL_STEM_OUTPUTS && o + i < s->out; i++)
                 for (k = 0; k < s->plane; k += MODEL_BLOCK) {
                     const size_t place = (8 * (o + i) + bit) * s->plane + k;
                     const size_t left = s->plane - k, n = left < MODEL_BLOCK ? left : MODEL_BLOCK;

@@ -88,7 +88,7 @@ static inline void model_write(const int16_t *restrict x, const model_int16 *add
 }
 
 /// rescale_narrow
-/* stream = the rescaled all - 2 * x of one channel, saturated, + addend, and so on as in model_write. The bytes of x
+/* stream = the rescaled 2 * x - all of one channel, saturated, + addend, and so on as in model_write. The bytes of x
    lie in the order [bytes of a number, the lowest first][n], in rows of `row` pixels that are `next` apart in the
    streams. */
 #if MODEL_VECTOR >= 64
@@ -138,7 +138,7 @@ MODEL_INLINE void model_rescale_lanes(const model_requantize *r, size_t channel,
         x = MODEL_LANES(add_epi16)(x, MODEL_LANES(slli_epi16)(MODEL_BYTES_TO_WORDS(part), 8));
     }
     memcpy(&sum, all, sizeof sum);
-    x = MODEL_LANES(sub_epi16)(sum, MODEL_LANES(add_epi16)(x, x));
+    x = MODEL_LANES(sub_epi16)(MODEL_LANES(add_epi16)(x, x), sum);
     sign = MODEL_LANES(srai_epi16)(x, 15);
     low = model_product(MODEL_LANES(unpacklo_epi16)(x, sign), multiplier);
     high = model_product(MODEL_LANES(unpackhi_epi16)(x, sign), multiplier);
@@ -166,7 +166,7 @@ MODEL_INLINE void model_rescale_numbers(const model_requantize *r, size_t channe
     size_t i;
     for (i = 0; i < n; i++) {
         const int16_t number = (int16_t)(bits > 8 ? bytes[i] | bytes[n + i] << 8 : bytes[i]);
-        const int16_t x = (int16_t)(all[i] - 2 * number);
+        const int16_t x = (int16_t)(2 * number - all[i]);
         /* Products of 16 bits are quicker than one of 32. */
         const uint32_t product = ((uint32_t)(x * (int32_t)high) << 8) + (uint32_t)(x * (int32_t)low);
         int32_t value = (int32_t)((product + offset) >> shift) - zero;
@@ -212,7 +212,7 @@ static void model_rescale_wide(const model_requantize *r, size_t channel, const 
     size_t i;
     model_join(bytes, bits, n, x);
     for (i = 0; i < n; i++)
-        x[i] = all[i] - 2 * x[i];
+        x[i] = 2 * x[i] - all[i];
     model_rescale(r, channel, x, n, scaled);
     for (i = 0; i < n; i += row, stream += next, addend = addend ? addend + next : NULL)
         model_write(scaled + i, addend, relu, part, stream);

@@ -45,63 +45,66 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
     }
 }
 
-/* x = 2^(bits - 1) + all - 2 * sum, with `offset` for the first two. */
-MODEL_INLINE void model_subtract_vec(const model_vec *offset, const model_vec *sum, model_bits bits, model_vec *x)
+/* What is added to twice a sum to subtract `all`, with 2^(bits - 1) to be positive: the bits of all, inverted, of which
+   the highest is 0. One is missing, which model_subtract_vec adds. */
+MODEL_INLINE void model_invert_vec(model_vec *all, unsigned bits)
 {
     const model_vec ones = model_fill_vec(~(uint64_t)0);
-    model_vec carry = ones;
     unsigned k;
-    x[0] = offset[0];
-    for (k = 1; k < bits.bits; k++) {
-        const model_vec inverse = k <= bits.sum_bits ? model_xor_vec(sum[k - 1], ones) : ones;
-        x[k] = model_parity_vec(offset[k], inverse, carry);
-        carry = model_majority_vec(offset[k], inverse, carry);
-    }
+    for (k = 0; k + 1 < bits; k++)
+        all[k] = model_xor_vec(all[k], ones);
+    all[bits - 1] = model_fill_vec(0);
 }
 
-/* Carries of x + ~threshold + 1: the last one says whether x is as large. */
-MODEL_INLINE model_vec model_at_least_vec(const model_vec *x, unsigned bits, uint32_t threshold)
+/* x = 2^(bits - 1) + 2 * sum - all */
+MODEL_INLINE void model_subtract_vec(const model_vec *inverted, const model_vec *sum, model_bits bits, model_vec *x)
 {
-    model_vec either[2], carry;
+    model_vec carry = inverted[0];
     unsigned k;
-    either[0] = carry = model_fill_vec(~(uint64_t)0);
-    either[1] = model_fill_vec(0);
-    for (k = 0; k < bits; k++)
-        carry = model_majority_vec(x[k], carry, either[threshold >> k & 1]);
-    return carry;
+    x[0] = model_xor_vec(carry, model_fill_vec(~(uint64_t)0));
+    for (k = 1; k < bits.bits; k++)
+        if (k <= bits.sum_bits) {
+            x[k] = model_parity_vec(inverted[k], sum[k - 1], carry);
+            carry = model_majority_vec(inverted[k], sum[k - 1], carry);
+        } else {
+            x[k] = model_xor_vec(inverted[k], carry);
+            carry = model_and_vec(inverted[k], carry);
+        }
 }
 
-/* The same with `high` as threshold where `is_high` is set, `low` elsewhere. */
-MODEL_INLINE model_vec model_at_least_either_vec(const model_vec *x, unsigned bits, uint32_t low, uint32_t high,
-                                                 model_vec is_high)
+/* Carries of x + ~threshold + 1: the last one says whether x is as large. The bits of the threshold select what stands
+   for their inverse. */
+MODEL_INLINE model_vec model_at_least_vec(const model_vec *x, unsigned bits, const uint8_t *threshold,
+                                          const model_vec *inverse)
 {
-    model_vec either[4], carry;
+    model_vec carry = model_fill_vec(~(uint64_t)0);
     unsigned k;
-    either[0] = carry = model_fill_vec(~(uint64_t)0);
-    either[1] = is_high;
-    either[2] = model_xor_vec(is_high, carry);
-    either[3] = model_fill_vec(0);
     for (k = 0; k < bits; k++)
-        carry = model_majority_vec(x[k], carry, either[(low >> k & 1) | (high >> k & 1) << 1]);
+        carry = model_majority_vec(x[k], carry, inverse[threshold[k]]);
     return carry;
 }
 
 MODEL_INLINE void model_compare_vec(const model_thresholds *t, size_t o, const model_vec *x, model_bits bits,
                                     model_vec *level)
 {
-    const uint32_t *at_least = t->at_least + o * bits.steps;
+    const uint8_t *at_least = t->at_least + o * t->rows * bits.bits;
+    model_vec inverse[4];
     size_t i, k;
     for (k = 0; k < bits.out_planes; k++)
-        level[k] = model_fill_vec((uint64_t)0 - (t->first[o] >> k & 1u));
-    if (bits.steps == 3 && t->is_search) { /* levels 0 to 3: the middle threshold tells which of the others matters */
-        const model_vec middle = model_at_least_vec(x, bits.bits, at_least[1]);
-        const model_vec other = model_at_least_either_vec(x, bits.bits, at_least[0], at_least[2], middle);
-        level[0] = model_xor_vec(level[0], other);
+        level[k] = model_fill_vec((uint64_t)0 - t->first[o * bits.out_planes + k]);
+    inverse[0] = model_fill_vec(~(uint64_t)0);
+    inverse[1] = model_fill_vec(0);
+    if (bits.search) { /* levels 0 to 3: the middle threshold tells which of the others matters */
+        const model_vec middle = model_at_least_vec(x, bits.bits, at_least, inverse);
+        inverse[1] = middle; /* where the low threshold has a bit, but not the high one, which holds from the middle on */
+        inverse[2] = model_xor_vec(middle, inverse[0]);
+        inverse[3] = model_fill_vec(0);
+        level[0] = model_xor_vec(level[0], model_at_least_vec(x, bits.bits, at_least + bits.bits, inverse));
         level[1] = model_xor_vec(level[1], middle);
         return;
     }
     for (i = 0; i < bits.steps; i++) {
-        const model_vec passed = model_at_least_vec(x, bits.bits, at_least[i]);
+        const model_vec passed = model_at_least_vec(x, bits.bits, at_least + i * bits.bits, inverse);
         for (k = 0; k < bits.out_planes; k++)
             if (t->select[i] >> k & 1)
                 level[k] = model_xor_vec(level[k], passed);
@@ -118,7 +121,7 @@ MODEL_INLINE void model_conv_levels_vec(const model_conv *conv, model_bits bits,
         const model_vec mask = model_load_vec(conv->mask + at);
         model_vec all[32], sum[32], x[32], level[16];
         model_sum_vec(bits, from, conv->lists, conv->counts[0], bits.all_bits, bits.bits, all);
-        all[bits.bits - 1] = model_fill_vec(~(uint64_t)0); /* it is 0 */
+        model_invert_vec(all, bits.bits);
         for (o = 0; o < conv->out; list += conv->counts[++o]) {
             model_sum_vec(bits, from, list, conv->counts[o + 1], bits.count_bits, bits.sum_bits, sum);
             model_subtract_vec(all, sum, bits, x);
@@ -135,33 +138,41 @@ MODEL_INLINE void model_conv_levels_vec(const model_conv *conv, model_bits bits,
     }
 }
 
-/* Bit i of byte k of plane b becomes bit b of byte k of x[i], for up to 8 planes. */
-MODEL_INLINE void model_transpose_vec(const model_vec *planes, unsigned bits, model_vec *x)
+/* The bits of a that `mask` << distance selects change places with those of b that `mask` selects. */
+MODEL_INLINE void model_swap_vec(model_vec *a, model_vec *b, unsigned distance, uint64_t mask)
 {
-    const uint64_t masks[3] = {0x0f0f0f0f0f0f0f0fu, 0x3333333333333333u, 0x5555555555555555u};
-    unsigned i, s;
-    for (i = 0; i < 8; i++)
-        x[i] = i < bits ? planes[i] : model_fill_vec(0);
-    for (s = 0; s < 3; s++) {
-        const unsigned distance = 4u >> s;
-        const model_vec mask = model_fill_vec(masks[s]), zeros = model_fill_vec(0);
-        for (i = 0; i < 8; i++)
-            if (!(i & distance)) {
-                const model_vec high = model_shift_xor_vec(x[i], distance, x[i + distance], 0);
-                const model_vec t = model_and_vec(high, mask);
-                x[i + distance] = model_xor_vec(x[i + distance], t);
-                x[i] = model_shift_xor_vec(x[i], 0, model_xor_vec(t, zeros), distance);
-            }
-    }
+    const model_vec t = model_and_vec(model_shift_xor_vec(*a, distance, *b, 0), model_fill_vec(mask));
+    *b = model_xor_vec(*b, t);
+    *a = model_shift_xor_vec(*a, 0, t, distance);
+}
+
+/* Bit i of byte k of plane b becomes bit b of byte k of plane i. */
+MODEL_INLINE void model_transpose_vec(model_vec x[8])
+{
+    /* No loops, which GCC would leave as they are. */
+    model_swap_vec(&x[0], &x[4], 4, 0x0f0f0f0f0f0f0f0fu);
+    model_swap_vec(&x[1], &x[5], 4, 0x0f0f0f0f0f0f0f0fu);
+    model_swap_vec(&x[2], &x[6], 4, 0x0f0f0f0f0f0f0f0fu);
+    model_swap_vec(&x[3], &x[7], 4, 0x0f0f0f0f0f0f0f0fu);
+    model_swap_vec(&x[0], &x[2], 2, 0x3333333333333333u);
+    model_swap_vec(&x[1], &x[3], 2, 0x3333333333333333u);
+    model_swap_vec(&x[4], &x[6], 2, 0x3333333333333333u);
+    model_swap_vec(&x[5], &x[7], 2, 0x3333333333333333u);
+    model_swap_vec(&x[0], &x[1], 1, 0x5555555555555555u);
+    model_swap_vec(&x[2], &x[3], 1, 0x5555555555555555u);
+    model_swap_vec(&x[4], &x[5], 1, 0x5555555555555555u);
+    model_swap_vec(&x[6], &x[7], 1, 0x5555555555555555u);
 }
 
 /* Numbers in bit planes as bytes, the lowest first: [bytes of a number][bit of a byte of a plane][byte of a plane]. */
 MODEL_INLINE void model_bytes_vec(const model_vec *planes, unsigned bits, uint8_t *bytes)
 {
-    unsigned b;
+    unsigned b, i;
     for (b = 0; b < bits; b += 8) {
         model_vec x[8];
-        model_transpose_vec(planes + b, bits - b < 8 ? bits - b : 8, x);
+        for (i = 0; i < 8; i++)
+            x[i] = b + i < bits ? planes[b + i] : model_fill_vec(0);
+        model_transpose_vec(x);
         memcpy(bytes + b * sizeof(model_vec), x, sizeof x);
     }
 }

@@ -128,61 +128,59 @@ MODEL_INLINE void model_sum_entries(const model_conv *conv, model_bits bits, con
         }
 }
 
-/* Carries of x + ~threshold + 1, as model_at_least_vec, with a threshold for each word; or with `high` as threshold
-   where `is_high` is set, `low` elsewhere. */
-MODEL_INLINE model_vec32 model_at_least_words(const model_vec32 *x, unsigned bits, model_vec32 low, model_vec32 high,
-                                              model_vec32 is_high, int either)
+/* Words of all ones or zeros by 4 bits. */
+MODEL_INLINE void model_word_masks(model_vec32 *masks)
+{
+    uint64_t words[4];
+    unsigned i, j;
+    for (i = 0; i < 16; i++) {
+        for (j = 0; j < 4; j++)
+            words[j] = (uint64_t)0 - (i >> j & 1u);
+        memcpy(&masks[i], words, sizeof words);
+    }
+}
+
+/* As model_at_least_vec, with a threshold for each word, whose inverse bits select the masks. */
+MODEL_INLINE model_vec32 model_at_least_words(const model_vec32 *x, unsigned bits, const model_vec32 *masks,
+                                              const uint8_t *threshold)
+{
+    model_vec32 carry = model_fill_vec32(~(uint64_t)0);
+    unsigned k;
+    for (k = 0; k < bits; k++)
+        carry = model_majority_vec32(x[k], carry, masks[threshold[k]]);
+    return carry;
+}
+
+/* The same with `high` as threshold where `is_high` is set, `low` elsewhere. */
+MODEL_INLINE model_vec32 model_at_least_either(const model_vec32 *x, unsigned bits, const model_vec32 *masks,
+                                               const uint8_t *low, const uint8_t *high, model_vec32 is_high)
 {
     model_vec32 carry = model_fill_vec32(~(uint64_t)0);
     unsigned k;
     for (k = 0; k < bits; k++) {
-        model_vec32 inverse = model_unless_vec32(low, k);
-        if (either) {
-            const model_vec32 other = model_xor_vec32(inverse, model_unless_vec32(high, k));
-            inverse = model_xor_vec32(inverse, model_and_vec32(other, is_high));
-        }
-        carry = model_majority_vec32(x[k], carry, inverse);
+        const model_vec32 differs = model_and_vec32(masks[low[k] ^ high[k]], is_high);
+        carry = model_majority_vec32(x[k], carry, model_xor_vec32(masks[low[k]], differs));
     }
     return carry;
 }
 
-/* Threshold i of 4 outputs from o on; again the first where there are fewer. */
-MODEL_INLINE model_vec32 model_threshold_words(const model_thresholds *t, size_t o, size_t out, size_t steps, size_t i)
-{
-    uint64_t words[4];
-    model_vec32 x;
-    size_t j;
-    for (j = 0; j < 4; j++)
-        words[j] = t->at_least[(o + j < out ? o + j : o) * steps + i];
-    memcpy(&x, words, sizeof x);
-    return x;
-}
-
 /* As model_compare_vec, of 4 outputs from o on. */
-MODEL_INLINE void model_compare_words(const model_thresholds *t, size_t o, size_t out, const model_vec32 *x,
-                                      model_bits bits, model_vec32 *level)
+MODEL_INLINE void model_compare_words(const model_thresholds *t, size_t o, const model_vec32 *x, model_bits bits,
+                                      const model_vec32 *masks, model_vec32 *level)
 {
-    const model_vec32 zeros = model_fill_vec32(0);
-    const size_t steps = bits.steps;
-    size_t i, k, j;
-    model_vec32 first;
-    uint64_t words[4];
-    for (j = 0; j < 4; j++)
-        words[j] = t->first[o + j < out ? o + j : o];
-    memcpy(&first, words, sizeof words);
+    const uint8_t *at_least = t->at_least + o / 4 * bits.steps * bits.bits;
+    size_t i, k;
     for (k = 0; k < bits.out_planes; k++)
-        level[k] = model_xor_vec32(model_unless_vec32(first, (unsigned)k), model_fill_vec32(~(uint64_t)0));
-    if (steps == 3 && t->is_search) {
-        const model_vec32 low = model_threshold_words(t, o, out, 3, 0), high = model_threshold_words(t, o, out, 3, 2);
-        const model_vec32 middle = model_at_least_words(x, bits.bits, model_threshold_words(t, o, out, 3, 1), zeros,
-                                                        zeros, 0);
-        level[0] = model_xor_vec32(level[0], model_at_least_words(x, bits.bits, low, high, middle, 1));
-        level[1] = model_xor_vec32(level[1], middle);
+        level[k] = masks[t->first[o / 4 * bits.out_planes + k]];
+    if (bits.search) {
+        const uint8_t *middle = at_least + bits.bits, *high = middle + bits.bits;
+        const model_vec32 is_high = model_at_least_words(x, bits.bits, masks, middle);
+        level[0] = model_xor_vec32(level[0], model_at_least_either(x, bits.bits, masks, at_least, high, is_high));
+        level[1] = model_xor_vec32(level[1], is_high);
         return;
     }
-    for (i = 0; i < steps; i++) {
-        const model_vec32 threshold = model_threshold_words(t, o, out, steps, i);
-        const model_vec32 passed = model_at_least_words(x, bits.bits, threshold, zeros, zeros, 0);
+    for (i = 0; i < bits.steps; i++) {
+        const model_vec32 passed = model_at_least_words(x, bits.bits, masks, at_least + i * bits.bits);
         for (k = 0; k < bits.out_planes; k++)
             if (t->select[i] >> k & 1)
                 level[k] = model_xor_vec32(level[k], passed);
@@ -222,13 +220,13 @@ MODEL_INLINE const model_offset *model_sum_all(const model_conv *conv, model_bit
 MODEL_INLINE void model_conv_levels_table(const model_conv *conv, model_bits bits, const model_thresholds *t,
                                           const uint8_t *from, uint8_t *levels)
 {
-    const model_vec32 ones = model_fill_vec32(~(uint64_t)0);
-    model_vec32 all[32];
+    model_vec32 all[32], masks[16];
     const model_offset *next = model_sum_all(conv, bits, from, all);
     uint64_t mask;
     size_t o, i, k;
     memcpy(&mask, conv->mask, 8);
-    all[bits.bits - 1] = ones; /* it is 0 */
+    model_invert_vec32(all, bits.bits);
+    model_word_masks(masks);
     for (o = 0; o < conv->out; o += 4) {
         model_vec32 sum[32], x[32], level[16];
         const model_offset *list[4];
@@ -237,7 +235,7 @@ MODEL_INLINE void model_conv_levels_table(const model_conv *conv, model_bits bit
         model_lists(conv, bits.parts, o, &next, list, counts);
         model_sum_entries(conv, bits, from, list, counts, bits.sum_bits, sum);
         model_subtract_vec32(all, sum, bits, x);
-        model_compare_words(t, o, conv->out, x, bits, level);
+        model_compare_words(t, o, x, bits, masks, level);
         for (k = 0; k < bits.out_planes; k++) {
             level[k] = model_and_vec32(level[k], model_fill_vec32(mask));
             memcpy(words, &level[k], sizeof words);

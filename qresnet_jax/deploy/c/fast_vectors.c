@@ -1,3 +1,28 @@
+/// words
+/* 8 bytes, the first in the lowest bits. */
+static inline uint64_t model_load(const uint8_t *p)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    uint64_t x;
+    memcpy(&x, p, 8);
+    return x;
+#else
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
+           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
+#endif
+}
+
+static inline void model_store(uint8_t *p, uint64_t x)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(p, &x, 8);
+#else
+    size_t i;
+    for (i = 0; i < 8; i++)
+        p[i] = (uint8_t)(x >> (8 * i));
+#endif
+}
+
 /// vector
 #if MODEL_BYTES_vec <= MODEL_VECTOR
 MODEL_TYPE_vec
@@ -28,12 +53,6 @@ MODEL_INLINE model_vec model_fill_vec(uint64_t word)
 {
     const model_vec zeros = {0};
     return zeros + word;
-}
-
-/* Of each word, all bits where its bit k is 0, and none where it is 1. */
-MODEL_INLINE model_vec model_unless_vec(model_vec a, unsigned k)
-{
-    return ((a >> k) & model_fill_vec(1)) - model_fill_vec(1);
 }
 
 MODEL_INLINE model_vec model_xor_vec(model_vec a, model_vec b)
@@ -81,14 +100,6 @@ MODEL_INLINE model_vec model_fill_vec(uint64_t word)
     for (w = 0; w < MODEL_WORDS_vec; w++)
         x.w[w] = model_fill_base(word);
     return x;
-}
-
-MODEL_INLINE model_vec model_unless_vec(model_vec a, unsigned k)
-{
-    size_t w;
-    for (w = 0; w < MODEL_WORDS_vec; w++)
-        a.w[w] = model_unless_base(a.w[w], k);
-    return a;
 }
 
 MODEL_INLINE model_vec model_xor_vec(model_vec a, model_vec b)
@@ -173,7 +184,6 @@ MODEL_INLINE void model_sixteen_vec(const uint8_t *from, unsigned scale, const m
 #if MODEL_BYTES_vec == MODEL_VECTOR
 #define model_base model_vec
 #define model_fill_base model_fill_vec
-#define model_unless_base model_unless_vec
 #define model_majority_base model_majority_vec
 #define model_parity_base model_parity_vec
 #define model_eight_base model_eight_vec
