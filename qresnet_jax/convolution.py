@@ -27,7 +27,7 @@ def integer_conv(q, signs, strides, max_level, dtype) -> jax.Array:
     """`plain_conv(q, signs)` of integral levels `q` up to `max_level` (None: arbitrary values), float32 sums."""
 
     def default(q, signs):
-        return plain.plain_conv(q.astype(dtype), signs.astype(dtype), strides)
+        return cpu.keep(plain.plain_conv(q.astype(dtype), signs.astype(dtype), strides))
 
     if max_level is None or max_level > 127:
         return default(q, signs)
@@ -95,7 +95,7 @@ def _binary_conv_fwd(x, kernel, step, strides, scale, dtype, max_level):
     q, signs, s = levels(x, step), sign(kernel), magnitude(kernel, scale)
     # A quarter of the memory, and of the time to move it.
     q = cpu.keep(q.astype(jnp.int8) if max_level is not None and max_level <= 127 else q.astype(dtype))
-    out = cpu.keep(integer_conv(q, signs, strides, max_level, dtype)) * (s if step is None else s * step)
+    out = integer_conv(q, signs, strides, max_level, dtype) * (s if step is None else s * step)
     return out, (q, signs, s, step, jnp.zeros((0,), x.dtype))
 
 

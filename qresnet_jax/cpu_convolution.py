@@ -30,7 +30,8 @@ def integer_conv(levels: jax.Array, signs: jax.Array, strides: tuple[int, int]) 
     """
     levels, signs = levels.astype(jnp.int8), signs.astype(jnp.int8)
     conv = _two_columns if _is_narrow(signs, strides, levels.shape[2]) else plain.plain_conv
-    return conv(levels, signs, strides, out_dtype=jnp.int32).astype(jnp.float32)
+    # Kept as integers, as the conversion costs nothing in the fusions that follow.
+    return jax.lax.optimization_barrier(conv(levels, signs, strides, out_dtype=jnp.int32)).astype(jnp.float32)
 
 
 def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
