@@ -17,7 +17,7 @@ quickstart: $(VENV)/done  ## train, then test, on scikit-learn's digits: 1-bit w
 	$(BIN)/python main.py --config=configs/digits.py
 
 test: $(VENV)/done  ## all tests but the slow ones
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 slow: $(VENV)/done  ## the slow tests
 	$(BIN)/python -m pytest -m slow
