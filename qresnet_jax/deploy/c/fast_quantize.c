@@ -1,16 +1,16 @@
 /// quantize
 #if MODEL_VECTOR < 64
-#define MODEL_ABOVE(i) (x[(i) * plane + k] > threshold ? (uint16_t)(1u << (i)) : (uint16_t)0)
+#define MODEL_ABOVE(j) (x[(j) * plane + i] > threshold ? (uint16_t)(1u << (j)) : (uint16_t)0)
 
 /* Which of n numbers of eight rows are above a threshold: bit i of byte k for number k of row i. */
 MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t plane, size_t n, uint8_t *restrict bits)
 {
-    size_t k = 0;
+    uint16_t words[32];
+    size_t k = 0, i;
 #if MODEL_VECTOR >= 32 && defined(__AVX2__)
     for (; k + 16 <= n; k += 16) {
         __m256i found = _mm256_setzero_si256(), numbers;
         __m128i half;
-        size_t i;
         for (i = 8; i-- > 0;) { /* what is above is -1 */
             memcpy(&numbers, x + i * plane + k, 32);
             numbers = _mm256_cmpgt_epi16(numbers, _mm256_set1_epi16(threshold));
@@ -23,7 +23,6 @@ MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t pl
 #if MODEL_VECTOR >= 16 && defined(__SSE2__)
     for (; k + 8 <= n; k += 8) {
         __m128i found = _mm_setzero_si128(), numbers;
-        size_t i;
         for (i = 8; i-- > 0;) {
             memcpy(&numbers, x + i * plane + k, 16);
             numbers = _mm_cmpgt_epi16(numbers, _mm_set1_epi16(threshold));
@@ -33,11 +32,13 @@ MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t pl
         memcpy(bits + k, &found, 8);
     }
 #endif
-    for (; k < n; k++) {
+    for (i = k; i < n; i++) {
         const uint16_t low = (uint16_t)(MODEL_ABOVE(0) | MODEL_ABOVE(1) | MODEL_ABOVE(2) | MODEL_ABOVE(3));
         const uint16_t high = (uint16_t)(MODEL_ABOVE(4) | MODEL_ABOVE(5) | MODEL_ABOVE(6) | MODEL_ABOVE(7));
-        bits[k] = (uint8_t)(low | high);
+        words[i] = (uint16_t)(low | high);
     }
+    for (i = k; i < n; i++) /* apart, so that the first loop has vectors of 8 numbers */
+        bits[i] = (uint8_t)words[i];
 }
 
 /* Levels of n numbers of eight rows; `levels` is the first bit plane, and `next` bytes lie between two. */

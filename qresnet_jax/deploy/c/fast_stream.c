@@ -62,7 +62,7 @@ static void model_rescale(const model_requantize *r, size_t channel, const model
 static inline void model_write(const int16_t *restrict x, const model_int16 *addend, int relu, size_t n,
                                model_int16 *restrict stream)
 {
-    const int32_t lowest = relu ? 0 : -32768;
+    const int16_t lowest = relu ? 0 : -32768;
     size_t i;
     if (addend == NULL)
         memset(stream, 0, n * sizeof *stream);
@@ -73,17 +73,19 @@ static inline void model_write(const int16_t *restrict x, const model_int16 *add
         __m128i a, b;
         memcpy(&a, x + i, 16);
         memcpy(&b, stream + i, 16);
-        a = _mm_max_epi16(_mm_adds_epi16(a, b), _mm_set1_epi16((short)lowest));
+        a = _mm_max_epi16(_mm_adds_epi16(a, b), _mm_set1_epi16(lowest));
         memcpy(stream + i, &a, 16);
     }
 #else
     i = 0;
 #endif
-    for (; i < n; i++) {
-        int32_t sum = x[i] + stream[i];
-        sum = sum > 32767 ? 32767 : sum;
-        sum = sum < lowest ? lowest : sum;
-        stream[i] = (int16_t)sum;
+    for (; i < n; i++) { /* in 16 bits, of which compilers can make vectors of 8 numbers */
+        const int16_t more = stream[i], up = more > 0 ? more : 0;
+        const int16_t most = (int16_t)(32767 - up), least = (int16_t)(-32768 - (more - up));
+        int16_t sum = x[i] < most ? x[i] : most;
+        sum = sum > least ? sum : least;
+        sum = (int16_t)(sum + more);
+        stream[i] = sum > lowest ? sum : lowest;
     }
 }
 
