@@ -50,7 +50,8 @@ def saturating_add(a: jax.Array, b: jax.Array, fraction_bits: int | None) -> jax
     total = a + b
     if fraction_bits is None:
         return total
-    low, high = (-STREAM_MAX - 1) * 2.0**-fraction_bits, STREAM_MAX * 2.0**-fraction_bits
+    unit = 2.0**-fraction_bits
+    low, high = (-STREAM_MAX - 1) * unit, STREAM_MAX * unit
     # Not by clip, whose gradient divides among equals: a pass over the stream in each block.
     return jnp.where(total > high, high, jnp.where(total < low, low, total))
 

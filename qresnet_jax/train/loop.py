@@ -169,8 +169,8 @@ class _Run:
         dispatch, data_of = self._dispatcher(), self._data()
         step, best = int(state.step), checkpoints.best_accuracy
         while step < self.total_steps:
-            epoch, data = step // n, data_of(step // n)
-            state, step = self._epoch(state, step, data, dispatch, metrics, progress, stop)
+            epoch = step // n
+            state, step = self._epoch(state, step, data_of(epoch), dispatch, metrics, progress, stop)
             ended = step == (epoch + 1) * n
             accuracy = self._validate(state, metrics, epoch) if ended else None
             is_last = step == self.total_steps
