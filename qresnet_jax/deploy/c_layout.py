@@ -57,7 +57,8 @@ class Layout:
         copies = -(-taps.chunk * taps.padded // 8 // ALIGN) * ALIGN
         if choose:
             kw = len(taps.columns)
-            table = 32 * 2**choose * len(taps.copied) * kw * -(-taps.channels // choose)
+            entries = 2**choose * len(taps.copied) * kw * -(-taps.channels // choose)
+            table = 32 * -(-entries // 4) * 4  # four are written at once
         return columns, columns, phases, copies, table
 
     def pitch(self, taps: Taps) -> int:

@@ -5,65 +5,22 @@ typedef struct {
     unsigned choose, planes;
 } model_subset;
 
-/* Sums of all subsets of `choose` inputs, in 4 bit planes of 8 bytes each, so that an input channel's tap becomes an
-   entry for several of them: entry m of a group has the sum of the inputs i with bit i in m. */
-MODEL_INLINE void model_subsets(const uint8_t *from, const model_offset *inputs, size_t groups, unsigned choose,
-                                unsigned planes, uint8_t *table)
-{
-    size_t g;
-    for (g = 0; g < groups; g++, table += 32u << choose) {
-        uint64_t sums[16][4];
-        unsigned i, m, b;
-        for (b = 0; b < 4; b++)
-            sums[0][b] = 0;
-        for (i = 0; i < choose; i++, inputs++) {
-            uint64_t x[4];
-            memcpy(x, from + *inputs, 8 * planes);
-            for (m = 0; m < 1u << i; m++) {
-                const uint64_t *sum = sums[m];
-                uint64_t *more = sums[m + (1u << i)], carry = 0;
-                for (b = 0; b < planes; b++) {
-                    const uint64_t y = sum[b] ^ x[b], next = (sum[b] & x[b]) | (carry & y);
-                    more[b] = y ^ carry;
-                    carry = next;
-                }
-                for (; b < 4; b++) {
-                    more[b] = sum[b] ^ carry;
-                    carry &= sum[b];
-                }
-            }
-        }
-        memcpy(table, sums, 32u << choose);
-    }
-}
-
-static void model_table(const uint8_t *from, const model_subset *s, uint8_t *table)
-{
-    if (s->choose == 4 && s->planes == 2) /* as constants, for speed */
-        model_subsets(from, s->inputs, s->groups, 4, 2, table);
-    else
-        model_subsets(from, s->inputs, s->groups, s->choose, s->planes, table);
-}
-
 /// table_kernel
 #if MODEL_VECTOR >= 32 && defined(__AVX2__)
 /* 4 x 4 words of 8 bytes, transposed. */
 MODEL_INLINE void model_transpose_words(const uint8_t *from, size_t step, uint8_t *to, size_t out_step)
 {
-    __m256i x[4], y[4];
-    unsigned i;
-    for (i = 0; i < 4; i++)
-        memcpy(&x[i], from + i * step, 32);
-    y[0] = _mm256_unpacklo_epi64(x[0], x[1]);
-    y[1] = _mm256_unpackhi_epi64(x[0], x[1]);
-    y[2] = _mm256_unpacklo_epi64(x[2], x[3]);
-    y[3] = _mm256_unpackhi_epi64(x[2], x[3]);
-    x[0] = _mm256_permute2x128_si256(y[0], y[2], 0x20);
-    x[1] = _mm256_permute2x128_si256(y[1], y[3], 0x20);
-    x[2] = _mm256_permute2x128_si256(y[0], y[2], 0x31);
-    x[3] = _mm256_permute2x128_si256(y[1], y[3], 0x31);
-    for (i = 0; i < 4; i++)
-        memcpy(to + i * out_step, &x[i], 32);
+    /* No loops, which GCC would make copies of 16 bytes of. */
+    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)from);
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(from + step));
+    const __m256i c = _mm256_loadu_si256((const __m256i *)(const void *)(from + 2 * step));
+    const __m256i d = _mm256_loadu_si256((const __m256i *)(const void *)(from + 3 * step));
+    const __m256i ab = _mm256_unpacklo_epi64(a, b), cd = _mm256_unpacklo_epi64(c, d);
+    const __m256i ba = _mm256_unpackhi_epi64(a, b), dc = _mm256_unpackhi_epi64(c, d);
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_permute2x128_si256(ab, cd, 0x20));
+    _mm256_storeu_si256((__m256i *)(void *)(to + out_step), _mm256_permute2x128_si256(ba, dc, 0x20));
+    _mm256_storeu_si256((__m256i *)(void *)(to + 2 * out_step), _mm256_permute2x128_si256(ab, cd, 0x31));
+    _mm256_storeu_si256((__m256i *)(void *)(to + 3 * out_step), _mm256_permute2x128_si256(ba, dc, 0x31));
 }
 #else
 MODEL_INLINE void model_transpose_words(const uint8_t *from, size_t step, uint8_t *to, size_t out_step)
@@ -74,6 +31,73 @@ MODEL_INLINE void model_transpose_words(const uint8_t *from, size_t step, uint8_
             memcpy(to + j * out_step + 8 * i, from + i * step + 8 * j, 8);
 }
 #endif
+
+/* Words of all ones or zeros by 4 bits. */
+MODEL_INLINE void model_word_masks(model_vec32 *masks)
+{
+    uint64_t words[4];
+    unsigned i, j;
+    for (i = 0; i < 16; i++) {
+        for (j = 0; j < 4; j++)
+            words[j] = (uint64_t)0 - (i >> j & 1u);
+        memcpy(&masks[i], words, sizeof words);
+    }
+}
+
+/* to = from + a word of `planes` bits in all places that the mask selects, of sums of 4 bits */
+MODEL_INLINE void model_add_input(const model_vec32 *from, const uint8_t *word, unsigned planes, model_vec32 mask,
+                                  model_vec32 *to)
+{
+    model_vec32 x[4];
+    unsigned b;
+    for (b = 0; b < 4; b++)
+        to[b] = from[b];
+    for (b = 0; b < planes; b++) {
+        uint64_t bits;
+        memcpy(&bits, word + 8 * b, 8);
+        x[b] = model_and_vec32(model_fill_vec32(bits), mask);
+    }
+    model_add_vec32(x, 1, planes, 0, 4, to);
+}
+
+/* Sums of all subsets of `choose` inputs, in 4 bit planes of 8 bytes each, so that an input channel's tap becomes an
+   entry for several of them: entry m of a group has the sum of the inputs i with bit i in m. Four entries at once. */
+MODEL_INLINE void model_subsets(const uint8_t *from, const model_offset *inputs, size_t groups, unsigned choose,
+                                unsigned planes, uint8_t *table)
+{
+    const model_vec32 zeros = model_fill_vec32(0), ones = model_fill_vec32(~(uint64_t)0);
+    model_vec32 masks[16], sums[4][4];
+    size_t g, q;
+    model_word_masks(masks);
+    for (g = 0; g < groups; g++, inputs += choose, table += 32u << choose) {
+        for (q = 0; q < 4; q++)
+            sums[0][q] = zeros;
+        model_add_input(sums[0], from + inputs[0], planes, masks[10], sums[0]); /* entries 1 and 3 */
+        if (choose > 1)
+            model_add_input(sums[0], from + inputs[1], planes, masks[12], sums[0]);
+        if (choose > 2)
+            model_add_input(sums[0], from + inputs[2], planes, ones, sums[1]);
+        if (choose > 3) {
+            model_add_input(sums[0], from + inputs[3], planes, ones, sums[2]);
+            model_add_input(sums[1], from + inputs[3], planes, ones, sums[3]);
+        }
+        model_transpose_words((const uint8_t *)sums[0], 32, table, 32);
+        if (choose > 2)
+            model_transpose_words((const uint8_t *)sums[1], 32, table + 128, 32);
+        if (choose > 3) {
+            model_transpose_words((const uint8_t *)sums[2], 32, table + 256, 32);
+            model_transpose_words((const uint8_t *)sums[3], 32, table + 384, 32);
+        }
+    }
+}
+
+static void model_table(const uint8_t *from, const model_subset *s, uint8_t *table)
+{
+    if (s->choose == 4 && s->planes == 2) /* as constants, for speed */
+        model_subsets(from, s->inputs, s->groups, 4, 2, table);
+    else
+        model_subsets(from, s->inputs, s->groups, s->choose, s->planes, table);
+}
 
 /* Each word moved by whole rows of pixels: to the end of the plane, or to the beginning. */
 MODEL_INLINE model_vec32 model_moved(model_vec32 x, int bits)
@@ -126,18 +150,6 @@ MODEL_INLINE void model_sum_entries(const model_conv *conv, model_bits bits, con
                 plane[k] = planes[k][b];
             model_add_vec32(plane, 1, bits.count_bits, b, sum_bits, sum);
         }
-}
-
-/* Words of all ones or zeros by 4 bits. */
-MODEL_INLINE void model_word_masks(model_vec32 *masks)
-{
-    uint64_t words[4];
-    unsigned i, j;
-    for (i = 0; i < 16; i++) {
-        for (j = 0; j < 4; j++)
-            words[j] = (uint64_t)0 - (i >> j & 1u);
-        memcpy(&masks[i], words, sizeof words);
-    }
 }
 
 /* As model_at_least_vec, with a threshold for each word, whose inverse bits select the masks. */
