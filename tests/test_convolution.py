@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax.convolution import accumulate, binary_conv, exact_conv, levels
+from qresnet_jax.convolution import accumulate, binary_conv, exact_conv, half_conv, integer_conv, levels
 from qresnet_jax.plain_convolution import plain_conv
 
 # image (N, H, W, C), outputs, kernel size, stride: odd images, batch 1, channels that fill no vector
@@ -208,3 +208,22 @@ def test_the_exact_convolution_and_its_gradients_are_those_of_the_plain_one(stri
     g = jnp.float32(rng.integers(-3, 4, got.shape))
     for ours, plain in zip(back(g), plain_back(g), strict=True):
         np.testing.assert_array_equal(ours, plain)  # sums of integers below 2**24
+
+
+@pytest.mark.parametrize("channels, max_level", [(16, 3), (64, 3), (32, 7), (227, 1)])
+def test_float16_holds_every_sum_exactly(channels, max_level):
+    q, _, signs = case((2, 5, 5, channels), 4, 3, max_level)
+    q[0], signs[..., 0], signs[..., 1] = max_level, 1, -1  # the largest sums of both signs
+    want = conv_reference(q, signs, 1)
+    assert abs(want).max() == max_level * 9 * channels
+    np.testing.assert_array_equal(half_conv(jnp.float32(q), jnp.float32(signs), (1, 1)), want)
+
+
+@pytest.mark.parametrize("channels, in_float16", [(64, True), (75, True), (76, False), (128, False)])
+def test_gpus_sum_in_float16_only_what_it_holds(channels, in_float16):
+    """3 * 9 * 75 = 2025 <= 2048 < 3 * 9 * 76."""
+    q, kernel = jnp.ones((1, 4, 4, channels)), jnp.ones((3, 3, channels, 2))
+    conv = jax.jit(lambda q, kernel: integer_conv(q, kernel, (1, 1), 3, jnp.float32))
+    program = conv.trace(q, kernel).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("stablehlo.convolution") == 1
+    assert ("f16" in program) is in_float16
