@@ -43,7 +43,9 @@ def by_layer(tree, kind) -> dict[str, jax.Array]:
 
 
 def step_diagnostics(grads: nnx.State, opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """Of one step, as sums over the interval: `flips/<layer>`, `gradient_norm/<layer>`, float32 scalars.
+    """Of one step, to be summed over the interval: `flips` and `gradient_norm`, float32 `[layers]` each; see `named`.
+
+    Vectors, as an accelerator takes as long to add up one number as one of each layer.
 
     Args:
       grads: of all parameters (before the first step: anything of the same structure).
@@ -53,8 +55,18 @@ def step_diagnostics(grads: nnx.State, opt_state: optax.OptState) -> dict[str, j
     if not kernels:
         return {}
     flips = by_layer(optax.tree.get(opt_state, "flips"), BinaryKernel)
-    shares = {f"flips/{name}": flips[name].astype(jnp.float32) / kernels[name].size for name in kernels}
-    return shares | {f"gradient_norm/{name}": jnp.linalg.norm(g) for name, g in kernels.items()}
+    sizes = jnp.array([kernel.size for kernel in kernels.values()], jnp.float32)
+    squares = jnp.stack([jnp.sum(jnp.square(kernel)) for kernel in kernels.values()])
+    return {
+        "flips": jnp.stack([flips[name] for name in kernels]).astype(jnp.float32) / sizes,
+        "gradient_norm": jnp.sqrt(squares),
+    }
+
+
+def named(values: dict[str, jax.Array], params: nnx.State) -> dict[str, jax.Array]:
+    """What `step_diagnostics` gave, layer by layer: `flips/<layer>`, `gradient_norm/<layer>`."""
+    layers = by_layer(params, BinaryKernel)
+    return {f"{kind}/{name}": x for kind, v in values.items() for name, x in zip(layers, v, strict=True)}
 
 
 def weight_diagnostics(

@@ -1,6 +1,7 @@
 """`train_and_evaluate`: from a config and a workdir to a trained network and its test accuracy."""
 
 import contextlib
+import functools
 import json
 import logging
 import pathlib
@@ -23,7 +24,7 @@ from qresnet_jax.resnet import create_model
 from qresnet_jax.train import optim
 from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
 from qresnet_jax.train.console import Progress, log_to
-from qresnet_jax.train.diagnostics import make_diagnose
+from qresnet_jax.train.diagnostics import make_diagnose, named
 from qresnet_jax.train.evaluate import Evaluator
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
@@ -86,7 +87,7 @@ class _Run:
         self.tx = optim.optimizer(
             config.optim, self.params, self.total_steps, self.steps_per_epoch, config.model.weight_scale
         )
-        self.course = optim.schedule(config.optim, self.total_steps, self.steps_per_epoch)
+        self.course = jax.jit(optim.schedule(config.optim, self.total_steps, self.steps_per_epoch))
         self.meta = {
             "config": to_json(config.to_dict()),
             "class_names": list(self.dataset.class_names),
@@ -213,7 +214,7 @@ class _Run:
         return epoch * n + min(in_epoch - in_epoch % every + every, n)
 
     def _dispatcher(self):
-        """`(state, data, step) -> (state, step)`, one dispatch on: several steps where they fit into the interval."""
+        """`(state, data, step) -> (state, step)`, one dispatch on: as many steps as the interval has left, up to a most."""
         config, n = self.config, self.steps_per_epoch
         train_step = make_train_step(
             self.graphdef,
@@ -224,14 +225,16 @@ class _Run:
             total_steps=self.total_steps,
         )
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        length = config.steps_per_dispatch or (1 if on_cpu else config.log_every_steps)
-        one = map_train_step(train_step, self.mesh, config.parallel, 1)
-        many = map_train_step(train_step, self.mesh, config.parallel, length)
+        most = config.steps_per_dispatch or (1 if on_cpu else config.log_every_steps)
+
+        @functools.cache  # one program for each length: two or three, as intervals and epochs end
+        def program(length):
+            return map_train_step(train_step, self.mesh, config.parallel, length)
 
         def dispatch(state, data, step):
-            # Chunks begin at fixed steps, so a resumed run cuts its epochs as an uninterrupted one does.
-            fits = step % n % length == 0 and step + length <= self._interval_end(step)
-            return (many(state, data), step + length) if fits else (one(state, data), step + 1)
+            # A run stops between dispatches, so that a resumed one cuts its epochs as an uninterrupted one does.
+            length = min(most, self._interval_end(step) - step)
+            return program(length)(state, data), step + length
 
         return dispatch
 
@@ -255,12 +258,12 @@ class _Run:
         now = self.diagnose(state.params, state.model_state, state.opt_state, sample)
         sums, now = jax.device_get((state.sums, now))
         steps = sums["images"] / self.config.batch_size
-        means = {name: float(x / steps) for name, x in sums.items() if name not in METRICS}
+        layerwise = named({name: x for name, x in sums.items() if name not in METRICS}, self.params)
         return {
             "train_loss": float(sums["loss"] / sums["images"]),
             "train_accuracy": float(sums["correct"] / sums["images"]),
             "learning_rate": float(self.config.optim.learning_rate * self.course(step - 1)),
-            **means,
+            **{name: float(x / steps) for name, x in layerwise.items()},
             **{name: float(x) for name, x in now.items()},
         }
 

@@ -22,7 +22,9 @@ class TrainState(NamedTuple):
     params: nnx.State  # every nnx.Param: what the network computes with
     model_state: nnx.State  # the rest of the model: batch norm statistics, temperatures
     opt_state: optax.OptState  # with the latents and signs
-    sums: dict[str, jax.Array]  # float32 [], of the metrics of each step since they were last logged
+    sums: dict[
+        str, jax.Array
+    ]  # float32 [] or [layers], of the metrics of each step since they were last logged
     first_bad_step: jax.Array  # int32 [], the first step whose loss was not finite, -1 for none
     walk: dict[str, jax.Array]  # a few weights in the hysteresis loop, see `start_walk`
 
@@ -44,8 +46,8 @@ def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTran
     """The state before the first step. It shares no buffer with its arguments, so that it can be donated."""
     params, model_state = jax.tree.map(jnp.array, (params, model_state))
     opt_state = tx.init(params)
-    names = (*METRICS, *step_diagnostics(params, opt_state))
-    sums = {name: jnp.zeros([], jnp.float32) for name in names}
+    sums = {name: jnp.zeros([], jnp.float32) for name in METRICS}
+    sums |= jax.tree.map(jnp.zeros_like, step_diagnostics(params, opt_state))
     none, zero = jnp.full([], -1, jnp.int32), jnp.zeros([], jnp.int32)
     return TrainState(zero, params, model_state, opt_state, sums, none, start_walk(params))
 

@@ -56,7 +56,7 @@ def test_flips_are_the_signs_that_changed_in_the_step(walk):
     gradients, states = walk
     counts = []
     for grads, before, after in zip(gradients, states, states[1:], strict=False):
-        values = diagnostics.step_diagnostics(grads, after)
+        values = diagnostics.named(diagnostics.step_diagnostics(grads, after), grads)
         share = np.mean(of(before, "sign") != of(after, "sign"))
         counts.append(share)
         np.testing.assert_allclose(values[f"flips/{KERNEL}"], share, rtol=1e-6)  # a float32 quotient
