@@ -12,65 +12,22 @@ import glob
 import pathlib
 import statistics
 import tempfile
-import time
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
+from training import Training
 
-from qresnet_jax import create_model, default_config
-from qresnet_jax.data.pipeline import epoch_order, steps_per_epoch
-from qresnet_jax.layers import BatchNorm
-from qresnet_jax.train import optim, parallel
-from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+from qresnet_jax import default_config
 
-EPOCHS, SIZE = 200, 32
+EPOCHS = default_config().num_epochs
 
 
-class Training:
-    """A network in training on `images` random images."""
-
-    def __init__(self, quantized: bool, batch: int, images: int, dtype: str):
-        config = default_config()
-        config.batch_size, config.dtype = batch, dtype
-        if not quantized:
-            config.model.weight_bits, config.model.activation = 32, "none"
-        model = create_model(config.model, rngs=nnx.Rngs(0), dtype=dtype)
-        model.set_attributes(BatchNorm, axis_name=AXIS)
-        graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-        self.steps = steps_per_epoch(images, batch)
-        self.length = min(self.steps, config.steps_per_dispatch or config.log_every_steps)
-        tx = optim.optimizer(config.optim, params, EPOCHS * self.steps, self.steps)
-        self.mesh = parallel.device_mesh()
-        step = make_train_step(
-            graphdef,
-            tx,
-            config,
-            num_shards=self.mesh.size,
-            steps_per_epoch=self.steps,
-            total_steps=EPOCHS * self.steps,
-        )
-        self.dispatch = parallel.map_train_step(step, self.mesh, config.parallel, self.length)
-        rng = np.random.default_rng(0)
-        pixels = jnp.asarray(rng.integers(0, 256, (images, SIZE, SIZE, 3)), jnp.uint8)
-        labels = jnp.asarray(rng.integers(0, 10, images), jnp.int32)
-        order = epoch_order(jax.random.key(0), 0, images)
-        data = TrainData(pixels, labels, jnp.full(3, 127.5), order, jax.random.key(1))
-        self.data = parallel.replicate(data, self.mesh)
-        self.state = parallel.replicate(init_state(params, model_state, tx), self.mesh)
-
-    def run(self) -> float:
-        """Seconds of one dispatch, first to last."""
-        start = time.perf_counter()
-        self.state = self.dispatch(self.state, self.data)
-        jax.block_until_ready(self.state)
-        return time.perf_counter() - start
-
-    def epoch(self) -> float:
-        """Seconds of an epoch, in whole dispatches, of which the last is counted in part."""
-        whole = [self.run() for _ in range(-(-self.steps // self.length))]
-        return sum(whole) * self.steps / (len(whole) * self.length)
+def configuration(quantized: bool, batch: int, dtype: str):
+    """The default network, or its float twin."""
+    config = default_config()
+    config.batch_size, config.dtype = batch, dtype
+    if not quantized:
+        config.model.weight_bits, config.model.activation = 32, "none"
+    return config
 
 
 def host_transfers(training: Training) -> list[str]:
@@ -99,7 +56,10 @@ def main():
     if device.platform == "cpu":
         parser.error("this needs a GPU or TPU, and JAX sees none; for CPUs there is benchmarks/train_step.py")
     print(f"{jax.device_count()} x {device.device_kind}, batch {args.batch}, {args.dtype}", flush=True)
-    runs = {name: Training(name == "W1A2", args.batch, args.images, args.dtype) for name in ("W1A2", "float")}
+    runs = {
+        name: Training(configuration(name == "W1A2", args.batch, args.dtype), args.images)
+        for name in ("W1A2", "float")
+    }
     for name, training in runs.items():
         print(f"{name:5s} first dispatch, with compilation: {training.run():.1f} s", flush=True)
     times = {name: [] for name in runs}

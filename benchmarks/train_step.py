@@ -23,42 +23,17 @@ MALLOC = ":".join(
 
 def jax_step(threads):
     """A function that runs one step of ours and waits for it."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from flax import nnx
+    from training import Training
 
-    from qresnet_jax import create_model, default_config
-    from qresnet_jax.layers import BatchNorm
-    from qresnet_jax.train import optim, parallel
-    from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+    from qresnet_jax import default_config
+    from qresnet_jax.train import parallel
 
     parallel.cores_as_devices(BATCH)
     config = default_config()
     config.batch_size = BATCH
     config.optim.hysteresis.threshold = 0.1
     config.data.crop_padding, config.data.flip = 0, False  # PyTorch's side has no augmentation either
-    model = create_model(config.model, rngs=nnx.Rngs(0))
-    model.set_attributes(BatchNorm, axis_name=AXIS)
-    graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-    tx = optim.optimizer(config.optim, params, 1000, 100)
-    mesh = parallel.device_mesh()
-    step = make_train_step(graphdef, tx, config, num_shards=mesh.size, steps_per_epoch=100, total_steps=1000)
-    step = parallel.map_train_step(step, mesh, "shard_map", 1)
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)), jnp.uint8)
-    labels = jnp.asarray(rng.integers(0, 10, BATCH), jnp.int32)
-    data = TrainData(
-        images, labels, jnp.full(3, 127.5), jnp.arange(BATCH, dtype=jnp.int32), jax.random.key(0)
-    )
-    data = parallel.replicate(data, mesh)
-    state = parallel.replicate(init_state(params, model_state, tx), mesh)
-
-    def run():
-        nonlocal state
-        state = jax.block_until_ready(step(state, data))
-
-    return run
+    return Training(config, BATCH).run  # an epoch of one step
 
 
 def torch_step(threads):
