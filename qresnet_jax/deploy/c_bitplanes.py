@@ -72,29 +72,30 @@ class Taps:
         return np.concatenate(planes)
 
 
-def saturation(m: int, c: int, k: int, bound: int) -> tuple[int, int, int, int, int]:
-    """Limits beyond which `(x * m + c) >> k` saturates, so that what is computed between them fits in 32 bits.
+def splits(m: np.ndarray, c: np.ndarray, k: np.ndarray, bound: int) -> bool:
+    """Whether `split_offsets` holds for all x from `-bound` to `bound`; arguments as there, and shifts k, int64."""
+    m, c = np.abs(m), np.abs(c)
+    return bool(np.all((k > 12) & (m < 2**19) & (((bound >> 12) + 1) * m + (c >> 12) < 2**31 - 2**20)))
+
+
+def split_offsets(m: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets of `(x * m + c) >> k` in 32 bits, with x split into multiples of 2**12 and the rest.
+
+    With `hi = (x + 2**31) >> 12` and `lo = x & 4095`, modulo 2**32,
+
+        (x * m + c) >> k = ((hi * m + ((lo * m + low_offset) >> 12) + offset) >> (k - 12)) - (2**31 >> (k - 12))
+
+    as nested floors are one: the powers of two make all positive, so that shifts of unsigned numbers do.
 
     Args:
-      m, c, k: of one channel, with `abs(m) >> k` below 2**29.
-      bound: of `abs(x)`, below 2**24.
+      m: int64 `[channels]`.
+      c: int64 `[channels]`.
 
     Returns:
-      m; the offset and zero with which `(start * abs(m) + offset >> k) - zero` is the result, where start is `x - low`,
-      or `high - x` with m below 0; between offset and zero the limits low and high of x.
+      `offset`, int32 `[channels]`, and `low_offset`, uint32 `[channels]`.
     """
-    top, bottom = nodes.STREAM_MAX << k, (nodes.STREAM_MIN + 1 << k) - 1  # from here up or down all saturate
-    first, last = -bound, bound
-    if min(first * m, last * m) + c >= top:
-        m, c = 0, top
-    elif max(first * m, last * m) + c <= bottom:
-        m, c = 0, nodes.STREAM_MIN << k
-    if m > 0:
-        first, last = max(first, (bottom - c) // m), min(last, -((c - top) // m))
-    elif m < 0:
-        first, last = max(first, (c - top) // -m), min(last, -((bottom - c) // -m))
-    bias = 1 << min(k + 30, 63)
-    return m, c + bias + m * (last if m < 0 else first), first, last, bias >> k
+    offset = (c >> 12) - (m << 19) - 2**19 + 2**31
+    return offset.astype(np.int32), ((c & 4095) + 2**31).astype(np.uint32)
 
 
 def row_bytes(width: int) -> int:

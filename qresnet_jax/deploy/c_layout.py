@@ -4,7 +4,7 @@ from qresnet_jax.deploy import nodes
 from qresnet_jax.deploy.c_bitplanes import ALIGN, Taps, plane_bytes, row_bytes
 from qresnet_jax.deploy.c_plan import Plan, Step, allocate
 
-STEM_OUTPUTS = 4  # as in c/fast_stem.c
+STEM_OUTPUTS, STEM_PIXELS = 16, 16  # as in c/fast_stem.c
 
 
 class Layout:
@@ -83,6 +83,12 @@ class Layout:
         """Bytes of the sums of the pixels of one bit of bytes, of one output."""
         return 4 * (-(-plane_bytes(self.plan.size(step.result)) // 32) * 32)
 
+    def stem_pitch(self, step: Step) -> int:
+        """Numbers of one output's weights: two for each pair of channels or of columns, in whole vectors of 16 bytes."""
+        kh, kw, channels, _ = step.conv.weights.shape
+        pairs = kh * (kw * (channels // 2) + channels % 2 * ((kw + 1) // 2))
+        return -(-2 * pairs // 8) * 8
+
     def _nbytes(self, result):
         value, pixels = self.plan.values[result], 8 * plane_bytes(self.plan.size(result))
         if value.kind == "levels":
@@ -93,7 +99,7 @@ class Layout:
 
     def _scratch(self, step):
         if isinstance(step.conv, nodes.Stem):
-            return self.stem_pixels(step) + STEM_OUTPUTS * self.stem_sums(step)
+            return self.stem_pixels(step) + STEM_OUTPUTS * self.stem_sums(step) + STEM_PIXELS * 2 * self.stem_pitch(step)
         if isinstance(step.conv, nodes.BinaryConv):
             return sum(self.parts(step))
         return 0

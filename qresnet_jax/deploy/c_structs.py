@@ -3,7 +3,7 @@
 import numpy as np
 
 from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_bitplanes import ALIGN, grouped, plane_bytes, row_bytes, saturation
+from qresnet_jax.deploy.c_bitplanes import ALIGN, grouped, plane_bytes, row_bytes, split_offsets, splits
 from qresnet_jax.deploy.c_layout import Layout
 from qresnet_jax.deploy.c_plan import Step
 from qresnet_jax.deploy.c_text import Constants
@@ -141,21 +141,15 @@ class Structs:
         bound = self.plan.values[node.inputs[0]].bound
         if narrow:
             arrays = {"offset": c.astype(np.int32)}
-        elif np.all(np.abs(m) >> k < 2**29):
-            limits = [
-                saturation(*channel, bound)
-                for channel in zip(m.tolist(), c.tolist(), k.tolist(), strict=True)
-            ]
-            m, offset, low, high, zero = (np.array(x) for x in zip(*limits, strict=True))
-            arrays = {"wide_offset": offset.astype(np.uint64)}
-            arrays |= {n: x.astype(np.int32) for n, x in (("low", low), ("high", high), ("zero", zero))}
+        elif splits(m, c, k, bound):
+            arrays = dict(zip(("offset", "low_offset"), split_offsets(m, c), strict=True))
+            k = k - 12
         else:
             arrays = {"wide_offset": c.astype(np.uint64) + np.uint64(2**63)}
-        arrays |= {"multiplier": m.astype(np.int32), "shift": node.shift}
+        arrays |= {"multiplier": m.astype(np.int32), "shift": k.astype(np.uint8)}
         fields = {name: self.constants.array(f"{name}_{i}", x) for name, x in arrays.items()}
-        if narrow:
-            ends = np.array([narrow_bound * np.abs(m) + c, c - narrow_bound * np.abs(m)]) >> k
-            fields["saturates"] = int(np.any((ends < nodes.STREAM_MIN) | (ends > nodes.STREAM_MAX)))
+        ends = np.array([bound * np.abs(m) + c, c - bound * np.abs(m)]) >> node.shift
+        fields["saturates"] = int(np.any((ends < nodes.STREAM_MIN) | (ends > nodes.STREAM_MAX)))
         return self.constants.struct("requantize", f"requantize_{i}", fields), narrow
 
     def subset(self, step: Step, choose: int, inputs: np.ndarray) -> str:
@@ -181,13 +175,12 @@ class Structs:
         padded = np.pad(conv.weights, ((0, 0), (0, 1), (0, 1), (0, 0)))
         weights = np.stack([padded[i, j, c], padded[i, j + alone, c + ~alone]], axis=1)  # [count, 2, out]
         p = c // 2
-        taps = ((p * conv.stride + i % conv.stride) * columns + j) * rows * row
+        taps = ((p * conv.stride + i % conv.stride) * columns + j) * rows * row + i // conv.stride * row
+        weights = np.moveaxis(weights, 2, 0).reshape(outputs, -1)
+        weights = np.pad(weights, ((0, 0), (0, self.layout.stem_pitch(step) - weights.shape[1])))
         fields = {
-            "weights": self.constants.array(
-                f"weights_{step.result}", np.moveaxis(weights, 2, 0).astype(np.int16)
-            ),
+            "weights": self.constants.array(f"weights_{step.result}", weights.astype(np.int16)),
             "taps": self.constants.array(f"taps_{step.result}", taps.astype(np.uint32)),
-            "moves": self.constants.array(f"rows_{step.result}", (i // conv.stride * row).astype(np.uint32)),
             "mean": self.constants.array(f"mean_{step.result}", conv.double_mean),
             "height": self.plan.height,
             "width": self.plan.width,
@@ -197,6 +190,7 @@ class Structs:
             "stride": conv.stride,
             "pairs": (channels + 1) // 2,
             "count": taps.size,
+            "pitch": weights.shape[1],
             "columns": columns,
             "part": rows * row,
             "out": outputs,

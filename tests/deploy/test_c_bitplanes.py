@@ -10,29 +10,32 @@ from qresnet_jax.deploy.c_bitplanes import (
     minority,
     plane_bytes,
     row_bytes,
-    saturation,
+    split_offsets,
+    splits,
 )
 from qresnet_jax.deploy.c_plan import Step
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**60) + 1, 2**60 - 1), st.integers(0, 40), st.data())
-def test_limits_change_nothing_and_fit_in_32_bits(m, c, k, data):
-    m = m if abs(m) >> k < 2**29 else m >> 3
-    if data.draw(st.booleans()):
-        c = c % (2**k * 2**17) - 2**k * 2**16
+@given(st.integers(-(2**19) + 1, 2**19 - 1), st.integers(-(2**43), 2**43), st.integers(13, 40), st.data())
+def test_split_numbers_are_rescaled_exactly_in_32_bits(m, c, k, data):
     bound = data.draw(st.integers(1, 2**24 - 1))
-    by, offset, low, high, zero = saturation(m, c, k, bound)
-    near = [low + d for d in (-2, -1, 0, 1)] + [high + d for d in (-1, 0, 1, 2)] + [0, -bound, bound]
-    near.append(data.draw(st.integers(-bound, bound)))
-    assert all(-(2**31) <= x < 2**31 for x in (by, low, high, zero)) and 0 <= offset < 2**64 and low <= high
-    for x in (x for x in near if -bound <= x <= bound):
-        inside = min(max(x, low), high)
-        start = inside - low if by >= 0 else high - inside
-        product = start * abs(by) + offset
-        assert 0 <= start < 2**32 and product < 2**64 and product >> k < 2**31
-        result = min(max((product >> k) - zero, -32768), 32767)
-        assert result == min(max((x * m + c) >> k, -32768), 32767)
+    arguments = np.array([m]), np.array([c])
+    if not splits(*arguments, np.array([k]), bound):
+        return
+    (offset,), (low_offset,) = (x.astype(int) for x in split_offsets(*arguments))
+    for x in (-bound, -1, 0, 1, bound, data.draw(st.integers(-bound, bound))):
+        number = (x + 2**31) % 2**32
+        low = ((number % 4096 * m + low_offset) % 2**32) >> 12
+        value = (number // 4096 * m + low + offset) % 2**32
+        assert (value >> k - 12) - (2**31 >> k - 12) == (x * m + c) >> k
+
+
+def test_what_training_makes_can_be_split():
+    m, c = np.array([2**18, -(2**18)]), np.array([2**41, -(2**41)])
+    assert splits(m, c, np.array([13, 31]), 2**24 - 1)
+    assert not splits(m, c, np.array([12, 31]), 2**24 - 1)
+    assert not splits(2 * m, c, np.array([13, 31]), 2**24 - 1)
 
 
 def shifted(plane, byte, bit, across, nbytes):

@@ -82,25 +82,24 @@ typedef struct {
     size_t rows, steps, planes, channels, plane;
 } model_quantizer;
 
-/* (x * multiplier + offset) >> shift - zero, where the offset makes all positive. Three ways, by what is given. */
+/* (x * multiplier + offset) >> shift. Three ways, by what is given. */
 typedef struct {
     const int32_t *multiplier;
     const uint8_t *shift;
-    const int32_t *offset;       /* where 32 bits hold everything, as it is */
-    int saturates;               /* 0 where int16 holds all results then */
-    const uint64_t *wide_offset; /* else; zero is 2^63 >> shift, unless these are given: */
-    const int32_t *low, *high;   /* numbers beyond these saturate as these do, whose results 32 bits hold; then x is */
-    const int32_t *zero;         /* taken as x - low, or as high - x with a multiplier below 0 */
+    const int32_t *offset;      /* as it is, where 32 bits hold everything */
+    int saturates;              /* 0 where int16 holds all results then */
+    const uint32_t *low_offset; /* with it x and the offset are split into multiples of 4096 and the rest; the shift is 12 */
+                                /* less, and the offsets make all positive. See split_offsets in c_bitplanes.py */
+    const uint64_t *wide_offset; /* 64 bits, with 2^63 to make all positive */
 } model_requantize;
 
 /* Pixels as int16, two channels or two columns of the last one side by side: [pair][parity of rows][column of 8 * stride][row][byte][2]. */
 typedef struct {
-    const int16_t *weights; /* [out][taps][2] */
+    const int16_t *weights; /* [out][pitch], of [taps][2], then zeros */
     const int16_t *mean;    /* [channels] */
-    const uint32_t *taps;   /* of each pair of weights: pixels to what it reads */
-    const uint32_t *moves;  /* and in rows further on */
+    const uint32_t *taps;   /* of each pair of weights: pairs of pixels to what it reads */
     size_t height, width, channels, kernel_height, kernel_width, stride;
-    size_t pairs, count;    /* of channels, of taps */
+    size_t pairs, count, pitch; /* of channels, of taps; numbers of one output's weights */
     size_t columns, rows, part; /* of all that a kernel sees; numbers of one column */
     size_t out, out_row, plane; /* outputs, bytes of a row and of a plane */
     size_t sums;                /* numbers from the sums of one output to those of the next */
@@ -202,14 +201,39 @@ static void model_rows(const model_taps *s, const uint8_t *in, size_t first, uin
         memset(out + rows * s->out_row, 0, s->out_row);
 }
 
-/* The phases of all planes; `columns` is for the even and the odd columns of one. */
+#if MODEL_VECTOR >= 64 && defined(__BMI2__) /* with AVX-512, so that it is quick */
+#define MODEL_WORD_PHASES(s) (((s)->row == 2 || (s)->row == 4) && (s)->height * (s)->row % 32 == 0)
+
+/* The phases of a plane of whole 32 bytes, with rows of 2 or 4: each has 16 bits of every 8 bytes. */
+static void model_word_phases(const model_taps *s, const uint8_t *in, uint8_t *out)
+{
+    size_t n, k;
+    for (k = 0; k < s->phases; k++, out += s->pitch) {
+        const unsigned first = 8 * (unsigned)s->row * s->parity[2 * k] + s->parity[2 * k + 1];
+        const uint64_t mask = (s->row == 2 ? 0x0000555500005555u : 0x0000000055555555u) << first;
+        for (n = 0; n < s->height * s->row; n += 32)
+            model_store(out + n / 4, _pext_u64(model_load(in + n), mask) | _pext_u64(model_load(in + n + 8), mask) << 16 |
+                                         _pext_u64(model_load(in + n + 16), mask) << 32 |
+                                         _pext_u64(model_load(in + n + 24), mask) << 48);
+    }
+}
+#else
+#define MODEL_WORD_PHASES(s) 0
+#define model_word_phases(s, in, out) ((void)0)
+#endif
+
+/* The phases of all planes; `even` and `odd` are for columns of one. */
 static void model_phases(const model_taps *s, const uint8_t *in, uint8_t *even, uint8_t *odd, uint8_t *out)
 {
     size_t i, k;
-    for (i = 0; i < s->planes * s->channels; i++, in += s->height * s->row) {
+    for (i = 0; i < s->planes * s->channels; i++, in += s->height * s->row, out += s->phases * s->pitch) {
+        if (MODEL_WORD_PHASES(s)) {
+            model_word_phases(s, in, out);
+            continue;
+        }
         model_halve(s, in, even, odd);
-        for (k = 0; k < s->phases; k++, out += s->pitch)
-            model_rows(s, s->parity[2 * k + 1] ? odd : even, s->parity[2 * k], out);
+        for (k = 0; k < s->phases; k++)
+            model_rows(s, s->parity[2 * k + 1] ? odd : even, s->parity[2 * k], out + k * s->pitch);
     }
 }
 

@@ -1,7 +1,4 @@
 /// stem
-/* At once, which read pixels once. */
-#define MODEL_STEM_OUTPUTS 4u
-
 /* sum += weight[0] * pixel[0] + weight[1] * pixel[1], in vectors of int32 */
 #if MODEL_VECTOR >= 64 && defined(__AVX512VNNI__)
 #define MODEL_DOT(sum, pixels, weights) _mm512_dpwssd_epi32(sum, pixels, weights)
@@ -23,32 +20,35 @@ typedef __m256i model_sums;
 typedef __m128i model_sums;
 #endif
 
-/* 2 * pixel - mean, with zeros around the image. Two channels lie side by side, pixel by pixel for MODEL_DOT, else
-   one after the other; beside the last of an odd number of channels it is again the last one, of the next column. A
-   pixel is copied for every byte of a row from which the kernel sees it. */
+/* Outputs at once, which read pixels once. */
+#ifdef MODEL_DOT
+#define MODEL_STEM_OUTPUTS 4u
+#else
+#define MODEL_STEM_OUTPUTS 16u
+#define MODEL_STEM_PIXELS 16u /* at once */
+#endif
+
+/* 2 * pixel - mean, with zeros around the image. Two channels lie side by side; beside the last of an odd number of
+   channels it is again the last one, of the next column. A pixel is copied for every byte of a row from which the kernel
+   sees it. */
 static void model_stem_pixels(const model_stem *s, const uint8_t *image, model_int16 *pixels)
 {
     const size_t wide = 8 * s->stride, pair = 2 * s->stride * s->columns * s->part;
-#ifdef MODEL_DOT
-    const size_t beside = 1, pixel = 2;
-#else
-    const size_t beside = s->part, pixel = 1;
-#endif
     size_t y, x, c;
     memset(pixels, 0, s->pairs * pair * sizeof *pixels);
     for (y = 0; y < s->height; y++) {
         const size_t row = y + s->kernel_height / 2;
-        model_int16 *to = pixels + 2 * (row % s->stride * s->columns * s->part) + pixel * (row / s->stride * s->out_row);
+        model_int16 *to = pixels + 2 * (row % s->stride * s->columns * s->part) + 2 * (row / s->stride * s->out_row);
         size_t column = s->kernel_width / 2 % wide, byte = s->kernel_width / 2 / wide;
         for (x = 0; x < s->width; x++, image += s->channels) {
             size_t f = column, k = byte;
             for (; f < s->columns; f += wide, k--) {
-                model_int16 *place = to + 2 * f * s->part + pixel * k;
+                model_int16 *place = to + 2 * (f * s->part + k);
                 if (k < s->out_row) {
                     for (c = 0; c < s->channels; c++)
-                        place[c / 2 * pair + c % 2 * beside] = (int16_t)(2 * image[c] - s->mean[c]);
+                        place[c / 2 * pair + c % 2] = (int16_t)(2 * image[c] - s->mean[c]);
                     if (c % 2 && f > 0)
-                        (place - 2 * s->part)[c / 2 * pair + beside] = place[c / 2 * pair];
+                        (place - 2 * s->part)[c / 2 * pair + 1] = place[c / 2 * pair];
                 }
                 if (k == 0)
                     break;
@@ -73,7 +73,7 @@ static void model_stem_sums(const model_stem *s, const model_int16 *pixels, cons
         for (o = 0; o < MODEL_STEM_OUTPUTS; o++)
             first[o] = second[o] = MODEL_WEIGHTS(0);
         for (t = 0; t < s->count; t++) {
-            const model_int16 *from = pixels + 2 * (s->taps[t] + s->moves[t] + k);
+            const model_int16 *from = pixels + 2 * (s->taps[t] + k);
             memcpy(&pixel, from, sizeof pixel);
             memcpy(&more, from + 2 * n, sizeof more);
             for (o = 0; o < MODEL_STEM_OUTPUTS; o++) {
@@ -89,14 +89,24 @@ static void model_stem_sums(const model_stem *s, const model_int16 *pixels, cons
         }
     }
 #else
-    for (o = 0; o < MODEL_STEM_OUTPUTS; o++) {
-        model_int32 *restrict sum = sums[o];
-        memset(sum, 0, s->plane * sizeof *sum);
-        for (t = 0; t < s->count; t++) {
-            const model_int16 *first = pixels + 2 * s->taps[t] + s->moves[t], *second = first + s->part;
-            const int16_t w = weights[o][2 * t], v = weights[o][2 * t + 1];
-            for (k = 0; k < s->plane; k++)
-                sum[k] += (int32_t)first[k] * w + (int32_t)second[k] * v;
+    /* All that one sum needs, side by side, as compilers know how to add up the products of two rows of numbers; for
+       some pixels, so that what was written in pieces is not read at once. */
+    model_int16 *const seen = (model_int16 *)(sums[0] + MODEL_STEM_OUTPUTS * s->sums);
+    size_t n, i;
+    for (k = 0; k < s->plane; k += n) {
+        n = s->plane - k < MODEL_STEM_PIXELS ? s->plane - k : MODEL_STEM_PIXELS;
+        for (i = 0; i < n; i++)
+            for (t = 0; t < s->count; t++)
+                memcpy(seen + i * s->pitch + 2 * t, pixels + 2 * (s->taps[t] + k + i), 4);
+        for (i = 0; i < n; i++) {
+            int32_t found[MODEL_STEM_OUTPUTS];
+            for (o = 0; o < MODEL_STEM_OUTPUTS; o++) {
+                found[o] = 0;
+                for (t = 0; t < s->pitch; t++)
+                    found[o] += (int32_t)seen[i * s->pitch + t] * weights[o][t];
+            }
+            for (o = 0; o < MODEL_STEM_OUTPUTS; o++)
+                sums[o][k + i] = found[o];
         }
     }
 #endif
@@ -109,7 +119,7 @@ MODEL_INLINE void model_stem_part(const model_stem *s, size_t o, size_t bit, con
     const int16_t *weights[MODEL_STEM_OUTPUTS];
     size_t i;
     for (i = 0; i < MODEL_STEM_OUTPUTS; i++) {
-        weights[i] = s->weights + 2 * s->count * (o + i < s->out ? o + i : s->out - 1);
+        weights[i] = s->weights + s->pitch * (o + i < s->out ? o + i : s->out - 1);
         sums[i] = first + i * s->sums;
     }
     model_stem_sums(s, pixels + 2 * bit * s->stride * s->part, weights, sums);

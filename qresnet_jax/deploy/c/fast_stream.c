@@ -31,30 +31,35 @@ MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, c
     }
 }
 
+MODEL_INLINE void model_rescale_split(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
+                                      int saturate, int16_t *restrict out)
+{
+    const uint32_t multiplier = (uint32_t)r->multiplier[channel];
+    const uint32_t offset = (uint32_t)r->offset[channel], low_offset = r->low_offset[channel];
+    const unsigned shift = r->shift[channel];
+    const int32_t zero = (int32_t)(0x80000000u >> shift);
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const uint32_t number = (uint32_t)x[i] + 0x80000000u;
+        const uint32_t low = (number % 4096 * multiplier + low_offset) >> 12;
+        int32_t value = (int32_t)((number / 4096 * multiplier + low + offset) >> shift) - zero;
+        if (saturate) {
+            value = value < -32768 ? -32768 : value;
+            value = value > 32767 ? 32767 : value;
+        }
+        out[i] = (int16_t)value;
+    }
+}
+
 static void model_rescale(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
                           int16_t *restrict out)
 {
-    if (r->low) {
-        const int32_t low = r->low[channel], high = r->high[channel], zero = r->zero[channel];
-        const int negative = r->multiplier[channel] < 0;
-        /* high - x is ~x + high + 1. */
-        const uint32_t flip = negative ? ~(uint32_t)0 : 0;
-        const uint32_t start = negative ? (uint32_t)high + 1 : 0 - (uint32_t)low;
-        const uint32_t multiplier = (uint32_t)r->multiplier[channel], size = negative ? 0 - multiplier : multiplier;
-        const uint64_t offset = r->wide_offset[channel];
-        const unsigned shift = r->shift[channel];
-        size_t i;
-        for (i = 0; i < n; i++) {
-            int32_t value = x[i] < low ? low : x[i];
-            value = value > high ? high : value;
-            value = (int32_t)(((uint64_t)(((uint32_t)value ^ flip) + start) * size + offset) >> shift) - zero;
-            value = value < -32768 ? -32768 : value;
-            value = value > 32767 ? 32767 : value;
-            out[i] = (int16_t)value;
-        }
-    } else {
+    if (r->wide_offset)
         model_rescale_any(r, channel, x, n, out);
-    }
+    else if (r->saturates)
+        model_rescale_split(r, channel, x, n, 1, out);
+    else
+        model_rescale_split(r, channel, x, n, 0, out);
 }
 
 /// write
