@@ -1,10 +1,11 @@
-"""Interrupted runs in real processes: what SIGTERM, SIGKILL and other devices leave is what an uninterrupted run has."""
+"""Interrupted runs in real processes: what SIGTERM, SIGKILL and full disks leave ends as an uninterrupted run does."""
 
 import json
 import pathlib
 import re
 import shutil
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -108,11 +109,23 @@ def finish(process):
 # ---- SIGTERM, SIGINT ---------------------------------------------------------------------------------------
 
 
+def assert_a_second_process_is_refused(first, run_main, workdir):
+    first.send_signal(signal.SIGSTOP)  # it holds the workdir for as long as the second needs
+    second = run_main(*FLAGS, f"--workdir={workdir}")
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode not in (0, None) and "Traceback" not in second.stderr
+    assert (
+        f"error: another process trains in {workdir}: wait for it, or give another --workdir" in second.stderr
+    )
+
+
 def test_stopped_runs_end_as_one_that_was_not_stopped(start_main, run_main, tmp_path, uninterrupted):
     workdir, before = tmp_path / "run", 0
     for at, number in ((10, signal.SIGTERM), (65, signal.SIGINT)):
         process = start_main(*FLAGS, f"--workdir={workdir}")
         wait_for(process, lambda at=at: recorded(workdir) >= at)
+        if not before:
+            assert_a_second_process_is_refused(process, run_main, workdir)
         process.send_signal(number)
         status, out, _ = finish(process)
         assert status == 0
@@ -129,22 +142,6 @@ def test_stopped_runs_end_as_one_that_was_not_stopped(start_main, run_main, tmp_
     assert result.returncode == 0 and f"going on from step {before} of {STEPS}" in result.stdout
     assert_same_run(workdir, uninterrupted[0])
     assert [line["step"] for line in metrics(workdir)] == logged_steps(STEPS)
-
-
-def test_a_second_process_on_a_workdir_is_refused(start_main, run_main, tmp_path):
-    flags = [*FLAGS, f"--workdir={tmp_path}"]
-    first = start_main(*flags)
-    wait_for(first, lambda: recorded(tmp_path) > 0)
-    first.send_signal(signal.SIGSTOP)  # it holds the workdir for as long as the second needs
-    second = run_main(*flags)
-    first.send_signal(signal.SIGCONT)
-    first.send_signal(signal.SIGTERM)
-    assert finish(first)[0] == 0
-    assert second.returncode not in (0, None) and "Traceback" not in second.stderr
-    assert (
-        f"error: another process trains in {tmp_path}: wait for it, or give another --workdir"
-        in second.stderr
-    )
 
 
 # ---- SIGKILL -----------------------------------------------------------------------------------------------
@@ -166,17 +163,81 @@ def test_killed_runs_end_as_one_that_was_not_killed(start_main, run_main, tmp_pa
         said.append((safe, max(complete(workdir), default=0)))
 
     kill_when(lambda: being_saved(workdir))  # in the middle of the first save
-    kill_when(lambda: recorded(workdir) >= 30, rng.uniform(0, 0.1))
     kill_when(lambda: max(complete(workdir), default=0) >= 42 and being_saved(workdir))  # and of a later one
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 104, "train_lo')  # as if the kill had hit a write
-    kill_when(lambda: max(complete(workdir), default=0) >= 84, rng.uniform(0, 0.02))
+    # and between two saves, with records of steps that are done again
+    kill_when(
+        lambda: max(complete(workdir), default=0) >= 84 and recorded(workdir) >= 94, rng.uniform(0, 0.1)
+    )
     # A checkpoint that was complete before the kill is there afterwards.
     assert all(after >= safe for safe, after in said) and said[-1][1] >= 84
     result = run_main(*FLAGS, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert f"going on from step {said[-1][1]} of {STEPS}" in result.stdout
     assert_same_run(workdir, uninterrupted[0])
+
+
+# ---- Full disks ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """`disk(size)`: a directory of its own small file system; skips where none can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a file system needs root")
+        return place
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(place)], capture_output=True)
+
+
+def assert_refused(result, *texts):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    for text in texts:
+        assert text in result.stderr
+
+
+def test_a_disk_that_is_full_from_the_beginning(run_main, disk):
+    place = disk("size=8k")
+    (place / "fill").write_bytes(b"x" * 4096)
+    assert_refused(run_main(*FLAGS, f"--workdir={place}/run"), "No space left on device", "make room")
+
+
+def test_a_disk_that_fills_up_keeps_what_was_saved_and_the_run_goes_on_with_room(
+    run_main, disk, uninterrupted
+):
+    place = disk("size=1500k")  # the first of five checkpoints fits
+    assert_refused(
+        run_main(*FLAGS, f"--workdir={place}/run"),
+        "a checkpoint could not be written",
+        "(no space left on the device)",
+        "that of step 21 is kept. Make room, and the same command goes on",
+    )
+    checkpoints = Checkpoints(place / "run", read_only=True)
+    assert checkpoints.latest_step == 21
+    checkpoints.close()
+    disk("remount", "size=20m")
+    result = run_main(*FLAGS, f"--workdir={place}/run")
+    assert result.returncode == 0, result.stderr
+    assert f"going on from step 21 of {STEPS}" in result.stdout and "done: test accuracy" in result.stdout
+    assert_same_run(place / "run", uninterrupted[0])
+
+
+def test_a_read_only_workdir(run_main, disk):
+    place = disk("size=20m")
+    (place / "run").mkdir()
+    disk("remount", "ro")
+    assert_refused(
+        run_main(*FLAGS, f"--workdir={place}/run"),
+        f"the workdir {place}/run cannot be written (Read-only file system): give another --workdir",
+    )
 
 
 # ---- Finished, damaged, other runs -------------------------------------------------------------------------
