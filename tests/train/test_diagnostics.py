@@ -30,13 +30,17 @@ def walk():
     """Four updates by random gradients: the gradients, and the state before and after each."""
     config, model = small()
     params = nnx.state(model, nnx.Param)
-    tx = optim.optimizer(config.optim, params, 4, 1)
+    tx, rng = optim.optimizer(config.optim, params, 4, 1), np.random.default_rng(0)
     states, gradients = [tx.init(params)], []
-    for i in range(4):
-        keys = iter(jax.random.split(jax.random.key(i), 200))
-        grads = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)  # noqa: B023
-        updates, state = tx.update(grads, states[-1], params)
-        params = optax.apply_updates(params, updates)
+
+    @jax.jit
+    def update(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(4):
+        grads = jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), params)
+        params, state = update(grads, states[-1], params)
         gradients.append(grads)
         states.append(state)
     return gradients, states
