@@ -276,8 +276,11 @@ def test_a_float_network_has_float_parameters_and_no_grid():
     assert not jax.tree.leaves(nnx.state(model, (layers.BinaryKernel, layers.ClippingLevel)))
     assert (model.fraction_bits, model.stem.weight_bits, model.classifier.fraction_bits) == (None, None, None)
     x = images(1)
-    # A change of 1/100 of a stream unit, far below any grid, reaches the logits.
-    assert np.all(evaluate(model, x) != evaluate(model, x + 1e-2 * UNIT * jnp.sign(x)))
+    # Twice as large a change far below a stream's unit changes the logits twice as much: no grid makes steps of it.
+    logits, once, twice = (evaluate(model, x + h * UNIT * jnp.sign(x)) for h in (0, 0.1, 0.2))
+    largest = np.abs(once - logits).max()
+    assert largest > 0
+    np.testing.assert_allclose(twice - logits, 2 * (once - logits), rtol=0, atol=0.1 * largest)
 
 
 def test_a_float_stream_can_be_asked_for():
