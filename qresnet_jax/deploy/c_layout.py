@@ -99,7 +99,11 @@ class Layout:
 
     def _scratch(self, step):
         if isinstance(step.conv, nodes.Stem):
-            return self.stem_pixels(step) + STEM_OUTPUTS * self.stem_sums(step) + STEM_PIXELS * 2 * self.stem_pitch(step)
+            return (
+                self.stem_pixels(step)
+                + STEM_OUTPUTS * self.stem_sums(step)
+                + STEM_PIXELS * 2 * self.stem_pitch(step)
+            )
         if isinstance(step.conv, nodes.BinaryConv):
             return sum(self.parts(step))
         return 0
