@@ -152,16 +152,14 @@ def _cache_compilations():
 
 
 def parse(argv):
+    _check_config_file(argv)
     try:
         rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
             CONFIG.value.items()  # a file that failed to load reports it at the first use
         return rest
-    except (
-        AttributeError,
-        KeyError,
-        IndexError,
-    ) as error:  # from ml_collections, for a field that does not exist
+    except (AttributeError, KeyError, IndexError) as error:
+        # From ml_collections, for a field that does not exist.
         text = (
             str(error)
             .replace("\\n", ". ")
@@ -174,6 +172,20 @@ def parse(argv):
         raise UserError(f"a --config field that does not exist: {text}{hint}") from error
     except (flags.Error, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _check_config_file(argv):
+    """What ml_collections says of a file that is not there, or not a config, names no way out."""
+    for flag, value in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name = (
+            flag.partition("=")[2] if flag.startswith("--config=") else value if flag == "--config" else None
+        )
+        path = pathlib.Path((name or "").split(":")[0])
+        advice = "give one such as --config=configs/digits.py"
+        if name and not path.is_file():
+            raise UserError(f"there is no config file {path}: {advice}")
+        if name and "get_config" not in path.read_text(errors="replace"):
+            raise UserError(f"{path} is no config, as it has no function get_config: {advice}")
 
 
 def _ignore_given_up_reads():

@@ -48,7 +48,7 @@ def bench(config, workdir) -> list[dict]:
     )
     if None in network.image_shape:
         raise UserError("this network takes images of any size: fold it with an image_shape to time it")
-    log.info("%s\n", summary(totals(network_table(network))))
+    log.info("%s\n", summary(totals(network_table(network)), "weights"))
     engines = _engines(network)
     rows = []
     for batch in config.bench.batch_sizes:

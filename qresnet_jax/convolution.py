@@ -65,7 +65,7 @@ exact_conv.defvjp(lambda x, kernel, strides: (exact_conv(x, kernel, strides), (x
 
 def accumulate(x, kernel, step, strides, scale, dtype, max_level=None):
     """`(acc, factor)` with `conv(x, binarize(kernel)) = acc * factor`; acc float32, integral when `step` is given."""
-    acc = integer_conv(levels(x, step), sign(kernel), strides, max_level, dtype)
+    acc = integer_conv(levels(x, step), sign(kernel), strides, None if step is None else max_level, dtype)
     factor = magnitude(kernel, scale)
     return acc, factor if step is None else factor * step
 
@@ -92,7 +92,8 @@ def binary_conv(
       strides: along H and W.
       scale: "layer" or "channel", see `binarize`.
       dtype: of the products' operands, float32 or bfloat16; sums are float32.
-      max_level: the largest level, where known: up to 127 CPUs take a faster way to the same integers.
+      max_level: the largest level, where there is a step and it is known: some devices then take a faster way to the
+        same integers.
 
     Returns:
       float32 `[N, H', W', out]`.
@@ -103,6 +104,7 @@ def binary_conv(
 
 def _binary_conv_fwd(x, kernel, step, strides, scale, dtype, max_level):
     q, signs, s = levels(x, step), sign(kernel), magnitude(kernel, scale)
+    max_level = None if step is None else max_level
     # A quarter of the memory, and of the time to move it.
     q = cpu.keep(q.astype(jnp.int8) if max_level is not None and max_level <= 127 else q.astype(dtype))
     out = integer_conv(q, signs, strides, max_level, dtype) * (s if step is None else s * step)

@@ -38,6 +38,7 @@ def export_run(config, workdir) -> list[pathlib.Path]:
     configs.validate(config)
     run = restore_run(config, workdir)
     config = run.config
+    path = _path(config.export, workdir)
     model, network = run.model(), fold_run(run)
     dataset = load_dataset(config.data)
     configs.validate_dataset(config, dataset)
@@ -46,7 +47,7 @@ def export_run(config, workdir) -> list[pathlib.Path]:
     log.info("integer network, test set: %s", measured)
     agreement.require(measured, model, network, images)
 
-    path, images = _path(config.export, workdir), images[: verify.IMAGES]
+    images = images[: verify.IMAGES]
     integers = numpy_engine.logits(network, images)
     keep = functools.partial(_write_checked, format=config.export.format, images=images, kind="test images")
     if config.export.format == "qonnx":  # the trained layers themselves
@@ -82,12 +83,12 @@ def export_packed(config, workdir) -> list[pathlib.Path]:
             "config.export.format=qonnx is written from a trained run, not from a packed file: leave config.packed empty, "
             "or take format onnx"
         )
-    network = load_packed(config.packed, "numpy").network
+    path, network = _path(config.export, workdir), load_packed(config.packed, "numpy").network
     shape = [size or _ANY_SIZE for size in network.image_shape]
     images = np.random.default_rng(0).integers(0, 256, (verify.IMAGES, *shape), np.uint8)
     return _write_checked(
         functools.partial(_write_integers, network, config.export),
-        _path(config.export, workdir),
+        path,
         format=config.export.format,
         images=images,
         expected=numpy_engine.logits(network, images),
@@ -97,7 +98,10 @@ def export_packed(config, workdir) -> list[pathlib.Path]:
 
 def _path(export, workdir):
     ending = {**ENDINGS, "qonnx": ".qonnx.onnx"}[export.format]
-    return pathlib.Path(export.path or pathlib.Path(workdir) / f"model{ending}")
+    path = pathlib.Path(export.path or pathlib.Path(workdir) / f"model{ending}")
+    if path.is_dir() and export.format != "c":
+        raise ConfigError(f"config.export.path={path} is a directory: give a file")
+    return path
 
 
 def _write_integers(network, export, path):

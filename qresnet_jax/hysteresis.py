@@ -1,5 +1,6 @@
 """The hysteresis loop: binary weights as an optax gradient transformation."""
 
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -23,8 +24,8 @@ def hysteresis_binarize(
     relative: bool = True,
     scale: str = "layer",
     inner: optax.GradientTransformation | None = None,
-) -> optax.GradientTransformation:
-    """Keeps float latent weights in its state and leaves `s * sign` in the params.
+) -> optax.GradientTransformationExtraArgs:
+    """Keeps float latent weights in its state and leaves `s * sign` in the params, up to float32 rounding.
 
     A sign changes only when the latent weight has crossed `t` on the other side:
 
@@ -42,18 +43,19 @@ def hysteresis_binarize(
         the latent weights.
       relative: see above. An absolute threshold freezes layers whose latents are small.
       scale: "layer" or "channel", see `qresnet_jax.binarize`.
-      inner: an optax transformation that turns gradients into updates; None passes updates on as they are.
+      inner: an optax transformation that turns gradients into updates, and gets `update`'s extra arguments; None passes
+        updates on as they are.
 
     Returns:
       A transformation whose state has the fields `latent` (float32) and `sign` (int8), and counts of flips for diagnosis.
 
     Raises:
-      ValueError: negative threshold; unknown scale; `update` called without params.
+      ValueError: a threshold that is not >= 0; unknown scale; `update` called without params.
 
     Courbariaux et al. 2015 (BinaryConnect) for latent weights; the loop is the original script's `weight_thres`.
     """
-    inner = optax.identity() if inner is None else inner
-    if not callable(threshold) and threshold < 0:
+    inner = optax.with_extra_args_support(optax.identity() if inner is None else inner)
+    if isinstance(threshold, numbers.Real) and not threshold >= 0:  # an array may be traced
         raise ValueError(f"hysteresis threshold must be >= 0, got {threshold}")
 
     def init(params):
@@ -66,10 +68,10 @@ def hysteresis_binarize(
             jnp.zeros([], jnp.int32), latent, signs, flips, ever_flipped, inner.init(latent)
         )
 
-    def update(updates, state, params=None):
+    def update(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("hysteresis_binarize needs the params: call update(updates, state, params)")
-        updates, inner_state = inner.update(updates, state.inner, state.latent)
+        updates, inner_state = inner.update(updates, state.inner, state.latent, **extra)
         width = threshold(state.count) if callable(threshold) else threshold
 
         latent = jax.tree.map(lambda w, u: w + u.astype(w.dtype), state.latent, updates)
@@ -87,7 +89,7 @@ def hysteresis_binarize(
         count = optax.safe_increment(state.count)
         return emitted, HysteresisState(count, latent, signs, flips, ever_flipped, inner_state)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _loop(latent, old, t):

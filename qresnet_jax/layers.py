@@ -30,7 +30,12 @@ class Temperature(nnx.Variable):
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise ValueError(
+            f"kernel_size and strides are two numbers, along H and W, or one for both; got {value}"
+        )
+    return pair
 
 
 def _conv_init(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
@@ -87,7 +92,7 @@ class BinaryConv(nnx.Module):
           x: `[N, H, W, in_features]`.
           step: where x consists of multiples of it (a quantizer's `step`), the sums are taken over integers, hence
             exact; None convolves any x.
-          max_level: the largest multiple, where known: small integers are faster on CPUs.
+          max_level: the largest multiple, where known: small integers are faster. Without a step it has no effect.
 
         Returns:
           float32 `[N, H', W', out_features]`.
@@ -107,10 +112,8 @@ class BinaryConv(nnx.Module):
         return max_level * self.kernel_size[0] * self.kernel_size[1] * self.in_features
 
     def _check(self, x):
-        if x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"BinaryConv expects {self.in_features} input channels (NHWC), got shape {x.shape}"
-            )
+        if x.ndim != 4 or x.shape[-1] != self.in_features:
+            raise ValueError(f"BinaryConv expects [N, H, W, {self.in_features}], got shape {x.shape}")
 
 
 class FloatConv(nnx.Module):
@@ -235,8 +238,7 @@ class _Quantizer(nnx.Module):
     """An activation quantizer: `__call__` gives multiples of `step`, `max_level * step` at the most."""
 
     def __init__(self, bits: int):
-        if not 1 <= bits <= 8:
-            raise ValueError(f"model.act_bits must be 1 to 8, or 32 for float; got {bits}")
+        quantizers.check_bits(bits)
         self.bits = bits
 
     @property
@@ -350,6 +352,8 @@ def activation(name: str, bits: int) -> nnx.Module:
         return FloatActivation()
     if name not in ACTIVATIONS:
         raise ValueError(f"model.activation must be one of {', '.join(ACTIVATIONS)}, none; got {name!r}")
+    if not 1 <= bits <= 8:
+        raise ValueError(f"model.act_bits must be 1 to 8, or 32 for float; got {bits}")
     return ACTIVATIONS[name](bits)
 
 

@@ -75,8 +75,15 @@ def binarize(w: jax.Array, scale: str = "layer") -> jax.Array:
 binarize.defvjp(lambda w, scale: (binarize(w, scale), None), lambda scale, _, g: (g,))
 
 
+def check_bits(bits: int) -> None:
+    """Raises a ValueError unless an activation quantizer can have so many bits."""
+    if not 1 <= bits <= 8:
+        raise ValueError(f"an activation quantizer has 1 to 8 bits, got {bits}")
+
+
 def _uniform(x, alpha, bits):
     """Rounds `clip(x, 0, alpha)` to `2**bits` evenly spaced values, 0 and alpha among them."""
+    check_bits(bits)
     n = 2**bits - 1
     return jnp.round(jnp.clip(x, 0, alpha) * (n / alpha)) * (alpha / n)
 

@@ -180,8 +180,10 @@ def create_model(config, *, rngs: nnx.Rngs, dtype="float32") -> ResNet:
       A module from normalised float images `[N, H, W, C]` to logits `[N, classes]`.
 
     Raises:
-      ValueError: impossible depth, block, bits or names; the message names the field.
+      ValueError: impossible depth, block, bits or names; the message names the field. Or the whole config.
     """
+    if hasattr(config, "model"):
+        raise ValueError("create_model takes the network's part of a config: create_model(config.model, ...)")
     if config.weight_bits not in (1, 32):
         raise ValueError(f"model.weight_bits must be 1 or 32, got {config.weight_bits}")
     precision = Precision(

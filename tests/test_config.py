@@ -117,6 +117,18 @@ def test_every_config_file_is_valid_and_says_its_command(path):
     assert f"python main.py --config=configs/{path.name}" in module["__doc__"]
 
 
+def test_a_config_file_that_is_none_is_refused_with_a_way_out(run_main, tmp_path):
+    (tmp_path / "other.py").write_text("x = 1\n")
+    for given, reason in (
+        ("digits", "there is no config file digits"),
+        ("configs", "there is no config file configs"),
+        (f"{tmp_path}/other.py", f"{tmp_path}/other.py is no config, as it has no function get_config"),
+    ):
+        result = run_main(f"--config={given}")
+        assert result.returncode == 2
+        assert result.stderr == f"error: {reason}: give one such as --config=configs/digits.py\n"
+
+
 def test_the_default_config_is_valid():
     validate(default_config())
 

@@ -227,3 +227,17 @@ def test_gpus_sum_in_float16_only_what_it_holds(channels, in_float16):
     program = conv.trace(q, kernel).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("stablehlo.convolution") == 1
     assert ("f16" in program) is in_float16
+
+
+def test_the_largest_level_means_nothing_without_a_step():
+    x, kernel = (
+        jax.random.normal(jax.random.key(i), shape) for i, shape in ((0, (2, 5, 5, 3)), (1, (3, 3, 3, 4)))
+    )
+
+    def run(max_level):
+        conv = lambda x, kernel: binary_conv(x, kernel, None, (1, 1), "layer", jnp.float32, max_level)  # noqa: E731
+        out, pullback = jax.vjp(conv, x, kernel)
+        return out, *pullback(out)
+
+    for got, want in zip(run(3), run(None), strict=True):
+        np.testing.assert_array_equal(got, want)

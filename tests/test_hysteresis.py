@@ -229,9 +229,34 @@ def test_an_update_without_params_is_refused():
         tx.update(w, tx.init(w))
 
 
-def test_a_negative_threshold_is_refused():
-    with pytest.raises(ValueError, match="hysteresis threshold must be >= 0, got -0.1"):
-        hysteresis_binarize(-0.1)
+@pytest.mark.parametrize("threshold", [-0.1, float("nan"), np.float32(-1)])
+def test_a_threshold_that_is_not_at_least_0_is_refused(threshold):
+    with pytest.raises(ValueError, match=f"hysteresis threshold must be >= 0, got {threshold}"):
+        hysteresis_binarize(threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.3, lambda step: 0.3])
+def test_the_threshold_can_be_an_injected_hyperparameter(threshold):
+    w, u = (jax.random.normal(jax.random.key(i), SHAPE) for i in (0, 1))
+    injected, plain = optax.inject_hyperparams(hysteresis_binarize)(threshold), hysteresis_binarize(0.3)
+    updates, state = jax.jit(injected.update)(u, injected.init(w), w)
+    expected, _ = plain.update(u, plain.init(w), w)
+    np.testing.assert_allclose(updates, expected, rtol=1e-6)
+    assert state.hyperparams["threshold"] == np.float32(0.3)
+
+
+def test_extra_arguments_reach_the_inner_transformation():
+    seen = []
+
+    def update(updates, state, params=None, *, value, **extra):
+        seen.append(value)
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    w = jnp.ones(SHAPE)
+    tx = optax.partition({"binary": hysteresis_binarize(inner=inner)}, "binary")
+    tx.update(w, tx.init(w), w, value=7, grad=None)
+    assert seen == [7]
 
 
 def test_an_unknown_scale_is_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from qresnet_jax import fixed_point, layers
+from qresnet_jax import fixed_point, layers, quantizers
 from qresnet_jax.architecture import max_stem_weight_bits
 from qresnet_jax.quantizers import MIN_CLIPPING_LEVEL
 
@@ -101,9 +101,7 @@ def test_binary_conv_refuses_unknown_scales_and_other_channels():
         layers.BinaryConv(3, 4, 3, scale="network", rngs=RNGS)
     conv, x = layers.BinaryConv(3, 4, 3, rngs=RNGS), jnp.zeros((1, 3, 5, 5), jnp.float32)
     for call in (conv, lambda x: conv.accumulate(x, jnp.float32(1))):
-        with pytest.raises(
-            ValueError, match=r"BinaryConv expects 3 input channels \(NHWC\), got shape \(1, 3, 5, 5\)"
-        ):
+        with pytest.raises(ValueError, match=r"BinaryConv expects \[N, H, W, 3\], got shape \(1, 3, 5, 5\)"):
             call(x)
 
 
@@ -273,6 +271,22 @@ def test_float_activations_are_the_identity():
         x = jnp.float32([-0.3, 1e9])
         assert act(x) is x
         assert (act.step, act.max_level) == (None, None)
+
+
+def test_binary_conv_refuses_single_images_and_other_ranks_of_kernels():
+    conv = layers.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"expects \[N, H, W, 3\], got shape \(5, 5, 3\)"):
+        conv(jnp.ones((5, 5, 3)))
+    for changed in ({"kernel_size": (3,)}, {"kernel_size": 3, "strides": (1, 1, 1)}):
+        with pytest.raises(ValueError, match="kernel_size and strides are two numbers"):
+            layers.BinaryConv(3, 2, **changed, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("bits", [0, 9])
+def test_impossible_bits_of_a_module_or_function_are_refused(bits):
+    for quantize in (lambda: layers.PACT(bits), lambda: quantizers.pact(jnp.ones(3), jnp.float32(1), bits)):
+        with pytest.raises(ValueError, match=f"an activation quantizer has 1 to 8 bits, got {bits}"):
+            quantize()
 
 
 @pytest.mark.parametrize("bits", [0, 9, -1])

@@ -349,3 +349,8 @@ def test_images_of_another_shape_are_refused(shape):
 def test_impossible_configs_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         abstract(model_config(**changes))
+
+
+def test_the_whole_config_is_refused():
+    with pytest.raises(ValueError, match=r"create_model\(config.model, ...\)"):
+        create_model(default_config(), rngs=nnx.Rngs(0))

@@ -82,7 +82,7 @@ def read_raw(name: str, raw_dir: str | pathlib.Path) -> RawSet:
     root, expected = pathlib.Path(raw_dir).expanduser(), PUBLISHED[name]
     if not root.exists():
         raise DataError(
-            f"data.raw_dir={str(raw_dir)!r} does not exist: give the directory that holds {name}."
+            f"config.data.raw_dir={str(raw_dir)!r} does not exist: give the directory that holds {name}."
         )
     raw = _read_cifar(name, root) if name.startswith("cifar") else _read_idx_set(name, root)
     for part, split, count in (("train", raw.train, expected.train), ("test", raw.test, expected.test)):
@@ -123,7 +123,7 @@ def _letters(name: str) -> str:
 
 def _not_found(name: str, root: pathlib.Path) -> DataError:
     return DataError(
-        f"{name}: found neither {PUBLISHED[name].files} nor the same unpacked in data.raw_dir={str(root)!r} "
+        f"{name}: found neither {PUBLISHED[name].files} nor the same unpacked in config.data.raw_dir={str(root)!r} "
         f"or directly below it (directories named after another set do not count). They come from "
         f"{PUBLISHED[name].home}."
     )
@@ -176,7 +176,7 @@ def _read_idx_set(name: str, root: pathlib.Path) -> RawSet:
         places = [place for place in places if _letters(place.name) == _letters(name)] or places
         if len(places) > 1:
             found = ", ".join(str(place) for place in places)
-            raise DataError(f"{name}: its files lie in {found}: give the right one as data.raw_dir.")
+            raise DataError(f"{name}: its files lie in {found}: give the right one as config.data.raw_dir.")
     arrays = {}
     for stem, axes in (("train-images", 3), ("train-labels", 1), ("t10k-images", 3), ("t10k-labels", 1)):
         path = find(places[0], stem, axes)

@@ -84,7 +84,7 @@ def prepared_dir(name: str, data_dir: str | os.PathLike = "") -> pathlib.Path | 
     """
     match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", name)
     if not match:
-        raise DataError(f"data.name={name!r}: expected name, name/config or name/config:1.2.3.")
+        raise DataError(f"config.data.name={name!r}: expected name, name/config or name/config:1.2.3.")
     base, config, version = match.groups()
 
     def newest(folder: pathlib.Path) -> pathlib.Path | None:
@@ -104,7 +104,7 @@ def prepared_dir(name: str, data_dir: str | os.PathLike = "") -> pathlib.Path | 
     if len(configs) > 1:
         choices = ", ".join(f"{base}/{path.name}" for path in configs)
         raise DataError(
-            f"data.name={name!r} has several configurations in {folder}: choose one of {choices}."
+            f"config.data.name={name!r} has several configurations in {folder}: choose one of {choices}."
         )
     return newest(configs[0]) if configs else None
 

@@ -115,13 +115,13 @@ def _unknown(name: str, data_dir: str) -> DataError:
     root = builders.data_root(data_dir)
     if name.startswith("imagenet"):
         return DataError(
-            f"data.name={name!r}: ImageNet must be streamed and its images resized; this data path is not there yet. "
-            f"Only sets of equally large images can be used, prepared in data.data_dir={str(root)!r}."
+            f"config.data.name={name!r}: ImageNet must be streamed and its images resized; this data path is not there yet. "
+            f"Only sets of equally large images can be used, prepared in config.data.data_dir={str(root)!r}."
         )
     here = sorted({path.relative_to(root).parts[0] for path in root.glob("*/**/dataset_info.json")})
     return DataError(
-        f"data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, and what is "
-        f"prepared in data.data_dir={str(root)!r}: {', '.join(here) or 'nothing yet'}. Another set of TFDS "
+        f"config.data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, and what is "
+        f"prepared in config.data.data_dir={str(root)!r}: {', '.join(here) or 'nothing yet'}. Another set of TFDS "
         f"must be prepared there first, where TensorFlow is installed: "
         f"tfds build {name} --file_format=array_record --data_dir={root}"
     )

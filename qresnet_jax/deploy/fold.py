@@ -50,8 +50,11 @@ def fold(
 
     Raises:
       ExportError: the network is a float one, its sums reach 2**24, or it has parameters that are not finite.
+      TypeError: not a network of `create_model`.
       ValueError: impossible means, names or shape.
     """
+    if not isinstance(model, ResNet):
+        raise TypeError(f"fold takes a network of create_model, got {type(model).__name__}")
     _check_foldable(model)
     if model.fraction_bits is None:
         warnings.warn(

@@ -56,5 +56,6 @@ def write_network(
 
             write_stablehlo(make_logits(network), path, network.image_shape)
         case _:
-            raise ValueError(f"format must be one of {', '.join(ENDINGS)}, got {format!r}")
+            also = "; qonnx is written from a trained run, by --mode=export" if format == "qonnx" else ""
+            raise ValueError(f"format must be one of {', '.join(ENDINGS)}, got {format!r}{also}")
     return [path]

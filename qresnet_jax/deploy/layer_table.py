@@ -304,13 +304,14 @@ def as_markdown(layers: Sequence[Layer]) -> str:
     return f"{table}\n\n{summary(totals(layers))}\n"
 
 
-def as_text(layers: Sequence[Layer]) -> str:
-    """The table for a console, with a row of totals and a sentence about the whole."""
+def as_text(layers: Sequence[Layer], counted: str = "parameters") -> str:
+    """The table for a console, with a row of totals and a sentence about the whole, as in `summary`."""
     rows = _cells(layers)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_aligned(row, widths) for row in rows]
     rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], summary(totals(layers))]) + "\n"
+    about = summary(totals(layers), counted)
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], about]) + "\n"
 
 
 def _aligned(row, widths):
@@ -349,9 +350,9 @@ def _count(value):
     return f"{value:,}" if value else ""
 
 
-def summary(total: Totals) -> str:
-    """The whole network in a sentence or two."""
-    text = f"{total.parameters:,} parameters"
+def summary(total: Totals, counted: str = "parameters") -> str:
+    """The whole network in a sentence or two; `counted` says what its parameters are: of an integer network "weights"."""
+    text = f"{total.parameters:,} {counted}"
     if total.clipping_levels:
         text += f" ({total.parameters - total.clipping_levels:,} without clipping levels)"
     text += f", {total.binary_parameters:,} of them binary."

@@ -37,14 +37,13 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
 
 def check_images(network: IntegerNetwork, images: np.ndarray) -> None:
     """Refuses what is not uint8 `[N, H, W, C]` of the network's size."""
-    is_images = images.dtype == np.uint8 and images.ndim == 4 and 0 not in images.shape[1:]
-    if not is_images or not network.takes(images.shape[1:]):
+    dtype, shape = getattr(images, "dtype", type(images).__name__), np.shape(images)
+    is_images = dtype == np.uint8 and len(shape) == 4 and 0 not in shape[1:]
+    if not is_images or not network.takes(shape[1:]):
         height, width, channels = (
             size or name for size, name in zip(network.image_shape, "HWC", strict=True)
         )
-        raise ValueError(
-            f"images must be uint8 [N, {height}, {width}, {channels}], got {images.dtype} {images.shape}"
-        )
+        raise ValueError(f"images must be uint8 [N, {height}, {width}, {channels}], got {dtype} {shape}")
 
 
 def evaluate(

@@ -33,6 +33,10 @@ class PackedNetwork:
         self.network, self.nbytes, self.engine = network, nbytes, engine
         self._logits = importlib.import_module(f"qresnet_jax.deploy.{ENGINES[engine]}").logits
 
+    def __repr__(self) -> str:
+        shape = "x".join(str(size or "any") for size in self.network.image_shape)
+        return f"PackedNetwork({shape} images, {self.network.classes} classes, {self.nbytes} bytes, engine={self.engine!r})"
+
     @property
     def logit_scale(self) -> float:
         """What one unit of the integer logits is worth."""

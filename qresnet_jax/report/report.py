@@ -90,7 +90,7 @@ def report_packed(path, image_size: tuple[int, int] | None = None) -> str:
     network = read_packed(find_packed(path))
     if image_size is None and None in (network.height, network.width):
         raise UserError(f"{path} takes images of any size: give the height and width to count operations for")
-    return as_text(network_table(network, image_size))
+    return as_text(network_table(network, image_size), "weights")
 
 
 def _draw(config, run: Run, records):

@@ -84,15 +84,13 @@ def hysteresis(
       threshold, relative: of the loop, see `hysteresis_binarize`.
       layer: whose weights they are.
     """
-    if not walk:
+    done = int(np.sum(walk["sign"][:, 0] != 0)) if walk else 0
+    if done < 2:
         return None
-    done = int(np.sum(walk["sign"][:, 0] != 0))
     sign = walk["sign"][:done].astype(int)
     x = walk["latent"][:done] / walk["scale"][:done] if relative else walk["latent"][:done]
     counts = np.sum(sign[1:] != sign[:-1], axis=0)
-    walkers = [w for w in np.argsort(-counts, kind="stable")[:WALKERS] if counts[w]]
-    if not walkers:
-        return None
+    walkers = np.lexsort((np.abs(x).min(axis=0), -counts))[:WALKERS]  # most flips first, then nearest to one
     fig = figure(3.8)
     ax = fig.subplots()
     plain(ax)

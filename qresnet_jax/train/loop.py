@@ -94,7 +94,7 @@ class _Run:
             "mean": self.dataset.mean.tolist(),
             "image_shape": list(self.dataset.train.images.shape[1:]),
         }
-        self.describe(self._layers(model))
+        self.layers = self._layers(model)
 
     def _layers(self, model):
         shape = tuple(self.meta["image_shape"])
@@ -104,7 +104,7 @@ class _Run:
         network = fold(model, mean=self.dataset.mean, class_names=names, image_shape=shape[:2])
         return layer_table(model, shape, network)
 
-    def describe(self, layers) -> None:
+    def describe(self) -> None:
         """Logs devices, data, the network and what each of its layers costs."""
         config, data = self.config, self.dataset
         kind = self.mesh.devices.flat[0].device_kind
@@ -122,7 +122,12 @@ class _Run:
         bits = f"{config.model.weight_bits}-bit weights, {config.model.activation} activations"
         if config.model.activation != "none":
             bits += f" of {'/'.join(map(str, config.model.act_bits))} bits"
-        log.info("network: ResNet-%d, %s\n\n%s", config.model.depth, bits, as_text(layers))
+        log.info(
+            "network: ResNet-%d, %s; its size before training\n\n%s",
+            config.model.depth,
+            bits,
+            as_text(self.layers),
+        )
 
     def train(self, stop) -> dict[str, float]:
         """Goes on from the latest checkpoint to the end, or until `stop` is set."""
@@ -131,6 +136,7 @@ class _Run:
         with contextlib.ExitStack() as closing:
             closing.callback(checkpoints.close)
             state = self.start(checkpoints)
+            self.describe()
             # Not before: a refused config must not stand in for that of the run.
             (self.workdir / "config.json").write_text(json.dumps(self.meta["config"], indent=2) + "\n")
             step = int(state.step)
@@ -162,6 +168,11 @@ class _Run:
             return state
         state = checkpoints.restore(latest, state)
         check_same_run(checkpoints.meta(latest)["config"], self.meta["config"], self.workdir)
+        if latest > self.total_steps:
+            raise CheckpointError(
+                f"{self.workdir} has been trained for {latest} steps, more than the {self.total_steps} of "
+                f"config.num_epochs={self.config.num_epochs}: give at least as many, or another --workdir"
+            )
         log.info("going on from step %d of %d in %s", latest, self.total_steps, self.workdir)
         return state
 

@@ -306,7 +306,7 @@ def test_sets_with_the_same_file_names_are_told_apart_by_their_directories(tmp_p
         read_raw("mnist", tmp_path / "fashion-mnist")
     idx_set(tmp_path / "other" / "a")
     idx_set(tmp_path / "other" / "b")
-    with pytest.raises(DataError, match="give the right one as data.raw_dir"):
+    with pytest.raises(DataError, match="give the right one as config.data.raw_dir"):
         read_raw("mnist", tmp_path / "other")
 
 

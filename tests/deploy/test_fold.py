@@ -294,3 +294,9 @@ def test_a_dead_network_folds(build_model):
         block.convs[0].kernel[...] = jnp.zeros_like(block.convs[0].kernel[...])
     network = fold(model)
     assert numpy_engine.logits(network, np.zeros((1, 6, 6, 3), np.uint8)).shape == (1, 5)
+
+
+def test_what_is_no_network_is_refused():
+    conv = layers.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="fold takes a network of create_model, got BinaryConv"):
+        fold(conv)

@@ -206,6 +206,7 @@ def test_batches_do_not_matter(trained_named, make_images):
         (np.zeros((8, 8, 3), np.uint8), r"uint8 \(8, 8, 3\)"),
         (np.zeros((1, 8, 9, 3), np.uint8), r"uint8 \(1, 8, 9, 3\)"),
         (np.zeros((1, 8, 8, 1), np.uint8), r"uint8 \(1, 8, 8, 1\)"),
+        ([[[[0, 0, 0]] * 8] * 8], r"list \(1, 8, 8, 3\)"),
     ],
 )
 def test_other_images_are_refused(trained_named, images, got):

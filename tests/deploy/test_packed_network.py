@@ -48,7 +48,16 @@ def test_a_packed_network_is_written_in_every_format(path, tmp_path, format):
 def test_unknown_formats_are_refused(path, tmp_path):
     with pytest.raises(ValueError, match="format must be one of packed, c, onnx, stablehlo, got 'elf'"):
         load_packed(path, engine="numpy").export(tmp_path / "x", "elf")
+    with pytest.raises(
+        ValueError, match="got 'qonnx'; qonnx is written from a trained run, by --mode=export"
+    ):
+        load_packed(path, engine="numpy").export(tmp_path / "x", "qonnx")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_packed_network_says_what_it_is(path):
+    shown = repr(load_packed(path, engine="numpy"))
+    assert shown == f"PackedNetwork(8x8x3 images, 5 classes, {path.stat().st_size} bytes, engine='numpy')"
 
 
 @pytest.mark.parametrize("format", ["c", "stablehlo"])

@@ -151,7 +151,7 @@ def test_a_float_run_has_no_pictures_of_signs_and_levels(tmp_path):
 def test_a_packed_file_has_a_table(make_model, tmp_path):
     network = fold(make_model(depth=8), image_shape=(8, 10))
     save_packed(network, tmp_path / "x")
-    assert report_packed(tmp_path / "x") == as_text(network_table(network))
+    assert report_packed(tmp_path / "x") == as_text(network_table(network), "weights")
     size = f"{(tmp_path / 'x').stat().st_size:,}"
     assert size in report_packed(tmp_path / "x") and size in report_packed(tmp_path / "x", (32, 32))
 
@@ -161,6 +161,6 @@ def test_a_packed_file_for_any_size_needs_one(make_model, tmp_path):
     save_packed(network, tmp_path / "x")
     with pytest.raises(UserError, match="any size: give the height and width"):
         report_packed(tmp_path / "x")
-    assert report_packed(tmp_path / "x", (8, 8)) == as_text(network_table(network, (8, 8)))
+    assert report_packed(tmp_path / "x", (8, 8)) == as_text(network_table(network, (8, 8)), "weights")
     with pytest.raises(PackedError):
         report_packed(tmp_path / "y")

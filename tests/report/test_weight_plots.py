@@ -97,10 +97,18 @@ def test_without_a_threshold_the_loop_is_a_step():
         assert all(x[i] * (y[i + 1] - y[i]) >= 0 for i in np.flatnonzero(np.diff(y)))
 
 
-def test_no_loop_is_drawn_where_nothing_was_recorded_or_flipped():
-    still = make_walk() | {"sign": np.where(np.arange(300)[:, None] < 200, 1, 0).repeat(7, 1)}
-    for walk in ({}, make_walk(reached=0), make_walk(reached=1), still):
+def test_no_loop_is_drawn_where_no_step_was_recorded():
+    for walk in ({}, make_walk(reached=0), make_walk(reached=1)):
         assert weight_plots.hysteresis(walk, 0.1, True) is None
+
+
+def test_where_no_sign_flipped_the_weights_that_came_nearest_are_drawn():
+    walk = make_walk() | {"sign": np.where(np.arange(300)[:, None] < 200, 1, 0).repeat(7, 1)}
+    latent = walk["latent"][:200] / walk["scale"][:200]
+    nearest = set(np.argsort(np.abs(latent).min(axis=0))[: weight_plots.WALKERS])
+    fig = weight_plots.hysteresis(walk, 0.1, True)
+    assert [line.get_label() for line in paths(fig)] == ["0 flips"] * weight_plots.WALKERS
+    assert {line.get_xdata()[0] for line in paths(fig)} == {latent[0, w] for w in nearest}
 
 
 def layer_state(names, size=4000, threshold=0.1, seed=0):

@@ -277,6 +277,13 @@ def test_a_run_does_not_go_on_as_another_run(float_run, tmp_path, field, value):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["num_epochs"] == 1, "that of the run"
 
 
+def test_a_run_is_not_cut_short(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"trained for 9 steps, more than the 6 of config.num_epochs=2"):
+        run(tmp_path / "run", num_epochs=2)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["num_epochs"] == 3, "that of the run"
+
+
 def test_what_changes_in_a_run_that_goes_on_is_logged(float_run, tmp_path):
     shutil.copytree(float_run, tmp_path / "run")
     run(tmp_path / "run", **FLOAT, num_epochs=2)
