@@ -84,6 +84,6 @@ def sections(*templates: str) -> dict[str, str]:
 
 
 def renamed(text: str, prefix: str) -> str:
-    """`model_` and `MODEL_`, at the beginning of identifiers, in another prefix."""
-    text = re.sub(r"\bmodel(?=_|\.h\b)", prefix, text)
+    """`model_` and `MODEL_` at the beginning of identifiers, `model.h` and `model.c`, in another prefix."""
+    text = re.sub(r"\bmodel(?=_|\.[hc]\b)", prefix, text)
     return re.sub(r"\bMODEL(?=_)", prefix.upper(), text)

@@ -4,6 +4,7 @@ Integers only, weights as constants, no allocation: the caller hands in the work
 `numpy_engine`, to the bit, with every compiler and on every machine. The same network gives the same files.
 """
 
+import hashlib
 import pathlib
 import re
 
@@ -12,6 +13,7 @@ from qresnet_jax.deploy.c_fast import FastProfile
 from qresnet_jax.deploy.c_plan import plan
 from qresnet_jax.deploy.c_small import SmallProfile
 from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.deploy.packed import packed_bytes
 from qresnet_jax.errors import ExportError
 from qresnet_jax.files import write_all
 
@@ -77,14 +79,16 @@ def c_files(
         weight_bytes=chosen.weight_bytes,
         buffer_bytes=chosen.buffer_bytes,
         logit_scale=repr(network.logit_scale),
+        digest=hashlib.sha256(packed_bytes(network)).hexdigest(),
     )
     names = network.class_names or [str(k) for k in range(network.classes)]
     listed = ",\n".join(f"    {c_text.string(name)}" for name in names)
-    source = _SOURCE_HEAD + chosen.source() + _NAMES.format(names=listed)
-    files = {"model.h": header, "model.c": source, "example.c": _EXAMPLE}
-    return {
+    files = {"model.h": header, "model.c": _SOURCE_HEAD + chosen.source() + _NAMES, "example.c": _EXAMPLE}
+    files = {
         name.replace("model.", f"{prefix}."): c_text.renamed(text, prefix) for name, text in files.items()
     }
+    files[f"{prefix}.c"] += f"{listed}}};\n"  # afterwards, as a class may be called like a function
+    return files
 
 
 def _image_size(name, of_network, asked):
@@ -99,7 +103,7 @@ _HEADER = """\
 /* A network with 1-bit weights, in integers; written by qresnet_jax, profile "{profile}".
 
    Constants: {weight_bytes} bytes. Working memory: {buffer_bytes} bytes.
-   A logit is worth {logit_scale}. */
+   The network's packed file has the SHA-256 {digest}. */
 
 #ifndef MODEL_H
 #define MODEL_H
@@ -111,6 +115,7 @@ _HEADER = """\
 #define MODEL_CHANNELS {channels}
 #define MODEL_CLASSES {classes}
 #define MODEL_BUFFER_BYTES {buffer_bytes}
+#define MODEL_LOGIT_SCALE {logit_scale} /* what one unit of a logit is worth; the code has no use for it */
 
 #ifdef __cplusplus
 extern "C" {{
@@ -152,8 +157,7 @@ typedef int32_t MODEL_ALIAS model_int32;
 """
 
 _NAMES = """
-const char *const model_class_names[MODEL_CLASSES] = {{
-{names}}};
+const char *const model_class_names[MODEL_CLASSES] = {
 """
 
 _EXAMPLE = """\

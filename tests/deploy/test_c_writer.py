@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import hashlib
 import os
 import pathlib
 import re
@@ -80,10 +81,14 @@ def test_many_random_networks_are_exact_and_defined(seed, profile, tmp_path, mak
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("seed", [2, 3])
-def test_nothing_is_undefined_and_no_access_out_of_bounds(seed, profile, tmp_path, make_images, compiler):
+@pytest.mark.parametrize(
+    "seed, sanitizer", [(2, "gcc"), (3, "gcc"), (2, "clang")]
+)  # they see different things
+def test_nothing_is_undefined_and_no_access_out_of_bounds(seed, sanitizer, profile, tmp_path, make_images):
+    if shutil.which(sanitizer) is None:
+        pytest.skip(f"there is no {sanitizer}")
     network = random_network(seed, ordinary=seed % 2 == 0)
-    check(*network, tmp_path, make_images, profile, compiler, flags=SANITIZE)
+    check(*network, tmp_path, make_images, profile, sanitizer, flags=SANITIZE)
 
 
 def processor_has(features):
@@ -236,6 +241,27 @@ def test_all_files_are_replaced_or_none(tmp_path, trained_named, monkeypatch):
         write_c(trained_named("basic lsq imagenet")[1], tmp_path, profile="small")
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_prefix_leaves_the_names_of_classes_alone(tmp_path, trained_named, profile):
+    names = ("model_s", "MODEL_T", "model.h", "a model.c", "model")
+    network = dataclasses.replace(trained_named("basic pact")[1], class_names=names)
+    header, source, example = (
+        p.read_text() for p in write_c(network, tmp_path, profile=profile, prefix="car")
+    )
+    assert source.endswith(
+        "".join(f'    "{name}"{end}' for name, end in zip(names, [",\n"] * 4 + ["};\n"], strict=True))
+    )
+    assert not re.search(r"\bmodel(_|\.)", header + example, re.IGNORECASE)
+
+
+def test_the_header_names_the_packed_file_and_the_worth_of_a_logit(tmp_path, trained_named):
+    _, network = trained_named("basic pact")
+    save_packed(network, tmp_path / "packed")
+    header = write_c(network, tmp_path / "c")[0].read_text()
+    assert f"SHA-256 {hashlib.sha256((tmp_path / 'packed').read_bytes()).hexdigest()}" in header
+    assert float(re.search(r"#define MODEL_LOGIT_SCALE (\S+)", header)[1]) == network.logit_scale
 
 
 def test_a_name_cannot_end_a_comment(tmp_path, trained_named):

@@ -52,10 +52,11 @@ static void model_stem(const model_conv *conv, const uint8_t *image, size_t y, s
             continue;
         for (j = 0; j < conv->kernel_width; j++) {
             const size_t column = x * conv->stride + j - conv->kernel_width / 2;
-            const uint8_t *pixel = image + (row * conv->width + column) * conv->in;
             const int16_t *weight = conv->weights + (i * conv->kernel_width + j) * conv->in;
+            const uint8_t *pixel;
             if (column >= conv->width)
                 continue;
+            pixel = image + (row * conv->width + column) * conv->in;
             for (o = 0; o < conv->out; o++, weight += taps * conv->in)
                 for (c = 0; c < conv->in; c++)
                     acc[o] += (2 * (int32_t)pixel[c] - conv->mean[c]) * weight[c];
@@ -79,10 +80,11 @@ static void model_binary(const model_conv *conv, const model_word *levels, size_
             continue;
         for (j = 0; j < conv->kernel_width; j++) {
             const size_t column = x * conv->stride + j - conv->kernel_width / 2;
-            const model_word *pixel = levels + (row * conv->width + column) * conv->planes * words;
             const model_word *sign = conv->signs + (i * conv->kernel_width + j) * words;
+            const model_word *pixel;
             if (column >= conv->width)
                 continue;
+            pixel = levels + (row * conv->width + column) * conv->planes * words;
             for (b = 0; b < conv->planes; b++)
                 for (k = 0; k < words; k++)
                     all += (int32_t)(model_count(pixel[b * words + k]) << b);
@@ -143,7 +145,7 @@ static void model_rescale(const model_requantize *r, model_int32 *x, size_t chan
 
 /// write
 /* x + addend, saturated, and its positive part if `relu`. `addend` may be NULL, or `stream` itself. */
-static void model_write(const int32_t *x, const model_int16 *addend, int relu, size_t channels,
+static void model_write(const model_int32 *x, const model_int16 *addend, int relu, size_t channels,
                         model_int16 *stream)
 {
     size_t c;
