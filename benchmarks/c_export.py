@@ -4,7 +4,8 @@
     python benchmarks/c_export.py times [--rounds=100]
     python benchmarks/c_export.py calls [--only=AVX-512] [--rounds=100]
 
-`sizes`: of the object files of the compilers that are installed, `.text` by `size`, which has the constants too.
+`sizes`: of the object files of the compilers that are installed, `.text` by `size`, which has the constants too; and the
+most stack that `model_logits` takes, by GCC's `-fcallgraph-info=su`.
 
 `times`: of a call with one image on one thread. The variants and onnxruntime on the float twin take turns, each for some
 milliseconds; the ratios are those of the medians and of the least times. The thread's time on the processor counts, so that
@@ -101,7 +102,7 @@ def write(folder, files):
 def print_sizes(networks, folder):
     """Of the object files, of the constants and of the buffer."""
     targets = {name: command for name, command in TARGETS.items() if shutil.which(command.split()[0])}
-    rows = [("Network", "Profile", "Constants", *targets, "Buffer")]
+    rows = [("Network", "Profile", "Constants", *targets, "Buffer", "Stack")]
     for network, profile in ((network, profile) for network in networks for profile in ("small", "fast")):
         files = c_files(networks[network], profile=profile)
         write(folder / network / profile, files)
@@ -109,7 +110,10 @@ def print_sizes(networks, folder):
         constants, buffer = map(
             int, re.search(r"Constants: (\d+) .* memory: (\d+)", files["model.h"]).groups()
         )
-        rows.append((network, f"`{profile}`", kilobytes(constants), *text, kilobytes(buffer)))
+        stack = [stack_bytes(command, folder / network / profile) for command in targets.values()]
+        rows.append(
+            (network, f"`{profile}`", kilobytes(constants), *text, kilobytes(buffer), kilobytes(max(stack)))
+        )
     print(table(*rows))
 
 
@@ -118,6 +122,26 @@ def text_bytes(command, folder):
     subprocess.run([*command.split(), "-std=c99", "-c", "model.c"], cwd=folder, check=True)
     size = subprocess.run(["size", "model.o"], cwd=folder, check=True, capture_output=True, text=True).stdout
     return int(size.splitlines()[1].split()[0])
+
+
+def stack_bytes(command, folder):
+    """Of the deepest chain of calls from `model_logits` on."""
+    subprocess.run(
+        [*command.split(), "-std=c99", "-fcallgraph-info=su", "-c", "model.c"], cwd=folder, check=True
+    )
+    graph = (folder / "model.ci").read_text()
+    frames = {
+        name: int(size)
+        for name, size in re.findall(r'node: { title: "(\S+)" label: ".*?(\d+) bytes \(static', graph)
+    }
+    calls = defaultdict(list)
+    for caller, called in re.findall(r'edge: { sourcename: "(\S+)" targetname: "(\S+)"', graph):
+        calls[caller].append(called)
+
+    def deepest(name):
+        return frames.get(name, 0) + max(map(deepest, calls[name]), default=0)
+
+    return deepest("model_logits")
 
 
 def kilobytes(nbytes):
