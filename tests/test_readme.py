@@ -26,8 +26,9 @@ def test_the_zoo_predicts():
 
 
 def test_the_example_network_trains():
-    first, last = map(float, re.search(r"loss (\S+) -> (\S+),", run_example(1)).groups())
-    assert last < first
+    found = re.search(r"loss (\S+) -> (\S+), weights of size (\S+) to (\S+)", run_example(1))
+    first, last, smallest, largest = map(float, found.groups())
+    assert last < first and smallest == largest > 0
 
 
 def test_every_file_and_make_target_it_names_exists():
