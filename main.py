@@ -3,6 +3,7 @@
 python main.py --config=configs/digits.py [--workdir=DIR] [--mode=train|eval|predict|export|bench|report|prepare_data] [--config.a.b=value ...]
 """
 
+import itertools
 import logging
 import os
 import pathlib
@@ -176,15 +177,13 @@ def parse(argv):
 
 def _check_config_file(argv):
     """What ml_collections says of a file that is not there, or not a config, names no way out."""
-    for flag, value in zip(argv[1:], [*argv[2:], ""], strict=True):
-        name = (
-            flag.partition("=")[2] if flag.startswith("--config=") else value if flag == "--config" else None
-        )
-        path = pathlib.Path((name or "").split(":")[0])
-        advice = "give one such as --config=configs/digits.py"
-        if name and not path.is_file():
+    given = [flag.removeprefix("--config=") for flag in argv if flag.startswith("--config=")]
+    given += [value for flag, value in itertools.pairwise(argv) if flag == "--config"]
+    advice = "give one such as --config=configs/digits.py"
+    for path in (pathlib.Path(name.split(":")[0]) for name in given if name):
+        if not path.is_file():
             raise UserError(f"there is no config file {path}: {advice}")
-        if name and "get_config" not in path.read_text(errors="replace"):
+        if "get_config" not in path.read_text(errors="replace"):
             raise UserError(f"{path} is no config, as it has no function get_config: {advice}")
 
 

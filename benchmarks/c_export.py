@@ -106,30 +106,27 @@ def print_sizes(networks, folder):
     for network, profile in ((network, profile) for network in networks for profile in ("small", "fast")):
         files = c_files(networks[network], profile=profile)
         write(folder / network / profile, files)
-        text = [kilobytes(text_bytes(command, folder / network / profile)) for command in targets.values()]
+        text, stack = zip(
+            *(text_and_stack(command, folder / network / profile) for command in targets.values()),
+            strict=True,
+        )
         constants, buffer = map(
             int, re.search(r"Constants: (\d+) .* memory: (\d+)", files["model.h"]).groups()
         )
-        stack = [stack_bytes(command, folder / network / profile) for command in targets.values()]
-        rows.append(
-            (network, f"`{profile}`", kilobytes(constants), *text, kilobytes(buffer), kilobytes(max(stack)))
-        )
+        rows.append((network, f"`{profile}`", *map(kilobytes, (constants, *text, buffer, max(stack)))))
     print(table(*rows))
 
 
-def text_bytes(command, folder):
-    """Of `.text` of what a compiler makes of `model.c`."""
-    subprocess.run([*command.split(), "-std=c99", "-c", "model.c"], cwd=folder, check=True)
+def text_and_stack(command, folder):
+    """Bytes of `.text` of what a compiler makes of `model.c`, and of the stack that it takes."""
+    options = ["-std=c99", "-fcallgraph-info=su", "-c", "model.c"]
+    subprocess.run([*command.split(), *options], cwd=folder, check=True)
     size = subprocess.run(["size", "model.o"], cwd=folder, check=True, capture_output=True, text=True).stdout
-    return int(size.splitlines()[1].split()[0])
+    return int(size.splitlines()[1].split()[0]), stack_bytes((folder / "model.ci").read_text())
 
 
-def stack_bytes(command, folder):
-    """Of the deepest chain of calls from `model_logits` on."""
-    subprocess.run(
-        [*command.split(), "-std=c99", "-fcallgraph-info=su", "-c", "model.c"], cwd=folder, check=True
-    )
-    graph = (folder / "model.ci").read_text()
+def stack_bytes(graph):
+    """Of the deepest chain of calls from `model_logits` on, in GCC's graph of calls."""
     frames = {
         name: int(size)
         for name, size in re.findall(r'node: { title: "(\S+)" label: ".*?(\d+) bytes \(static', graph)

@@ -22,9 +22,7 @@ class TrainState(NamedTuple):
     params: nnx.State  # every nnx.Param: what the network computes with
     model_state: nnx.State  # the rest of the model: batch norm statistics, temperatures
     opt_state: optax.OptState  # with the latents and signs
-    sums: dict[
-        str, jax.Array
-    ]  # float32 [] or [layers], of the metrics of each step since they were last logged
+    sums: dict[str, jax.Array]  # float32 [] or [layers], of the steps' metrics since they were last logged
     first_bad_step: jax.Array  # int32 [], the first step whose loss was not finite, -1 for none
     walk: dict[str, jax.Array]  # a few weights in the hysteresis loop, see `start_walk`
 
