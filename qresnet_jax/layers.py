@@ -9,6 +9,7 @@ from flax import nnx
 
 from qresnet_jax import fixed_point, quantizers
 from qresnet_jax.architecture import max_level
+from qresnet_jax.batch_norm import normalize_batch
 from qresnet_jax.convolution import accumulate, binary_conv, exact_conv
 from qresnet_jax.plain_convolution import plain_conv
 
@@ -192,6 +193,15 @@ class BatchNorm(nnx.BatchNorm):
         super().__init__(num_features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
         self.scale = NormParam(self.scale[...])
         self.bias = NormParam(self.bias[...])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises `[N, H, W, C]`; in training mode by the batch, whose statistics enter the running ones."""
+        if self.use_running_average:
+            return super().__call__(x)
+        y, mean, var = normalize_batch(x, self.scale[...], self.bias[...], self.epsilon, self.axis_name)
+        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
+        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
+        return y.astype(self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """`(multiplier, offset)`, float32 `[C]`, of evaluation mode: `x * multiplier + offset`."""
