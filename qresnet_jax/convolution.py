@@ -45,22 +45,33 @@ def half_conv(q, signs, strides) -> jax.Array:
     return plain.plain_conv(q, signs, strides, out_dtype=jnp.float16).astype(jnp.float32)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """`plain_conv` of float32 integers whose sums stay below 2**24: exact on every device, in any order."""
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], dtype=jnp.float32) -> jax.Array:
+    """`plain_conv` of float32 integers whose sums stay below 2**24: exact on every device, in any order.
+
+    `dtype` is that of the operands of the kernel's gradient.
+    """
     plainly = partial(plain.plain_conv, strides=strides, precision=jax.lax.Precision.HIGHEST)
     return jax.lax.platform_dependent(
         x, kernel, cpu=partial(cpu.float_conv, strides=strides), default=plainly
     )
 
 
-def _exact_conv_bwd(strides, operands, g):
+def _exact_conv_fwd(x, kernel, strides, dtype):
+    return exact_conv(x, kernel, strides, dtype), (x, kernel)
+
+
+def _exact_conv_bwd(strides, dtype, operands, g):
     x, kernel = operands
     dx = plain.input_gradient(g, kernel, strides, x.shape)
-    return dx, plain.kernel_gradient(g, x, strides, kernel.shape)
+    return dx, _kernel_gradient(g, x, strides, kernel.shape, dtype)
 
 
-exact_conv.defvjp(lambda x, kernel, strides: (exact_conv(x, kernel, strides), (x, kernel)), _exact_conv_bwd)
+exact_conv.defvjp(_exact_conv_fwd, _exact_conv_bwd)
+
+
+def _kernel_gradient(g, x, strides, shape, dtype):
+    return plain.kernel_gradient(g.astype(dtype), x.astype(dtype), strides, shape).astype(jnp.float32)
 
 
 def accumulate(x, kernel, step, strides, scale, dtype, max_level=None):
@@ -105,26 +116,27 @@ def binary_conv(
 def _binary_conv_fwd(x, kernel, step, strides, scale, dtype, max_level):
     q, signs, s = levels(x, step), sign(kernel), magnitude(kernel, scale)
     max_level = None if step is None else max_level
-    # A quarter of the memory, and of the time to move it.
-    q = cpu.keep(q.astype(jnp.int8) if max_level is not None and max_level <= 127 else q.astype(dtype))
+    # A quarter of float32's memory, and of the time to move it; bfloat16 is kept as the gradient needs it.
+    small = dtype == jnp.float32 and max_level is not None and max_level <= 127
+    q = cpu.keep(q.astype(jnp.int8 if small else dtype))
     out = integer_conv(q, signs, strides, max_level, dtype) * (s if step is None else s * step)
     return out, (q, signs, s, step, jnp.zeros((0,), x.dtype))
 
 
 def _binary_conv_bwd(strides, scale, dtype, max_level, residuals, g):
     q, signs, s, step, like_x = residuals
-    # One operand of each product stays a small integer; the scales are applied in float32, outside.
+    # One operand of each product stays a small integer; the scales are applied in float32, outside. A scale of the
+    # whole layer can wait until after the product, which then takes the same g as the kernel's gradient.
     g = cpu.keep(g)
+    before, after = (1, s) if scale == "layer" else (s, 1)
     dx = jax.lax.platform_dependent(
-        (g * s).astype(dtype),
+        (g * before).astype(dtype),
         signs.astype(dtype),
         cpu=partial(cpu.input_gradient, strides=strides, shape=q.shape),
         default=partial(plain.input_gradient, strides=strides, shape=q.shape),
     )
-    dkernel = plain.kernel_gradient(g.astype(dtype), q.astype(dtype), strides, signs.shape).astype(
-        jnp.float32
-    )
-    dx = cpu.keep(dx)
+    dx = cpu.keep(dx).astype(jnp.float32) * after
+    dkernel = _kernel_gradient(g, q, strides, signs.shape, dtype)
     if step is not None:
         dkernel = dkernel * step
     return dx.astype(like_x.dtype), dkernel, None if step is None else jnp.zeros_like(step)

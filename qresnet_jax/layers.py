@@ -142,7 +142,7 @@ class StemConv(nnx.Module):
     Args:
       in_features, out_features, kernel_size, strides: as in `BinaryConv`.
       weight_bits: of the integer weights; None for a float convolution.
-      dtype: of the float convolution; the integer one needs float32.
+      dtype: of the float convolution's operands, and of the kernel gradient's; the integer one itself needs float32.
     """
 
     def __init__(self, in_features, out_features, kernel_size, strides=(1, 1), *, weight_bits, dtype, rngs):
@@ -175,7 +175,7 @@ class StemConv(nnx.Module):
         kernel, factor = self.integer_kernel()
         scaled = x.astype(jnp.float32) * PIXEL_UNITS
         pixels = quantizers.straight_through(jnp.clip(jnp.round(scaled), -510, 510), scaled)
-        return exact_conv(pixels, kernel, self.strides), factor / PIXEL_UNITS
+        return exact_conv(pixels, kernel, self.strides, self.dtype), factor / PIXEL_UNITS
 
     def acc_max(self, max_level: int = 510) -> int:
         """The largest possible `|acc|`."""
@@ -365,48 +365,3 @@ def activation(name: str, bits: int) -> nnx.Module:
     if not 1 <= bits <= 8:
         raise ValueError(f"model.act_bits must be 1 to 8, or 32 for float; got {bits}")
     return ACTIVATIONS[name](bits)
-
-
-def to_stream(conv, norm: BatchNorm | None, x, act, fraction_bits: int | None) -> jax.Array:
-    """Convolution, batch norm (None for none), rounding to the residual stream's grid.
-
-    In training mode batch statistics normalise, and the result is rounded. In evaluation mode the integers that ship
-    are computed, to the bit: accumulator, rounded multiplier and offset, shift. Gradients are those of the float
-    function in both. `fraction_bits=None` is the float function itself.
-
-    Args:
-      conv: `BinaryConv` or `StemConv` (with `fraction_bits=None` also `FloatConv`).
-      norm: follows the convolution.
-      x: input of the convolution, `[N, H, W, C]`.
-      act: the quantizer that made x, or None for the stem.
-      fraction_bits: of the grid.
-    """
-    step, max_level = (None, None) if act is None else (act.step, act.max_level)
-    out = conv(x, step, max_level)
-    out = out if norm is None else norm(out)
-    if fraction_bits is None:
-        return out
-    if norm is not None and not norm.use_running_average:
-        return fixed_point.round_to_grid(out, fraction_bits)
-    acc, factor = conv.accumulate(x, step, max_level)
-    acc_max = conv.acc_max() if act is None else conv.acc_max(max_level)
-    return quantizers.straight_through(_requantized(acc, factor, norm, acc_max, fraction_bits), out)
-
-
-def renormalize(norm: BatchNorm, stream: jax.Array, fraction_bits: int | None) -> jax.Array:
-    """Batch norm from stream to stream, rounded as in `to_stream`."""
-    out = norm(stream)
-    if fraction_bits is None:
-        return out
-    if not norm.use_running_average:
-        return fixed_point.round_to_grid(out, fraction_bits)
-    unit = jnp.float32(2.0**-fraction_bits)
-    exact = _requantized(stream / unit, unit, norm, fixed_point.STREAM_MAX + 1, fraction_bits)
-    return quantizers.straight_through(exact, out)
-
-
-def _requantized(acc, factor, norm, acc_max, fraction_bits):
-    channels = acc.shape[-1]
-    multiplier, offset = (jnp.ones(channels), jnp.zeros(channels)) if norm is None else norm.affine()
-    constants = fixed_point.requantizer(multiplier * factor, offset, acc_max, fraction_bits)
-    return fixed_point.requantize(acc, constants, fraction_bits)

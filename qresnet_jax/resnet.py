@@ -14,7 +14,7 @@ from flax import nnx
 from qresnet_jax import layers
 from qresnet_jax.architecture import EXPANSION, block_kind, blocks_per_stage, has_integer_form, stage_widths
 from qresnet_jax.fixed_point import mean_pool, saturating_add
-from qresnet_jax.layers import to_stream
+from qresnet_jax.stream import renormalize, to_stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ class ResNet(nnx.Module):
             for block in stage:
                 stream = block(stream)
         if self.final_norm is not None:
-            stream = nnx.relu(layers.renormalize(self.final_norm, stream, self.fraction_bits))
+            stream = nnx.relu(renormalize(self.final_norm, stream, self.fraction_bits))
         return self.classifier(mean_pool(stream, self.fraction_bits))
 
 

@@ -4,43 +4,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from qresnet_jax import fixed_point, layers, quantizers
+from qresnet_jax import layers, quantizers
 from qresnet_jax.architecture import max_stem_weight_bits
 from qresnet_jax.quantizers import MIN_CLIPPING_LEVEL
+from tests.layer_cases import RNGS, batch_norm, integer_conv, pixels
 
-RNGS = nnx.Rngs(0)
 QUANTIZERS = sorted(layers.ACTIVATIONS)
-
-
-def integer_conv(x, kernel, stride=1):
-    """Cross-correlation of int64 arrays, `(k - 1) // 2` zeros around, by a loop over the output pixels."""
-    k = kernel.shape[0]
-    pad = (k - 1) // 2
-    big = np.pad(x.astype(np.int64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    rows, columns = ((size - k) // stride + 1 for size in big.shape[1:3])
-    out = np.zeros((x.shape[0], rows, columns, kernel.shape[3]), np.int64)
-    for i in range(rows):
-        for j in range(columns):
-            window = big[:, i * stride : i * stride + k, j * stride : j * stride + k]
-            out[:, i, j] = np.tensordot(window, kernel.astype(np.int64), 3)
-    return out
-
-
-def batch_norm(features, training=False, seed=0):
-    """A batch norm as after training, with negative and zero gammas."""
-    rng, norm = np.random.default_rng(seed), layers.BatchNorm(features, rngs=RNGS)
-    norm.mean[...] = jnp.float32(rng.normal(size=features))
-    norm.var[...] = jnp.float32(rng.uniform(0.5, 2, features))
-    norm.scale[...] = jnp.float32(rng.normal(size=features)).at[0].set(0)
-    norm.bias[...] = jnp.float32(rng.normal(size=features))
-    assert (norm.scale[...] < 0).any()
-    norm.train() if training else norm.eval()
-    return norm
-
-
-def pixels(shape, seed=0):
-    """Normalised images: odd and even multiples of 1/128 up to 510."""
-    return np.random.default_rng(seed).integers(-510, 511, shape)
 
 
 @pytest.mark.parametrize(
@@ -303,86 +272,3 @@ def test_impossible_activations_are_refused():
         ValueError, match="model.activation must be one of pact, fixed, .*, none; got 'relu6'"
     ):
         layers.activation("relu6", 2)
-
-
-def stream_case(kind, scale="layer"):
-    """`(conv, act, x, integers of x, integer kernel, acc_max)` of the last convolution of a block, or of a stem."""
-    rng = np.random.default_rng(5)
-    if kind == "stem":
-        conv = layers.StemConv(3, 5, 3, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
-        q = pixels((2, 5, 4, 3))
-        return conv, None, jnp.float32(q / 128), q, np.asarray(conv.integer_kernel()[0]), 510 * 27 * 1023
-    conv, act = layers.BinaryConv(17, 5, 3, 2, scale=scale, rngs=RNGS), layers.activation(kind, 2)
-    if kind == "pact":
-        act.alpha[...] = jnp.float32(1.9)
-    x = act(jnp.float32(rng.normal(1, 1.5, (2, 5, 4, 17))))
-    q = np.round(np.asarray(x, np.float64) / float(act.step))
-    return conv, act, x, q, np.where(conv.kernel[...] >= 0, 1, -1), act.max_level * 9 * 17
-
-
-@pytest.mark.parametrize("has_norm", [True, False])
-@pytest.mark.parametrize(
-    "kind, scale", [("stem", "layer"), ("pact", "layer"), ("pact", "channel"), ("power_of_two", "layer")]
-)
-def test_to_stream_in_evaluation_is_shift_of_product_and_sum(kind, scale, has_norm):
-    conv, act, x, q, kernel, acc_max = stream_case(kind, scale)
-    norm = batch_norm(5) if has_norm else None
-    stream = np.asarray(layers.to_stream(conv, norm, x, act, 8), np.float64) * 256
-
-    _, factor = conv.accumulate(x, None if act is None else act.step)
-    gamma, beta = (
-        (np.asarray(v) for v in norm.affine())
-        if has_norm
-        else (np.ones(5, np.float32), np.zeros(5, np.float32))
-    )
-    constants = fixed_point.requantizer(
-        jnp.asarray(gamma * np.asarray(factor)), jnp.asarray(beta), acc_max, 8
-    )
-    m, k, c = np.asarray(constants.multiplier, np.int64), np.asarray(constants.shift), constants.offset()
-    acc = integer_conv(q, kernel, conv.strides[0])
-    assert np.abs(acc).max() <= acc_max
-    np.testing.assert_array_equal(stream, np.clip((acc * m + c) >> k, -(2**15), 2**15 - 1))
-    real = (acc * np.asarray(factor, np.float64) * gamma + beta) * 256
-    assert np.abs(stream - np.clip(real, -(2**15), 2**15 - 1)).max() <= 1  # the bound of test_fixed_point
-
-
-@pytest.mark.parametrize("kind", ["stem", "pact"])
-def test_to_stream_has_the_gradients_of_the_float_function(kind):
-    conv, act, x, *_ = stream_case(kind)
-    norm, step = batch_norm(5), None if act is None else act.step
-    g = jnp.float32(np.random.default_rng(6).normal(size=conv(x, step).shape))
-
-    def shipped(conv, norm, x):
-        return jnp.sum(layers.to_stream(conv, norm, x, act, 8) * g)
-
-    def floats(conv, norm, x):
-        return jnp.sum(norm(conv(x, step)) * g)
-
-    got, expected = (nnx.grad(f, argnums=(0, 1, 2))(conv, norm, x) for f in (shipped, floats))
-    assert len(jax.tree.leaves(got)) == 4
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
-
-
-def test_to_stream_in_training_rounds_the_normalised_batch():
-    conv, act, x, *_ = stream_case("pact")
-    norm = batch_norm(5, training=True)
-    floats = nnx.clone(norm)(conv(x, act.step))
-    stream = layers.to_stream(conv, norm, x, act, 8)
-    np.testing.assert_array_equal(stream * 256, np.round(stream * 256))
-    assert np.abs(stream - floats).max() <= 0.5001 / 256  # half a unit, and float32
-    np.testing.assert_array_equal(
-        layers.to_stream(conv, norm, x, act, None), nnx.clone(norm)(conv(x, act.step))
-    )
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_renormalize_stays_on_the_grid_and_near_the_float_function(training):
-    norm = batch_norm(5, training)
-    stream = jnp.float32(np.random.default_rng(7).integers(-3000, 3000, (2, 3, 5, 5)) / 256)
-    floats = nnx.clone(norm)(stream)
-    on_grid = layers.renormalize(nnx.clone(norm), stream, 8)
-    np.testing.assert_array_equal(on_grid * 256, np.round(on_grid * 256))
-    assert (
-        np.abs(on_grid - floats).max() <= (0.5001 if training else 1) / 256
-    )  # half a unit, or test_fixed_point's bound
-    np.testing.assert_array_equal(layers.renormalize(nnx.clone(norm), stream, None), floats)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qresnet_jax import layers
 from qresnet_jax.data.pipeline import normalize
 from qresnet_jax.deploy import numpy_engine
 from qresnet_jax.deploy.fold import blocks
@@ -19,6 +18,7 @@ from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.errors import ExportError
 from qresnet_jax.fixed_point import mean_pool
 from qresnet_jax.resnet import ResNet
+from qresnet_jax.stream import renormalize, to_stream
 
 SAME_CLASS = 0.998
 ACCURACY_DIFFERENCE = 0.001
@@ -149,14 +149,14 @@ def _simulated_layers(model):
     bits = model.fraction_bits
 
     def stem(model, x):
-        x = layers.to_stream(model.stem, model.stem_norm, x, None, bits)
+        x = to_stream(model.stem, model.stem_norm, x, None, bits)
         x = x if model.stem_norm is None else nnx.relu(x)
         padding = ((1, 1), (1, 1))
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding) if model.imagenet_stem else x
 
     def classifier(model, x):
         if model.final_norm is not None:
-            x = nnx.relu(layers.renormalize(model.final_norm, x, bits))
+            x = nnx.relu(renormalize(model.final_norm, x, bits))
         return model.classifier(mean_pool(x, bits))
 
     def compiled(function, module):

@@ -219,7 +219,7 @@ def _requantize(constants, x):
 
 @nnx.jit(static_argnames="fraction_bits")
 def _conv_constants(conv, norm, act, fraction_bits):
-    """M, C, k of `layers.to_stream`."""
+    """M, C, k of `stream.to_stream`."""
     if act is None:
         factor, acc_max = conv.integer_kernel()[1] / layers.PIXEL_UNITS, conv.acc_max()
     else:
@@ -232,7 +232,7 @@ def _conv_constants(conv, norm, act, fraction_bits):
 
 @nnx.jit(static_argnames="fraction_bits")
 def _stream_constants(norm, fraction_bits):
-    """M, C, k of `layers.renormalize`."""
+    """M, C, k of `stream.renormalize`."""
     multiplier, offset = norm.affine()
     unit = jnp.float32(2.0**-fraction_bits)
     return fixed_point.requantizer(multiplier * unit, offset, fixed_point.STREAM_MAX + 1, fraction_bits)
