@@ -72,32 +72,6 @@ class Taps:
         return np.concatenate(planes)
 
 
-def splits(m: np.ndarray, c: np.ndarray, k: np.ndarray, bound: int) -> bool:
-    """Whether `split_offsets` holds for all x from `-bound` to `bound`; arguments as there, and shifts k, int64."""
-    m, c = np.abs(m), np.abs(c)
-    return bool(np.all((k > 12) & (m < 2**19) & (((bound >> 12) + 1) * m + (c >> 12) < 2**31 - 2**20)))
-
-
-def split_offsets(m: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets of `(x * m + c) >> k` in 32 bits, with x split into multiples of 2**12 and the rest.
-
-    With `hi = (x + 2**31) >> 12` and `lo = x & 4095`, modulo 2**32,
-
-        (x * m + c) >> k = ((hi * m + ((lo * m + low_offset) >> 12) + offset) >> (k - 12)) - (2**31 >> (k - 12))
-
-    as nested floors are one: the powers of two make all positive, so that shifts of unsigned numbers do.
-
-    Args:
-      m: int64 `[channels]`.
-      c: int64 `[channels]`.
-
-    Returns:
-      `offset`, int32 `[channels]`, and `low_offset`, uint32 `[channels]`.
-    """
-    offset = (c >> 12) - (m << 19) - 2**19 + 2**31
-    return offset.astype(np.int32), ((c & 4095) + 2**31).astype(np.uint32)
-
-
 def row_bytes(width: int) -> int:
     """Of one row of a bit plane."""
     return -(-width // 8)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_bitplanes import ALIGN, grouped, plane_bytes, row_bytes, split_offsets, splits
+from qresnet_jax.deploy.c_bitplanes import ALIGN, grouped, plane_bytes, row_bytes
 from qresnet_jax.deploy.c_layout import Layout
 from qresnet_jax.deploy.c_plan import Step
 from qresnet_jax.deploy.c_text import Constants
@@ -141,9 +141,6 @@ class Structs:
         bound = self.plan.values[node.inputs[0]].bound
         if narrow:
             arrays = {"offset": c.astype(np.int32)}
-        elif splits(m, c, k, bound):
-            arrays = dict(zip(("offset", "low_offset"), split_offsets(m, c), strict=True))
-            k = k - 12
         else:
             arrays = {"wide_offset": c.astype(np.uint64) + np.uint64(2**63)}
         arrays |= {"multiplier": m.astype(np.int32), "shift": k.astype(np.uint8)}

@@ -10,32 +10,8 @@ from qresnet_jax.deploy.c_bitplanes import (
     minority,
     plane_bytes,
     row_bytes,
-    split_offsets,
-    splits,
 )
 from qresnet_jax.deploy.c_plan import Step
-
-
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.integers(-(2**19) + 1, 2**19 - 1), st.integers(-(2**43), 2**43), st.integers(13, 40), st.data())
-def test_split_numbers_are_rescaled_exactly_in_32_bits(m, c, k, data):
-    bound = data.draw(st.integers(1, 2**24 - 1))
-    arguments = np.array([m]), np.array([c])
-    if not splits(*arguments, np.array([k]), bound):
-        return
-    (offset,), (low_offset,) = (x.astype(int) for x in split_offsets(*arguments))
-    for x in (-bound, -1, 0, 1, bound, data.draw(st.integers(-bound, bound))):
-        number = (x + 2**31) % 2**32
-        low = ((number % 4096 * m + low_offset) % 2**32) >> 12
-        value = (number // 4096 * m + low + offset) % 2**32
-        assert (value >> k - 12) - (2**31 >> k - 12) == (x * m + c) >> k
-
-
-def test_what_training_makes_can_be_split():
-    m, c = np.array([2**18, -(2**18)]), np.array([2**41, -(2**41)])
-    assert splits(m, c, np.array([13, 31]), 2**24 - 1)
-    assert not splits(m, c, np.array([12, 31]), 2**24 - 1)
-    assert not splits(2 * m, c, np.array([13, 31]), 2**24 - 1)
 
 
 def shifted(plane, byte, bit, across, nbytes):

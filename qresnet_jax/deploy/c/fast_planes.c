@@ -82,14 +82,12 @@ typedef struct {
     size_t rows, steps, planes, channels, plane;
 } model_quantizer;
 
-/* (x * multiplier + offset) >> shift. Three ways, by what is given. */
+/* (x * multiplier + offset) >> shift. Two ways, by what is given. */
 typedef struct {
     const int32_t *multiplier;
     const uint8_t *shift;
-    const int32_t *offset;      /* as it is, where 32 bits hold everything */
-    int saturates;              /* 0 where int16 holds all results then */
-    const uint32_t *low_offset; /* with it x and the offset are split into multiples of 4096 and the rest; the shift is 12 */
-                                /* less, and the offsets make all positive. See split_offsets in c_bitplanes.py */
+    int saturates;               /* 0 where int16 holds all results then */
+    const int32_t *offset;       /* as it is, where 32 bits hold everything */
     const uint64_t *wide_offset; /* 64 bits, with 2^63 to make all positive */
 } model_requantize;
 

@@ -16,50 +16,34 @@ static void model_join(const uint8_t *bytes, unsigned bits, size_t n, int32_t *r
 /// rescale
 /* The rescaled numbers of one channel, saturated. */
 MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
-                                     int16_t *restrict out)
+                                    int saturate, int16_t *restrict out)
 {
-    const int64_t multiplier = r->multiplier[channel];
-    const uint64_t offset = r->wide_offset[channel];
+    /* Of unsigned numbers, as vectors have products of 64 bits for those only. */
+    const int32_t multiplier = r->multiplier[channel];
+    const uint32_t size = multiplier < 0 ? 0u - (uint32_t)multiplier : (uint32_t)multiplier;
+    const uint64_t flip = multiplier < 0 ? ~(uint64_t)0 : 0; /* -product = ~product + 1 */
+    const uint64_t offset = r->wide_offset[channel] - (((uint64_t)size << 31) ^ flip);
     const unsigned shift = r->shift[channel];
-    const uint64_t low = ((uint64_t)1 << (63 - shift)) - 32768, high = low + 65535;
+    const uint64_t zero = ((uint64_t)1 << 63) >> shift, low = zero - 32768, high = zero + 32767;
     size_t i;
     for (i = 0; i < n; i++) {
-        uint64_t value = ((uint64_t)(x[i] * multiplier) + offset) >> shift;
-        value = value < low ? low : value;
-        value = value > high ? high : value;
-        out[i] = (int16_t)((int32_t)(value - low) - 32768);
-    }
-}
-
-MODEL_INLINE void model_rescale_split(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
-                                      int saturate, int16_t *restrict out)
-{
-    const uint32_t multiplier = (uint32_t)r->multiplier[channel];
-    const uint32_t offset = (uint32_t)r->offset[channel], low_offset = r->low_offset[channel];
-    const unsigned shift = r->shift[channel];
-    const int32_t zero = (int32_t)(0x80000000u >> shift);
-    size_t i;
-    for (i = 0; i < n; i++) {
-        const uint32_t number = (uint32_t)x[i] + 0x80000000u;
-        const uint32_t low = (number % 4096 * multiplier + low_offset) >> 12;
-        int32_t value = (int32_t)((number / 4096 * multiplier + low + offset) >> shift) - zero;
+        const uint64_t product = (uint64_t)((uint32_t)x[i] + 0x80000000u) * size;
+        uint64_t value = ((product ^ flip) + offset) >> shift;
         if (saturate) {
-            value = value < -32768 ? -32768 : value;
-            value = value > 32767 ? 32767 : value;
+            value = value < low ? low : value;
+            value = value > high ? high : value;
         }
-        out[i] = (int16_t)value;
+        out[i] = (int16_t)((int32_t)((uint32_t)(value - low)) - 32768);
     }
 }
 
 static void model_rescale(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
                           int16_t *restrict out)
 {
-    if (r->wide_offset)
-        model_rescale_any(r, channel, x, n, out);
-    else if (r->saturates)
-        model_rescale_split(r, channel, x, n, 1, out);
+    if (r->saturates)
+        model_rescale_any(r, channel, x, n, 1, out);
     else
-        model_rescale_split(r, channel, x, n, 0, out);
+        model_rescale_any(r, channel, x, n, 0, out);
 }
 
 /// write

@@ -41,7 +41,11 @@ MODEL_INLINE model_vec model_parity_vec(model_vec a, model_vec b, model_vec c)
 #else
 MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
 {
+#if MODEL_BYTES_vec == 8 /* a copy less where instructions overwrite an operand */
+    return b ^ ((a ^ b) & (b ^ c));
+#else
     return (a & b) | (c & (a ^ b));
+#endif
 }
 MODEL_INLINE model_vec model_parity_vec(model_vec a, model_vec b, model_vec c)
 {
@@ -199,26 +203,41 @@ MODEL_INLINE void model_sixteen_vec(const uint8_t *from, unsigned scale, const m
 
 /// count
 #if MODEL_BYTES_vec > MODEL_VECTOR
-#define MODEL_EIGHT_vec(result, list)                                                          \
-    model_base state[3];                                                                       \
-    state[0] = sum[0][w];                                                                      \
-    state[1] = sum[1][w];                                                                      \
-    state[2] = sum[2][w];                                                                      \
-    result = model_eight_base(from + w * sizeof(model_base), scale, list, state);              \
-    sum[0][w] = state[0];                                                                      \
-    sum[1][w] = state[1];                                                                      \
+/* A loop over words; see MODEL_LOOP. */
+#define MODEL_EACH_vec(...)                             \
+    do {                                                \
+        if (words <= 4)                                 \
+            MODEL_LOOP for (w = 0; w < words; w++)      \
+                __VA_ARGS__                             \
+        else                                            \
+            for (w = 0; w < words; w++)                 \
+                __VA_ARGS__                             \
+    } while (0)
+/* Carry of 8 taps added to the lowest bits of sum, or to 0 if `start`. */
+#define MODEL_EIGHT_vec(result, list, start)                                      \
+    model_base state[3];                                                          \
+    state[0] = start ? model_fill_base(0) : sum[0][w];                            \
+    state[1] = start ? model_fill_base(0) : sum[1][w];                            \
+    state[2] = start ? model_fill_base(0) : sum[2][w];                            \
+    result = model_eight_base(from + w * sizeof(model_base), scale, list, state); \
+    sum[0][w] = state[0];                                                         \
+    sum[1][w] = state[1];                                                         \
     sum[2][w] = state[2];
-#define MODEL_FIRST_vec                    \
-    do {                                   \
-        MODEL_EIGHT_vec(carry[w], list)    \
-    } while (0)
-#define MODEL_SECOND_vec                                                       \
-    do {                                                                       \
-        model_base more, eights = sum[3][w];                                   \
-        MODEL_EIGHT_vec(more, list + 8)                                        \
-        sum[3][w] = model_parity_base(carry[w], more, eights);                 \
-        carry[w] = model_majority_base(carry[w], more, eights);                \
-    } while (0)
+/* The carry of 16 taps. Two loops, as one has too few registers. */
+#define MODEL_SIXTEEN_vec(result, list, start)                                                  \
+    MODEL_EACH_vec({ MODEL_EIGHT_vec(result[w], list, start) });                                \
+    MODEL_EACH_vec({                                                                            \
+        model_base second, eight = start ? model_fill_base(0) : sum[3][w];                       \
+        MODEL_EIGHT_vec(second, list + 8, 0)                                                      \
+        sum[3][w] = model_parity_base(result[w], second, eight);                                 \
+        result[w] = model_majority_base(result[w], second, eight);                               \
+    })
+#define MODEL_RIPPLE_vec(first, x)                 \
+    for (k = first; k < bits; k++) {               \
+        const model_base before = sum[k][w];       \
+        sum[k][w] = before ^ x;                    \
+        x &= before;                                  \
+    }
 #endif
 
 #if MODEL_BYTES_vec <= MODEL_VECTOR
@@ -253,30 +272,43 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
 #else
     /* Loops over words, which compilers can make wider vectors of. */
     const size_t words = pair * MODEL_WORDS_vec;
-    model_base sum[32][2 * MODEL_WORDS_vec], carry[2 * MODEL_WORDS_vec];
+    model_base sum[32][2 * MODEL_WORDS_vec], carry[2 * MODEL_WORDS_vec], more[2 * MODEL_WORDS_vec];
     size_t w;
-    for (k = 0; k < bits; k++)
+    for (k = n < 16 ? 0 : 5; k < bits; k++)
         for (w = 0; w < words; w++)
             sum[k][w] = model_fill_base(0);
-    for (; n; n -= n < 16 ? n : 16, list += 16) {
-        if (words <= 4)
-            MODEL_LOOP for (w = 0; w < words; w++)
-                MODEL_FIRST_vec;
-        else
-            for (w = 0; w < words; w++)
-                MODEL_FIRST_vec;
-        if (n >= 16 && words <= 4)
-            MODEL_LOOP for (w = 0; w < words; w++)
-                MODEL_SECOND_vec;
-        else if (n >= 16)
-            for (w = 0; w < words; w++)
-                MODEL_SECOND_vec;
-        for (k = n >= 16 ? 4 : 3; k < bits; k++)
-            for (w = 0; w < words; w++) {
-                const model_base x = sum[k][w];
-                sum[k][w] = x ^ carry[w];
-                carry[w] &= x;
-            }
+    if (n >= 16) {
+        MODEL_SIXTEEN_vec(carry, list, 1);
+        for (w = 0; w < words; w++)
+            sum[4][w] = carry[w];
+        n -= 16;
+        list += 16;
+    }
+    for (; n >= 32; n -= 32, list += 32) {
+        MODEL_SIXTEEN_vec(carry, list, 0);
+        MODEL_SIXTEEN_vec(more, (list + 16), 0);
+        for (w = 0; w < words; w++) {
+            const model_base x = sum[4][w];
+            model_base y = model_majority_base(x, carry[w], more[w]);
+            sum[4][w] = model_parity_base(x, carry[w], more[w]);
+            MODEL_RIPPLE_vec(5, y)
+        }
+    }
+    if (n >= 16) {
+        MODEL_SIXTEEN_vec(carry, list, 0);
+        for (w = 0; w < words; w++) {
+            model_base x = carry[w];
+            MODEL_RIPPLE_vec(4, x)
+        }
+        n -= 16;
+        list += 16;
+    }
+    if (n) {
+        MODEL_EACH_vec({ MODEL_EIGHT_vec(carry[w], list, 0) });
+        for (w = 0; w < words; w++) {
+            model_base x = carry[w];
+            MODEL_RIPPLE_vec(3, x)
+        }
     }
     for (k = 0; k < bits; k++)
         memcpy(&count[pair * k], sum[k], words * sizeof(model_base));
