@@ -298,6 +298,18 @@ def test_evaluation_gives_the_same_bits_with_and_without_jit(block):
     np.testing.assert_allclose(jitted, eager, rtol=1e-6)  # their common float32 unit may differ by a rounding
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_bfloat16_changes_no_bit_of_what_a_binary_network_computes(training):
+    config = smallest("basic", "pact")
+    logits = []
+    for dtype in ("float32", "bfloat16"):
+        model = as_trained(create_model(config, rngs=nnx.Rngs(0), dtype=dtype))
+        model.train() if training else model.eval()
+        logits.append(nnx.jit(lambda model, x: model(x))(model, images()))
+    assert np.ptp(logits[0]) > 0
+    np.testing.assert_array_equal(*logits)
+
+
 def test_an_image_is_classified_alike_in_every_batch():
     model, x = as_trained(create_model(model_config(), rngs=nnx.Rngs(0))), images(5)
     together = evaluate(model, x)

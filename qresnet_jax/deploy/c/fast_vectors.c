@@ -204,38 +204,39 @@ MODEL_INLINE void model_sixteen_vec(const uint8_t *from, unsigned scale, const m
 /// count
 #if MODEL_BYTES_vec > MODEL_VECTOR
 /* A loop over words; see MODEL_LOOP. */
-#define MODEL_EACH_vec(...)                             \
-    do {                                                \
-        if (words <= 4)                                 \
-            MODEL_LOOP for (w = 0; w < words; w++)      \
-                __VA_ARGS__                             \
-        else                                            \
-            for (w = 0; w < words; w++)                 \
-                __VA_ARGS__                             \
+#define MODEL_EACH_vec(...)                        \
+    do {                                           \
+        if (words <= 4)                            \
+            MODEL_LOOP for (w = 0; w < words; w++) \
+                __VA_ARGS__                        \
+        else                                       \
+            for (w = 0; w < words; w++)            \
+                __VA_ARGS__                        \
     } while (0)
-/* Carry of 8 taps added to the lowest bits of sum, or to 0 if `start`. */
+/* Carry of 8 taps added to the three lowest bits of sum, or to 0 if `start`. */
 #define MODEL_EIGHT_vec(result, list, start)                                      \
     model_base state[3];                                                          \
-    state[0] = start ? model_fill_base(0) : sum[0][w];                            \
-    state[1] = start ? model_fill_base(0) : sum[1][w];                            \
-    state[2] = start ? model_fill_base(0) : sum[2][w];                            \
+    state[0] = start ? model_fill_base(0) : sum[w];                               \
+    state[1] = start ? model_fill_base(0) : sum[words + w];                       \
+    state[2] = start ? model_fill_base(0) : sum[2 * words + w];                   \
     result = model_eight_base(from + w * sizeof(model_base), scale, list, state); \
-    sum[0][w] = state[0];                                                         \
-    sum[1][w] = state[1];                                                         \
-    sum[2][w] = state[2];
-/* The carry of 16 taps. Two loops, as one has too few registers. */
-#define MODEL_SIXTEEN_vec(result, list, start)                                                  \
-    MODEL_EACH_vec({ MODEL_EIGHT_vec(result[w], list, start) });                                \
-    MODEL_EACH_vec({                                                                            \
-        model_base second, eight = start ? model_fill_base(0) : sum[3][w];                       \
-        MODEL_EIGHT_vec(second, list + 8, 0)                                                      \
-        sum[3][w] = model_parity_base(result[w], second, eight);                                 \
-        result[w] = model_majority_base(result[w], second, eight);                               \
+    sum[w] = state[0];                                                            \
+    sum[words + w] = state[1];                                                    \
+    sum[2 * words + w] = state[2];
+/* Carry of 16 taps added to the four lowest. Two loops, as one has too few registers. */
+#define MODEL_SIXTEEN_vec(result, list, start)                                              \
+    MODEL_EACH_vec({ MODEL_EIGHT_vec(result[w], list, start) });                            \
+    MODEL_EACH_vec({                                                                        \
+        model_base second, eight = start ? model_fill_base(0) : sum[3 * words + w];         \
+        MODEL_EIGHT_vec(second, list + 8, 0)                                                \
+        sum[3 * words + w] = model_parity_base(result[w], second, eight);                   \
+        result[w] = model_majority_base(result[w], second, eight);                          \
     })
-#define MODEL_RIPPLE_vec(first, x)                 \
-    for (k = first; k < bits; k++) {               \
-        const model_base before = sum[k][w];       \
-        sum[k][w] = before ^ x;                    \
+/* Adds x from a bit on. */
+#define MODEL_RIPPLE_vec(first, x)                    \
+    for (k = first; k < bits; k++) {                  \
+        const model_base before = sum[k * words + w]; \
+        sum[k * words + w] = before ^ x;              \
         x &= before;                                  \
     }
 #endif
@@ -270,17 +271,18 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
             count[2 * k + 1] = second[k];
     }
 #else
-    /* Loops over words, which compilers can make wider vectors of. */
+    /* Loops over words, which compilers can make wider vectors of. The number is [bits][words]. */
     const size_t words = pair * MODEL_WORDS_vec;
-    model_base sum[32][2 * MODEL_WORDS_vec], carry[2 * MODEL_WORDS_vec], more[2 * MODEL_WORDS_vec];
+    model_base *const sum = (model_base *)(void *)count;
+    model_base carry[2 * MODEL_WORDS_vec], more[2 * MODEL_WORDS_vec];
     size_t w;
-    for (k = n < 16 ? 0 : 5; k < bits; k++)
+    for (k = n < 16 ? 0 : 5; k < bits || k < 3; k++)
         for (w = 0; w < words; w++)
-            sum[k][w] = model_fill_base(0);
+            sum[k * words + w] = model_fill_base(0);
     if (n >= 16) {
         MODEL_SIXTEEN_vec(carry, list, 1);
         for (w = 0; w < words; w++)
-            sum[4][w] = carry[w];
+            sum[4 * words + w] = carry[w];
         n -= 16;
         list += 16;
     }
@@ -288,9 +290,9 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
         MODEL_SIXTEEN_vec(carry, list, 0);
         MODEL_SIXTEEN_vec(more, (list + 16), 0);
         for (w = 0; w < words; w++) {
-            const model_base x = sum[4][w];
+            const model_base x = sum[4 * words + w];
             model_base y = model_majority_base(x, carry[w], more[w]);
-            sum[4][w] = model_parity_base(x, carry[w], more[w]);
+            sum[4 * words + w] = model_parity_base(x, carry[w], more[w]);
             MODEL_RIPPLE_vec(5, y)
         }
     }
@@ -310,7 +312,5 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
             MODEL_RIPPLE_vec(3, x)
         }
     }
-    for (k = 0; k < bits; k++)
-        memcpy(&count[pair * k], sum[k], words * sizeof(model_base));
 #endif
 }
