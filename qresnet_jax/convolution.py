@@ -46,7 +46,7 @@ def half_conv(q, signs, strides) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], dtype=jnp.float32) -> jax.Array:
+def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], dtype) -> jax.Array:
     """`plain_conv` of float32 integers whose sums stay below 2**24: exact on every device, in any order.
 
     `dtype` is that of the operands of the kernel's gradient.

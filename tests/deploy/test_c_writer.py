@@ -1,3 +1,4 @@
+import ctypes
 import dataclasses
 import errno
 import hashlib
@@ -9,6 +10,8 @@ import subprocess
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qresnet_jax.deploy import numpy_engine
 from qresnet_jax.deploy.c_writer import PROFILES, write_c
@@ -89,6 +92,69 @@ def test_nothing_is_undefined_and_no_access_out_of_bounds(seed, sanitizer, profi
         pytest.skip(f"there is no {sanitizer}")
     network = random_network(seed, ordinary=seed % 2 == 0)
     check(*network, tmp_path, make_images, profile, sanitizer, flags=SANITIZE)
+
+
+RESCALE = """
+#include "model.c"
+void rescale(int32_t multiplier, uint64_t offset, uint8_t shift, int saturates, const int32_t *x, size_t n, int16_t *out);
+void rescale(int32_t multiplier, uint64_t offset, uint8_t shift, int saturates, const int32_t *x, size_t n, int16_t *out)
+{
+    const model_requantize r = {
+        .multiplier = &multiplier, .wide_offset = &offset, .shift = &shift, .saturates = saturates};
+    model_rescale(&r, 0, x, n, out);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def rescale(tmp_path_factory, compiler):
+    """The rescaling of wide numbers, `(x, multiplier, offset, shift, saturates) -> int16`, from the exported code."""
+    directory = tmp_path_factory.mktemp("rescale")
+    network, size = random_network(20, ordinary=True)
+    free = {} if network.height else {"height": size[0], "width": size[1]}
+    write_c(network, directory, profile="fast", **free)
+    (directory / "rescale.c").write_text(RESCALE)
+    command = [compiler, "-std=c99", "-O1", "-shared", "-fPIC", "rescale.c", "-o", "rescale.so"]
+    subprocess.run(command, cwd=directory, check=True)
+    function = ctypes.CDLL(str(directory / "rescale.so")).rescale
+    function.restype = None
+
+    def call(x, multiplier, offset, shift, saturates):
+        x, out = np.int32(x), np.zeros(len(x), np.int16)
+        function(
+            ctypes.c_int32(multiplier),
+            ctypes.c_uint64(offset + 2**63),
+            ctypes.c_uint8(shift),
+            ctypes.c_int(saturates),
+            ctypes.c_void_p(x.ctypes.data),
+            ctypes.c_size_t(len(x)),
+            ctypes.c_void_p(out.ctypes.data),
+        )
+        return out.astype(int)
+
+    return call
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.integers(-(2**24), 2**24),
+    st.integers(-(2**18) + 1, 2**18 - 1),
+    st.integers(0, 36),
+    st.integers(-40000, 40000),
+    st.sampled_from([-1, 0, 1]),
+)
+def test_wide_numbers_are_rescaled_exactly_where_results_begin_and_end(
+    rescale, x, multiplier, shift, q, more
+):
+    offset = q * 2**shift - x * multiplier + more
+    numbers = np.clip([x, x - 1, x + 1, -x, 0], -(2**24), 2**24)
+    exact = np.array([(int(n) * multiplier + offset) >> shift for n in numbers], object)
+    saturated = np.clip(exact, -(2**15), 2**15 - 1)
+    np.testing.assert_array_equal(rescale(numbers, multiplier, offset, shift, saturates=1), saturated)
+    small = exact == saturated
+    np.testing.assert_array_equal(
+        rescale(numbers[small], multiplier, offset, shift, saturates=0), exact[small]
+    )
 
 
 def processor_has(features):

@@ -232,13 +232,16 @@ MODEL_INLINE void model_sixteen_vec(const uint8_t *from, unsigned scale, const m
         sum[3 * words + w] = model_parity_base(result[w], second, eight);                   \
         result[w] = model_majority_base(result[w], second, eight);                          \
     })
-/* Adds x from a bit on. */
-#define MODEL_RIPPLE_vec(first, x)                    \
-    for (k = first; k < bits; k++) {                  \
-        const model_base before = sum[k * words + w]; \
-        sum[k * words + w] = before ^ x;              \
-        x &= before;                                  \
-    }
+/* Adds a carry from a bit on. */
+#define MODEL_RIPPLE_vec(first, carry)                    \
+    do {                                                  \
+        model_base rest = carry;                          \
+        for (k = first; k < bits; k++) {                  \
+            const model_base before = sum[k * words + w]; \
+            sum[k * words + w] = before ^ rest;           \
+            rest &= before;                               \
+        }                                                 \
+    } while (0)
 #endif
 
 #if MODEL_BYTES_vec <= MODEL_VECTOR
@@ -276,7 +279,7 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
     model_base *const sum = (model_base *)(void *)count;
     model_base carry[2 * MODEL_WORDS_vec], more[2 * MODEL_WORDS_vec];
     size_t w;
-    for (k = n < 16 ? 0 : 5; k < bits || k < 3; k++)
+    for (k = n < 16 ? 0 : 5; k < bits || k < 3; k++) /* 8 taps are added to three bits, whatever is left of them */
         for (w = 0; w < words; w++)
             sum[k * words + w] = model_fill_base(0);
     if (n >= 16) {
@@ -291,26 +294,21 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
         MODEL_SIXTEEN_vec(more, (list + 16), 0);
         for (w = 0; w < words; w++) {
             const model_base x = sum[4 * words + w];
-            model_base y = model_majority_base(x, carry[w], more[w]);
             sum[4 * words + w] = model_parity_base(x, carry[w], more[w]);
-            MODEL_RIPPLE_vec(5, y)
+            MODEL_RIPPLE_vec(5, model_majority_base(x, carry[w], more[w]));
         }
     }
     if (n >= 16) {
         MODEL_SIXTEEN_vec(carry, list, 0);
-        for (w = 0; w < words; w++) {
-            model_base x = carry[w];
-            MODEL_RIPPLE_vec(4, x)
-        }
+        for (w = 0; w < words; w++)
+            MODEL_RIPPLE_vec(4, carry[w]);
         n -= 16;
         list += 16;
     }
     if (n) {
         MODEL_EACH_vec({ MODEL_EIGHT_vec(carry[w], list, 0) });
-        for (w = 0; w < words; w++) {
-            model_base x = carry[w];
-            MODEL_RIPPLE_vec(3, x)
-        }
+        for (w = 0; w < words; w++)
+            MODEL_RIPPLE_vec(3, carry[w]);
     }
 #endif
 }
