@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from qresnet_jax import cpu_convolution as cpu
 from qresnet_jax import plain_convolution as plain
-from qresnet_jax.quantizers import magnitude, sign
+from qresnet_jax.quantizers import binary_scale, sign
 
 _FLOAT16_INTEGERS = 2**11  # float16 holds all integers up to here
 
@@ -77,7 +77,7 @@ def _kernel_gradient(g, x, strides, shape, dtype):
 def accumulate(x, kernel, step, strides, scale, dtype, max_level=None):
     """`(acc, factor)` with `conv(x, binarize(kernel)) = acc * factor`; acc float32, integral when `step` is given."""
     acc = integer_conv(levels(x, step), sign(kernel), strides, None if step is None else max_level, dtype)
-    factor = magnitude(kernel, scale)
+    factor = binary_scale(kernel, scale)
     return acc, factor if step is None else factor * step
 
 
@@ -114,12 +114,14 @@ def binary_conv(
 
 
 def _binary_conv_fwd(x, kernel, step, strides, scale, dtype, max_level):
-    q, signs, s = levels(x, step), sign(kernel), magnitude(kernel, scale)
+    q, signs, s = levels(x, step), sign(kernel), binary_scale(kernel, scale)
+    # Computed once: otherwise XLA computes s again in each kernel that needs it, and saves the kernel for that.
+    s, factor = jax.lax.optimization_barrier((s, s if step is None else s * step))
     max_level = None if step is None else max_level
     # A quarter of float32's memory, and of the time to move it; bfloat16 is kept as the gradient needs it.
     small = dtype == jnp.float32 and max_level is not None and max_level <= 127
     q = cpu.keep(q.astype(jnp.int8 if small else dtype))
-    out = integer_conv(q, signs, strides, max_level, dtype) * (s if step is None else s * step)
+    out = integer_conv(q, signs, strides, max_level, dtype) * factor
     return out, (q, signs, s, step, jnp.zeros((0,), x.dtype))
 
 

@@ -43,12 +43,21 @@ def magnitude(w: jax.Array, scale: str = "layer") -> jax.Array:
     Raises:
       ValueError: `scale` is neither.
     """
-    if scale not in SCALES:
-        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
-    size, axis = jnp.abs(w), None if scale == "layer" else tuple(range(w.ndim - 1))
-    # Summed from one of the values on, which is exact where all are equal: s * sign has the scale s again.
+    return jnp.mean(jnp.abs(w), _averaged(w, scale))
+
+
+def binary_scale(w: jax.Array, scale: str = "layer") -> jax.Array:
+    """`magnitude(w, scale)`, summed from one of the values on: exact where all are equal, so `s * sign` has the scale s."""
+    axis, size = _averaged(w, scale), jnp.abs(w)
     origin = size[(0,) * size.ndim] if scale == "layer" else size[(0,) * (size.ndim - 1)]
     return origin + jnp.mean(size - origin, axis)
+
+
+def _averaged(w, scale):
+    """The axes of `w` that share a scale; None for all."""
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
+    return None if scale == "layer" else tuple(range(w.ndim - 1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -69,7 +78,7 @@ def binarize(w: jax.Array, scale: str = "layer") -> jax.Array:
 
     Rastegari et al. 2016 (XNOR-Net), eq. 4-6; Courbariaux et al. 2015 for the gradient.
     """
-    return magnitude(w, scale) * sign(w)
+    return binary_scale(w, scale) * sign(w)
 
 
 binarize.defvjp(lambda w, scale: (binarize(w, scale), None), lambda scale, _, g: (g,))

@@ -223,7 +223,7 @@ def _conv_constants(conv, norm, act, fraction_bits):
     if act is None:
         factor, acc_max = conv.integer_kernel()[1] / layers.PIXEL_UNITS, conv.acc_max()
     else:
-        factor = quantizers.magnitude(conv.kernel[...], conv.scale) * act.step
+        factor = quantizers.binary_scale(conv.kernel[...], conv.scale) * act.step
         acc_max = conv.acc_max(act.max_level)
     channels = conv.out_features
     multiplier, offset = (jnp.ones(channels), jnp.zeros(channels)) if norm is None else norm.affine()

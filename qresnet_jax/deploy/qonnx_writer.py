@@ -113,7 +113,7 @@ def _quantizers(model):
         for conv, before, norm, act in zip(
             block.convs, block.acts, norms, list(block.acts)[1:], strict=False
         ):
-            yield quantizers.magnitude(conv.kernel[...], conv.scale) * before.step, norm, act
+            yield quantizers.binary_scale(conv.kernel[...], conv.scale) * before.step, norm, act
 
 
 class _Writer:

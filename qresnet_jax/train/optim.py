@@ -91,14 +91,20 @@ def optimizer(
         ),
         "float": base(optim.weight_decay),
         "norm": base(0.0),
-        "clipping_level": optax.chain(
-            optax.add_decayed_weights(optim.clipping_level.l2),
-            optax.sgd(
-                lambda step: optim.clipping_level.learning_rate * course(step),
-                momentum=optim.momentum or None,
-            ),
-            keep_above(MIN_CLIPPING_LEVEL),
+        # As one vector: one operation for all instead of several for each of these numbers.
+        "clipping_level": optax.flatten(
+            optax.chain(
+                optax.add_decayed_weights(optim.clipping_level.l2),
+                optax.sgd(
+                    lambda step: optim.clipping_level.learning_rate * course(step),
+                    momentum=optim.momentum or None,
+                ),
+                keep_above(MIN_CLIPPING_LEVEL),
+            )
         ),
     }
+    group_of = labels(params)
+    if "clipping_level" not in jax.tree.leaves(group_of):
+        del groups["clipping_level"]  # `flatten` refuses a network without them
     clip = [optax.clip_by_global_norm(optim.gradient_clip)] if optim.gradient_clip else []
-    return optax.chain(*clip, optax.partition(groups, labels(params)))
+    return optax.chain(*clip, optax.partition(groups, group_of))
