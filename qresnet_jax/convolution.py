@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from qresnet_jax import cpu_convolution as cpu
+from qresnet_jax import gpu_convolution as gpu
 from qresnet_jax import plain_convolution as plain
 from qresnet_jax.quantizers import binary_scale, sign
-
-_FLOAT16_INTEGERS = 2**11  # float16 holds all integers up to here
 
 
 def levels(x: jax.Array, step: jax.Array | None) -> jax.Array:
@@ -34,15 +33,9 @@ def integer_conv(q, signs, strides, max_level, dtype) -> jax.Array:
     if max_level is None or max_level > 127:
         return default(q, signs)
     ways = {"cpu": partial(cpu.integer_conv, strides=strides)}
-    if max_level * signs[..., 0].size <= _FLOAT16_INTEGERS:
-        ways["cuda"] = partial(half_conv, strides=strides)
+    if max_level * signs[..., 0].size <= gpu.MAX_INTEGER:
+        ways["cuda"] = partial(gpu.integer_conv, strides=strides)
     return jax.lax.platform_dependent(q, signs, **ways, default=default)
-
-
-def half_conv(q, signs, strides) -> jax.Array:
-    """`plain_conv(q, signs)` through float16, exact up to sums of 2048: GPUs move half the memory and sum in float32."""
-    q, signs = q.astype(jnp.float16), signs.astype(jnp.float16)
-    return plain.plain_conv(q, signs, strides, out_dtype=jnp.float16).astype(jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -131,14 +124,22 @@ def _binary_conv_bwd(strides, scale, dtype, max_level, residuals, g):
     # whole layer can wait until after the product, which then takes the same g as the kernel's gradient.
     g = cpu.keep(g)
     before, after = (1, s) if scale == "layer" else (s, 1)
+    of_x, of_kernel = {"strides": strides, "shape": q.shape}, {"strides": strides, "shape": signs.shape}
+    x_ways, kernel_ways = {"cpu": partial(cpu.input_gradient, **of_x)}, {}
+    if dtype == jnp.float32 and max_level is not None and max_level <= gpu.MAX_INTEGER and gpu.may_round():
+        bound = gpu.gradient_bound(g.shape, signs.shape, max_level)
+        x_ways["cuda"] = partial(gpu.input_gradient, **of_x, bound=bound)
+        kernel_ways["cuda"] = partial(gpu.kernel_gradient, **of_kernel, bound=bound)
     dx = jax.lax.platform_dependent(
         (g * before).astype(dtype),
         signs.astype(dtype),
-        cpu=partial(cpu.input_gradient, strides=strides, shape=q.shape),
-        default=partial(plain.input_gradient, strides=strides, shape=q.shape),
+        **x_ways,
+        default=partial(plain.input_gradient, **of_x),
     )
     dx = cpu.keep(dx).astype(jnp.float32) * after
-    dkernel = _kernel_gradient(g, q, strides, signs.shape, dtype)
+    dkernel = jax.lax.platform_dependent(
+        g, q, **kernel_ways, default=partial(_kernel_gradient, **of_kernel, dtype=dtype)
+    )
     if step is not None:
         dkernel = dkernel * step
     return dx.astype(like_x.dtype), dkernel, None if step is None else jnp.zeros_like(step)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax.convolution import accumulate, binary_conv, exact_conv, half_conv, integer_conv, levels
+from qresnet_jax.convolution import accumulate, binary_conv, exact_conv, integer_conv, levels
 from qresnet_jax.plain_convolution import plain_conv
 
 # image (N, H, W, C), outputs, kernel size, stride: odd images, batch 1, channels that fill no vector
@@ -214,15 +214,6 @@ def test_the_exact_convolution_and_its_gradients_are_those_of_the_plain_one(stri
     np.testing.assert_allclose(dkernel, plain_dkernel, rtol=0, atol=tolerance * np.abs(plain_dkernel).max())
 
 
-@pytest.mark.parametrize("channels, max_level", [(16, 3), (64, 3), (32, 7), (227, 1)])
-def test_float16_holds_every_sum_exactly(channels, max_level):
-    q, _, signs = case((2, 5, 5, channels), 4, 3, max_level)
-    q[0], signs[..., 0], signs[..., 1] = max_level, 1, -1  # the largest sums of both signs
-    want = conv_reference(q, signs, 1)
-    assert abs(want).max() == max_level * 9 * channels
-    np.testing.assert_array_equal(half_conv(jnp.float32(q), jnp.float32(signs), (1, 1)), want)
-
-
 @pytest.mark.parametrize("channels, in_float16", [(64, True), (75, True), (76, False), (128, False)])
 def test_gpus_sum_in_float16_only_what_it_holds(channels, in_float16):
     """3 * 9 * 75 = 2025 <= 2048 < 3 * 9 * 76."""
@@ -231,6 +222,31 @@ def test_gpus_sum_in_float16_only_what_it_holds(channels, in_float16):
     program = conv.trace(q, kernel).lower(lowering_platforms=("cuda",)).as_text()
     assert program.count("stablehlo.convolution") == 1
     assert ("f16" in program) is in_float16
+
+
+@pytest.mark.parametrize(
+    "dtype, max_level, precision, operands",
+    [
+        (jnp.float32, 3, None, "f16"),
+        (jnp.float32, 3, "tensorfloat32", "f16"),
+        (jnp.float32, 3, "float32", "f32"),
+        (jnp.float32, 3, "highest", "f32"),
+        (jnp.float32, None, None, "f32"),
+        (jnp.float32, 2**14, None, "f32"),
+        (jnp.bfloat16, 3, None, "bf16"),
+    ],
+)
+def test_gpus_multiply_gradients_in_float16_where_rounding_is_allowed(dtype, max_level, precision, operands):
+    def gradients(x, kernel, step, g):
+        conv = lambda x, kernel: binary_conv(x, kernel, step, (1, 1), "layer", dtype, max_level)  # noqa: E731
+        return jax.vjp(conv, x, kernel)[1](g)
+
+    arguments = jnp.ones((1, 4, 4, 5)), jnp.ones((3, 3, 5, 2)), jnp.float32(1), jnp.ones((1, 4, 4, 2))
+    with jax.default_matmul_precision(precision):
+        program = jax.jit(gradients).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 2
+    assert all(line.count(f"x{operands}>") == 3 for line in convolutions)
 
 
 def test_the_largest_level_means_nothing_without_a_step():
