@@ -145,6 +145,34 @@ def test_gradients_are_those_of_the_float_convolution_passed_straight_through(
             np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("scale", ["layer", "channel"])
+@pytest.mark.parametrize("shape, outputs, k, stride", CASES[:5])
+def test_the_way_that_gpus_take_leads_to_the_same_result(shape, outputs, k, stride, scale, monkeypatch):
+    q, w, _ = case(shape, outputs, k)
+    x = jnp.float32(q) * jnp.float32(0.7)
+
+    def run():
+        conv = lambda x, w: binary_conv(x, w, jnp.float32(0.7), (stride, stride), scale, jnp.float32, 3)  # noqa: E731
+        out, pullback = jax.vjp(conv, x, jnp.asarray(w))
+        g = np.random.default_rng(3).normal(size=out.shape).astype(np.float32)
+        return out, *pullback(jnp.asarray(g))
+
+    want, want_dx, want_dkernel = run()
+    taken = []
+
+    def on_cuda(*operands, default, **ways):
+        taken.append("cuda" in ways)
+        return ways.get("cuda", default)(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", on_cuda)
+    got, dx, dkernel = run()
+    assert sum(taken) == 3  # the three products
+    np.testing.assert_array_equal(got, want)
+    for a, b in ((dx, want_dx), (dkernel, want_dkernel)):
+        assert np.linalg.norm(a - b) <= 2**-11 * np.linalg.norm(b)
+        assert np.any(a != b)  # it was another way
+
+
 def test_the_input_gradient_has_the_dtype_of_the_input():
     q, w, _ = case((1, 5, 5, 3), 4, 3)
 
