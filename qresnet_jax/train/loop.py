@@ -180,20 +180,36 @@ class _Run:
         config, n = self.config, self.steps_per_epoch
         dispatch, data_of = self._dispatcher(), self._data()
         step, best = int(state.step), checkpoints.best_accuracy
-        while step < self.total_steps:
-            epoch = step // n
-            state, step = self._epoch(state, step, data_of(epoch), dispatch, metrics, progress, stop)
-            ended = step == (epoch + 1) * n
-            accuracy = self._validate(state, metrics, epoch) if ended else None
-            is_last = step == self.total_steps
-            due = ended and ((epoch + 1) % config.checkpoint_every_epochs == 0 or is_last)
-            is_best = accuracy is not None and (best is None or accuracy >= best)  # of equals the later
-            best = accuracy if is_best else best
-            if stop or due or is_best:
-                check_finite(state)
-                checkpoints.save(step, state, self.meta, accuracy)
-            if stop:
-                break
+        waiting = []  # `(step, state, accuracy)` of the best since the last checkpoint, which it joins on the disk
+
+        def save(*states):
+            for saved_step, saved, accuracy in states:
+                checkpoints.save(saved_step, saved, self.meta, accuracy)
+
+        try:
+            while step < self.total_steps:
+                epoch = step // n
+                state, step = self._epoch(state, step, data_of(epoch), dispatch, metrics, progress, stop)
+                ended = step == (epoch + 1) * n
+                accuracy = self._validate(state, metrics, epoch) if ended else None
+                stopping = bool(stop)  # it may be set at any moment
+                is_last = step == self.total_steps
+                due = ended and ((epoch + 1) % config.checkpoint_every_epochs == 0 or is_last)
+                is_best = accuracy is not None and (best is None or accuracy >= best)  # of equals the later
+                best = accuracy if is_best else best
+                if stopping or due or is_best:
+                    check_finite(state)
+                    waiting = [] if is_best else waiting
+                if stopping or due:
+                    save(*waiting, (step, state, accuracy))
+                    waiting = []
+                elif is_best:
+                    waiting = [(step, _copy(state), accuracy)]
+                if stopping:
+                    break
+        except DivergedError:
+            save(*waiting)
+            raise
         checkpoints.wait()
         return state
 
@@ -356,6 +372,12 @@ def check_finite(state) -> None:
             f"the {what} not finite at step {bad}: lower config.optim.learning_rate, or set "
             "config.optim.gradient_clip. The last good checkpoint is kept; training goes on from it"
         )
+
+
+@jax.jit
+def _copy(tree):
+    """In other buffers: those of a state are the next one's."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 @jax.jit

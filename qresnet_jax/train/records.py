@@ -1,6 +1,7 @@
 """What a run writes down as it goes: `metrics.jsonl` and TensorBoard event files."""
 
 import json
+import os
 import pathlib
 import time
 
@@ -27,21 +28,19 @@ class Metrics:
     def __init__(self, workdir: pathlib.Path, last_step: int):
         self.path = pathlib.Path(workdir) / FILE
         self._lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
-        self._rewrite()
-        self._file = self.path.open("a")
+        write_all({self.path: b"".join(map(_encoded, self._lines))})
+        self._file = os.open(self.path, os.O_RDWR)
+        self._end = os.fstat(self._file).st_size
         self._events = _Events(self.path.parent, last_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records values; those of the last step written are added to its line."""
-        if self._lines and self._lines[-1]["step"] == step:
-            self._lines[-1] |= values
-            self._file.close()
-            self._rewrite()
-            self._file = self.path.open("a")
-        else:
-            self._lines.append({"step": step, **values})
-            self._file.write(json.dumps(self._lines[-1]) + "\n")
-            self._file.flush()
+        before = self._lines[-1] if self._lines and self._lines[-1]["step"] == step else {}
+        line = {"step": step} | before | values
+        self._replace_end(_encoded(before) if before else b"", _encoded(line))
+        if before:
+            self._lines.pop()
+        self._lines.append(line)
         self._events.write(step, values)
 
     def at(self, step: int) -> dict[str, float]:
@@ -50,11 +49,25 @@ class Metrics:
 
     def close(self) -> None:
         """Closes both."""
-        self._file.close()
+        os.close(self._file)
         self._events.close()
 
-    def _rewrite(self):
-        write_all({self.path: "".join(json.dumps(line) + "\n" for line in self._lines).encode()})
+    def _replace_end(self, old, new):
+        """Overwrites the file's last bytes; where that fails, as on a full disk, they are put back."""
+        start = at = self._end - len(old)
+        try:
+            while at < start + len(new):
+                at += os.pwrite(self._file, new[at - start :], at)
+        except OSError:
+            os.pwrite(self._file, old, start)
+            os.ftruncate(self._file, self._end)
+            raise
+        os.ftruncate(self._file, at)
+        self._end = at
+
+
+def _encoded(line):
+    return (json.dumps(line) + "\n").encode()
 
 
 class _Events:

@@ -169,7 +169,10 @@ def test_several_steps_a_dispatch_give_the_same_records(float_run, tmp_path):
     ("accuracies", "every", "saved", "chosen"),
     [
         ((0.9, 0.5, 0.6), 2, [3, 6, 9], 3),
-        ((0.1, 0.2, 0.1), 10, [3, 6, 9], 6),
+        ((0.1, 0.2, 0.1), 10, [6, 9], 6),
+        ((0.2, 0.1, 0.3), 10, [9], 9),
+        ((0.1, 0.2, 0.3), 1, [3, 6, 9], 9),
+        ((0.3, 0.3, 0.2), 3, [6, 9], 6),
     ],
 )
 def test_the_best_of_validation_meets_the_test_split(tmp_path, monkeypatch, accuracies, every, saved, chosen):
@@ -180,10 +183,56 @@ def test_the_best_of_validation_meets_the_test_split(tmp_path, monkeypatch, accu
     choose_validation(monkeypatch, *accuracies)
     result = run(tmp_path, **FLOAT, checkpoint_every_epochs=every)
     assert [line["eval_accuracy"] for line in lines(tmp_path) if "eval_accuracy" in line] == list(accuracies)
-    assert steps == saved, "of every so many epochs, of each new best, and of the end"
-    assert result["test_of_step"] == chosen and kept(tmp_path) == [chosen, 9]
+    assert steps == saved, "of every so many epochs, of the end, and of the best before each"
+    assert result["test_of_step"] == chosen and kept(tmp_path) == sorted({chosen, 9})
     again = evaluate.evaluate_checkpoint(configuration(**FLOAT), tmp_path, devices=jax.devices()[:1])
     assert {name: again[name] for name in TESTED} == {name: result[name] for name in TESTED}
+
+
+def arrays(workdir, step):
+    checkpoints = Checkpoints(workdir, read_only=True)
+    found = checkpoints.arrays(step)
+    checkpoints.close()
+    return found
+
+
+def test_a_best_state_that_waits_for_the_next_checkpoint_stays_as_it_was(tmp_path, monkeypatch):
+    for every in (1, 10):
+        with monkeypatch.context() as patch:
+            choose_validation(patch, 0.9, 0.5, 0.6)
+            run(tmp_path / str(every), **FLOAT, checkpoint_every_epochs=every)
+    want, got = (arrays(tmp_path / name, 3) for name in ("1", "10"))
+    assert want.keys() == got.keys()
+    for path, x in want.items():
+        np.testing.assert_array_equal(got[path], x, path)
+
+
+def test_a_run_that_is_stopped_saves_the_best_state_too(tmp_path, monkeypatch):
+    choose_validation(monkeypatch, 0.9, 0.5, 0.6)
+    validated, validate = itertools.count(1), loop.Evaluator.__call__
+
+    def stopped_in_the_second(*args):
+        if next(validated) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args)
+
+    monkeypatch.setattr(loop.Evaluator, "__call__", stopped_in_the_second)
+    run(tmp_path, **FLOAT, checkpoint_every_epochs=10)
+    assert kept(tmp_path) == [3, 6]
+    assert run(tmp_path, **FLOAT, checkpoint_every_epochs=10)["test_of_step"] == 3
+
+
+def test_a_run_that_diverges_saves_the_best_state_before(tmp_path, monkeypatch):
+    choose_validation(monkeypatch, 0.9, 0.5, 0.6)
+
+    def diverged(state):
+        if state.step > 6:
+            raise DivergedError("of the test")
+
+    monkeypatch.setattr(loop, "check_finite", diverged)
+    with pytest.raises(DivergedError, match="of the test"):
+        run(tmp_path, **FLOAT, checkpoint_every_epochs=10)
+    assert kept(tmp_path) == [3]
 
 
 def test_without_a_holdout_the_last_checkpoint_is_the_model(tmp_path):
