@@ -2,7 +2,7 @@
 
 python main.py --config=configs/digits.py
 
-Test accuracy 97.5 % on average over 5 seeds, standard deviation 0.9, in about a minute on 2 cores.
+Test accuracy 97.4 % on average over 5 seeds, standard deviation 0.7, in about a minute on 2 cores.
 """
 
 from qresnet_jax.config import default_config

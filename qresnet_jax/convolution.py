@@ -97,7 +97,7 @@ def binary_conv(
       scale: "layer" or "channel", see `binarize`.
       dtype: of the products' operands, float32 or bfloat16; sums are float32.
       max_level: the largest level, where there is a step and it is known: some devices then take a faster way to the
-        same integers, and GPUs to gradients as exact as those of their float32.
+        same integers, and GPUs compute the gradients in float16 (see `gpu_convolution`).
 
     Returns:
       float32 `[N, H', W', out]`.
@@ -108,7 +108,7 @@ def binary_conv(
 
 def _binary_conv_fwd(x, kernel, step, strides, scale, dtype, max_level):
     q, signs, s = levels(x, step), sign(kernel), binary_scale(kernel, scale)
-    # Computed once: otherwise XLA computes s again in each kernel that needs it, and saves the kernel for that.
+    # Computed once: otherwise XLA computes s again wherever it is needed, and keeps a copy of the weights for that.
     s, factor = jax.lax.optimization_barrier((s, s if step is None else s * step))
     max_level = None if step is None else max_level
     # A quarter of float32's memory, and of the time to move it; bfloat16 is kept as the gradient needs it.
@@ -126,8 +126,10 @@ def _binary_conv_bwd(strides, scale, dtype, max_level, residuals, g):
     before, after = (1, s) if scale == "layer" else (s, 1)
     of_x, of_kernel = {"strides": strides, "shape": q.shape}, {"strides": strides, "shape": signs.shape}
     x_ways, kernel_ways = {"cpu": partial(cpu.input_gradient, **of_x)}, {}
-    if dtype == jnp.float32 and max_level is not None and max_level <= gpu.MAX_INTEGER and gpu.may_round():
-        bound = gpu.gradient_bound(g.shape, signs.shape, max_level)
+    integral = step is not None and max_level is not None
+    may_halve = integral and dtype == jnp.float32 and gpu.may_round()
+    bound = gpu.gradient_bound(g.shape, signs.shape, max_level) if may_halve else None
+    if bound is not None:
         x_ways["cuda"] = partial(gpu.input_gradient, **of_x, bound=bound)
         kernel_ways["cuda"] = partial(gpu.kernel_gradient, **of_kernel, bound=bound)
     dx = jax.lax.platform_dependent(

@@ -1,7 +1,8 @@
 """The binary convolution's three products in float16: on GPUs, half the memory of float32 and twice its speed.
 
 Levels and signs are float16 numbers; sums are taken in float32 and returned in float16. Gradients are rounded to float16's
-11 bits, no more coarsely than in TF32, in which GPUs multiply float32 unless asked not to; `halve` keeps them in range.
+11 bits, as many as TF32 has, in which GPUs since Ampere multiply float32 by default. `halve` scales them into its range,
+which is smaller: as in any training in float16, numbers far below their layer's root mean square are lost.
 """
 
 import jax
@@ -35,33 +36,38 @@ def kernel_gradient(
 
 
 def may_round() -> bool:
-    """Whether products of float32 may be rounded so: not if `jax_default_matmul_precision` asks for more than TF32."""
-    return jax.config.jax_default_matmul_precision in (None, "default", "fastest", "tensorfloat32")
+    """Whether `jax_default_matmul_precision` lets float32 be multiplied in TF32."""
+    return jax.config.jax_default_matmul_precision in (None, "default", "bfloat16", "tensorfloat32", "high")
 
 
-def gradient_bound(out_shape: tuple[int, ...], kernel_shape: tuple[int, ...], max_level: int) -> float:
-    """The least b such that, by Cauchy and Schwarz, no sum in either gradient of a g exceeds `b * |g|_2`.
+def gradient_bound(out_shape: tuple[int, ...], kernel_shape: tuple[int, ...], max_level: int) -> float | None:
+    """A b such that, by Cauchy and Schwarz, no sum in either gradient of a g exceeds `b * |g|_2`.
 
-    Those for the input have `kh * kw * out` terms, each +g or -g; those for the kernel `N * H' * W'`, each g times a
-    level.
+    Those for the input have at most `kh * kw * out` terms, each +g or -g; those for the kernel at most `N * H' * W'`,
+    each g times a level.
 
     Args:
       out_shape: `(N, H', W', out)`, of g.
       kernel_shape: `(kh, kw, C, out)`.
       max_level: the largest level.
+
+    Returns:
+      The bound; None where float16 has no room for it: where levels are too large, or g scaled by it too small, with
+      its root mean square less than 2**4 times the least number that has all 11 bits.
     """
     images, height, width, out = out_shape
-    taps = kernel_shape[0] * kernel_shape[1]
-    return max((taps * out) ** 0.5, max_level * (images * height * width) ** 0.5)
+    positions, taps = images * height * width, kernel_shape[0] * kernel_shape[1]
+    bound = max((taps * out) ** 0.5, max_level * positions**0.5)
+    return bound if max_level <= MAX_INTEGER and bound * (positions * out) ** 0.5 <= 2**24 else None
 
 
 def halve(g: jax.Array, bound: float) -> tuple[jax.Array, jax.Array]:
     """`(half, unit)` with `g = half * unit`: float16, and a float32 power of two, such that `|half|_2 * bound <= 2**15`.
 
-    So no sum leaves the range. Of a g of 2**21 numbers and the bound of so many, those within 2**-8 of the root mean
-    square keep all 11 bits, and those below 2**-18 of it, which no sum would notice, are lost. A g whose squares leave
-    float32, below about 1e-19 or above 1e17, becomes 0 or infinite.
+    So no sum leaves float16's range. The root mean square of `half` is at least 2**-10, if that of g is at least 3e-17.
+    Numbers down to 2**-4 of it keep 11 bits, smaller ones fewer; below 2**-15 of it they are 0.
     """
     _, exponent = jnp.frexp(jnp.sqrt(jnp.sum(g * g)) * bound)
-    unit = jnp.ldexp(jnp.float32(1), jnp.clip(exponent - 15, -120, 120))
+    # Not smaller: where squares vanish in float32, |g| seems smaller than it is.
+    unit = jnp.ldexp(jnp.float32(1), jnp.clip(exponent - 15, -45, 120))
     return (g * (1 / unit)).astype(jnp.float16), unit

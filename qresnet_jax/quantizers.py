@@ -47,7 +47,7 @@ def magnitude(w: jax.Array, scale: str = "layer") -> jax.Array:
 
 
 def binary_scale(w: jax.Array, scale: str = "layer") -> jax.Array:
-    """`magnitude(w, scale)`, summed from one of the values on: exact where all are equal, so `s * sign` has the scale s."""
+    """`magnitude(w, scale)` as one value plus the mean difference from it: exact where all are equal, as in `s * sign`."""
     axis, size = _averaged(w, scale), jnp.abs(w)
     origin = size[(0,) * size.ndim] if scale == "layer" else size[(0,) * (size.ndim - 1)]
     return origin + jnp.mean(size - origin, axis)

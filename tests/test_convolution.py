@@ -253,23 +253,25 @@ def test_gpus_sum_in_float16_only_what_it_holds(channels, in_float16):
 
 
 @pytest.mark.parametrize(
-    "dtype, max_level, precision, operands",
+    "dtype, step, max_level, precision, operands",
     [
-        (jnp.float32, 3, None, "f16"),
-        (jnp.float32, 3, "tensorfloat32", "f16"),
-        (jnp.float32, 3, "float32", "f32"),
-        (jnp.float32, 3, "highest", "f32"),
-        (jnp.float32, None, None, "f32"),
-        (jnp.float32, 2**14, None, "f32"),
-        (jnp.bfloat16, 3, None, "bf16"),
+        (jnp.float32, 1, 3, None, "f16"),
+        (jnp.float32, 1, 3, "tensorfloat32", "f16"),
+        (jnp.float32, 1, 3, "float32", "f32"),
+        (jnp.float32, 1, 3, "highest", "f32"),
+        (jnp.float32, None, 3, None, "f32"),
+        (jnp.float32, 1, None, None, "f32"),
+        (jnp.float32, 1, 2**14, None, "f32"),
+        (jnp.bfloat16, 1, 3, None, "bf16"),
     ],
 )
-def test_gpus_multiply_gradients_in_float16_where_rounding_is_allowed(dtype, max_level, precision, operands):
-    def gradients(x, kernel, step, g):
+def test_gpus_multiply_gradients_of_integers_in_float16(dtype, step, max_level, precision, operands):
+    def gradients(x, kernel, g):
         conv = lambda x, kernel: binary_conv(x, kernel, step, (1, 1), "layer", dtype, max_level)  # noqa: E731
         return jax.vjp(conv, x, kernel)[1](g)
 
-    arguments = jnp.ones((1, 4, 4, 5)), jnp.ones((3, 3, 5, 2)), jnp.float32(1), jnp.ones((1, 4, 4, 2))
+    step = None if step is None else jnp.float32(step)
+    arguments = jnp.ones((1, 4, 4, 5)), jnp.ones((3, 3, 5, 2)), jnp.ones((1, 4, 4, 2))
     with jax.default_matmul_precision(precision):
         program = jax.jit(gradients).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]

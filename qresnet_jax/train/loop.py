@@ -376,7 +376,7 @@ def check_finite(state) -> None:
 
 @jax.jit
 def _copy(tree):
-    """In other buffers: those of a state are the next one's."""
+    """A copy; the next step takes over the buffers of the state itself."""
     return jax.tree.map(jnp.copy, tree)
 
 

@@ -1,7 +1,6 @@
 """What a run writes down as it goes: `metrics.jsonl` and TensorBoard event files."""
 
 import json
-import os
 import pathlib
 import time
 
@@ -28,19 +27,24 @@ class Metrics:
     def __init__(self, workdir: pathlib.Path, last_step: int):
         self.path = pathlib.Path(workdir) / FILE
         self._lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
-        write_all({self.path: b"".join(map(_encoded, self._lines))})
-        self._file = os.open(self.path, os.O_RDWR)
-        self._end = os.fstat(self._file).st_size
+        self._encoded = [_encoded(line) for line in self._lines]
+        self._rewrite()
+        self._file = self.path.open("ab")
         self._events = _Events(self.path.parent, last_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records values; those of the last step written are added to its line."""
-        before = self._lines[-1] if self._lines and self._lines[-1]["step"] == step else {}
-        line = {"step": step} | before | values
-        self._replace_end(_encoded(before) if before else b"", _encoded(line))
-        if before:
-            self._lines.pop()
-        self._lines.append(line)
+        if self._lines and self._lines[-1]["step"] == step:
+            self._lines[-1] |= values
+            self._encoded[-1] = _encoded(self._lines[-1])
+            self._file.close()
+            self._rewrite()
+            self._file = self.path.open("ab")
+        else:
+            self._lines.append({"step": step, **values})
+            self._encoded.append(_encoded(self._lines[-1]))
+            self._file.write(self._encoded[-1])
+            self._file.flush()
         self._events.write(step, values)
 
     def at(self, step: int) -> dict[str, float]:
@@ -49,21 +53,11 @@ class Metrics:
 
     def close(self) -> None:
         """Closes both."""
-        os.close(self._file)
+        self._file.close()
         self._events.close()
 
-    def _replace_end(self, old, new):
-        """Overwrites the file's last bytes; where that fails, as on a full disk, they are put back."""
-        start = at = self._end - len(old)
-        try:
-            while at < start + len(new):
-                at += os.pwrite(self._file, new[at - start :], at)
-        except OSError:
-            os.pwrite(self._file, old, start)
-            os.ftruncate(self._file, self._end)
-            raise
-        os.ftruncate(self._file, at)
-        self._end = at
+    def _rewrite(self):
+        write_all({self.path: b"".join(self._encoded)})
 
 
 def _encoded(line):
