@@ -146,7 +146,7 @@ def test_gradients_are_those_of_the_float_convolution_passed_straight_through(
 
 
 @pytest.mark.parametrize("scale", ["layer", "channel"])
-@pytest.mark.parametrize("shape, outputs, k, stride", CASES[:5])
+@pytest.mark.parametrize("shape, outputs, k, stride", CASES[:3])
 def test_the_way_that_gpus_take_leads_to_the_same_result(shape, outputs, k, stride, scale, monkeypatch):
     q, w, _ = case(shape, outputs, k)
     x = jnp.float32(q) * jnp.float32(0.7)
