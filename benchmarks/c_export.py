@@ -31,11 +31,11 @@ import time
 from collections import defaultdict
 
 import numpy as np
-from inference import as_float, float_twin, pixels, random_network
+from inference import as_float, onnx_float_network, pixels, random_network
 
-from qresnet_jax.deploy.c_writer import c_files
-from qresnet_jax.deploy.packed import read_packed
-from qresnet_jax.deploy.packed_network import find_packed
+from qresnet_jax.ship.c.writer import c_files
+from qresnet_jax.ship.load import find_packed
+from qresnet_jax.ship.packed.file import read_packed
 
 PEER = "onnxruntime, float32"
 RESNET20, DIGITS = "ResNet-20, 32x32x3", "digits, depth 8, 8x8x1"
@@ -184,7 +184,7 @@ def peer(network):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    model = float_twin(network).SerializeToString()
+    model = onnx_float_network(network).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     images = {"images": as_float(pixels(network, 1))}
 

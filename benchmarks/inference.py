@@ -31,7 +31,7 @@ import numpy as np
 
 PEER = "onnxruntime fp32"
 ONNX_FILES = {PEER: "float.onnx", "onnxruntime int8": "int8.onnx"}
-OURS = {"numpy": "numpy_engine", "jax": "jax_engine", "c": "c_engine"}
+OURS = {"numpy": "reference", "jax": "jax.engine", "c": "c.engine"}
 LIMITS = "limits"
 SIZE = 32
 MIB = 2**20
@@ -45,16 +45,16 @@ def random_network():
     from flax import nnx
 
     from qresnet_jax import create_model, default_config
-    from qresnet_jax.deploy.fold import fold
+    from qresnet_jax.ship.fold import fold
 
     return fold(create_model(default_config().model, rngs=nnx.Rngs(0)), image_shape=(SIZE, SIZE))
 
 
-def float_twin(network):
+def onnx_float_network(network):
     """The ONNX model of the same architecture in float with random weights, for images `[N, C, H, W]`."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    from qresnet_jax.deploy import nodes
+    from qresnet_jax.ship import nodes
 
     rng = np.random.default_rng(0)
     operations, tensors, names = [], [], []
@@ -79,23 +79,23 @@ def float_twin(network):
     for node in network.nodes:
         inputs = [names[j] for j in node.inputs]
         match node:
-            case nodes.Stem():
+            case nodes.StemNode():
                 name = conv("images", node.weights, node.stride)
-            case nodes.BinaryConv():
+            case nodes.BinaryConvNode():
                 name = conv(*inputs, node.signs, node.stride)
-            case nodes.Thresholds() if isinstance(network.nodes[node.inputs[0]], nodes.Relu):
+            case nodes.ThresholdsNode() if isinstance(network.nodes[node.inputs[0]], nodes.ReluNode):
                 name = inputs[0]  # a quantizer alone
-            case nodes.Thresholds() | nodes.Relu():
+            case nodes.ThresholdsNode() | nodes.ReluNode():
                 name = operation("Relu", *inputs)
-            case nodes.Requantize():
+            case nodes.RequantizeNode():
                 name = inputs[0]  # batch norm, part of the convolution
-            case nodes.Add():
+            case nodes.AddNode():
                 name = operation("Add", *inputs)
-            case nodes.MaxPool():
+            case nodes.MaxPoolNode():
                 name = operation("MaxPool", *inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-            case nodes.MeanPool():
+            case nodes.MeanPoolNode():
                 name = operation("Flatten", operation("GlobalAveragePool", *inputs))
-            case nodes.Classifier():
+            case nodes.ClassifierNode():
                 channels, out = node.weights.shape
                 name = operation(
                     "Gemm", *inputs, weights(channels, out, fan_in=channels), constant(np.zeros(out))
@@ -104,7 +104,7 @@ def float_twin(network):
     shape = ["N", network.channels, network.height, network.width]
     graph = helper.make_graph(
         operations,
-        "float_twin",
+        "float_network",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["N", network.classes])],
         tensors,
@@ -119,10 +119,10 @@ def write_networks(network, folder):
     import onnx
     from onnxruntime import quantization
 
-    from qresnet_jax.deploy.packed import save_packed
+    from qresnet_jax.ship.packed.file import save_packed
 
     save_packed(network, folder / "network.safetensors")
-    onnx.save(float_twin(network), folder / ONNX_FILES[PEER])
+    onnx.save(onnx_float_network(network), folder / ONNX_FILES[PEER])
 
     class Calibration(quantization.CalibrationDataReader):
         batches = iter([{"images": as_float(pixels(network, 32))}])
@@ -157,12 +157,12 @@ def as_float(images):
 
 def load(which, folder, threads, batch):
     """A function that classifies one batch."""
-    from qresnet_jax.deploy.packed import read_packed
+    from qresnet_jax.ship.packed.file import read_packed
 
     network = read_packed(folder / "network.safetensors")
     images = pixels(network, batch)
     if which in OURS:
-        logits = importlib.import_module(f"qresnet_jax.deploy.{OURS[which]}").logits
+        logits = importlib.import_module(f"qresnet_jax.ship.{OURS[which]}").logits
         logits(network, images)  # compiles
         time.sleep(0.2)  # its threads give memory back
         ctypes.CDLL(None).malloc_trim(0)
@@ -208,16 +208,16 @@ def seconds(run):
 
 def multiplications(network):
     """Of one image: `(all, binary ones once for each bit of their levels)`."""
-    from qresnet_jax.deploy import nodes, numpy_engine
+    from qresnet_jax.ship import nodes, reference
 
-    values = numpy_engine.evaluate(network, pixels(network, 1))
+    values = reference.evaluate(network, pixels(network, 1))
     total = binary = 0
     for i, node in enumerate(network.nodes):
-        if isinstance(node, nodes.Stem | nodes.BinaryConv):
-            kernel = node.weights if isinstance(node, nodes.Stem) else node.signs
+        if isinstance(node, nodes.StemNode | nodes.BinaryConvNode):
+            kernel = node.weights if isinstance(node, nodes.StemNode) else node.signs
             count = values[i].size * kernel[..., 0].size
             total += count
-            if isinstance(node, nodes.BinaryConv):
+            if isinstance(node, nodes.BinaryConvNode):
                 top = int(network.nodes[node.inputs[0]].levels[-1])
                 binary += count * top.bit_length()
     return total, binary
@@ -253,7 +253,7 @@ def popcount_rate():
 
 def print_limits(folder, threads):
     """In a process of its own: BLAS counts its threads at the start."""
-    from qresnet_jax.deploy.packed import read_packed
+    from qresnet_jax.ship.packed.file import read_packed
 
     network = read_packed(folder / "network.safetensors")
     total, binary = multiplications(network)
@@ -309,10 +309,10 @@ def available_engines():
     """Of all engines those that are installed; says which are not."""
     engines = [PEER, "onnxruntime int8"]
     for which, module in OURS.items():
-        if importlib.util.find_spec(f"qresnet_jax.deploy.{module}"):
+        if importlib.util.find_spec(f"qresnet_jax.ship.{module}"):
             engines.append(which)
         else:
-            print(f"no engine {which}: there is no qresnet_jax.deploy.{module}")
+            print(f"no engine {which}: there is no qresnet_jax.ship.{module}")
     return engines
 
 
@@ -335,7 +335,7 @@ def main():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(args.threads)
-    from qresnet_jax.deploy.packed import read_packed
+    from qresnet_jax.ship.packed.file import read_packed
 
     network = read_packed(args.packed) if args.packed else random_network()
     if network.height is None or network.width is None:

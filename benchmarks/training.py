@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 
 from qresnet_jax import create_model
-from qresnet_jax.data.pipeline import epoch_order, steps_per_epoch
-from qresnet_jax.layers import BatchNorm
-from qresnet_jax.train import optim, parallel
+from qresnet_jax.nn.norm import BatchNorm
+from qresnet_jax.train import optimizer as optim
+from qresnet_jax.train import parallel
+from qresnet_jax.train.batches import epoch_order, steps_per_epoch
 from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
 
 SIZE = 32  # height and width of the images

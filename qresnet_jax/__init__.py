@@ -1,31 +1,67 @@
-"""Training of convolutional networks with 1-bit weights and low-bit feature maps, in JAX."""
+"""Training and shipping of convolutional networks with 1-bit weights and low-bit feature maps, in JAX."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` imports a name when it is used
+    from qresnet_jax import nn as nn
+    from qresnet_jax.config import default_config as default_config
+    from qresnet_jax.data import ImageDataset as ImageDataset
+    from qresnet_jax.models.resnet import create_model as create_model
+    from qresnet_jax.nn import PACT as PACT
+    from qresnet_jax.nn import BinaryConv as BinaryConv
+    from qresnet_jax.nn import BinaryKernel as BinaryKernel
+    from qresnet_jax.nn import ClippingLevel as ClippingLevel
+    from qresnet_jax.quantize.activations import pact as pact
+    from qresnet_jax.quantize.hysteresis import hysteresis_binarize as hysteresis_binarize
+    from qresnet_jax.quantize.weights import binarize as binarize
+    from qresnet_jax.ship.fold import fold as fold
+    from qresnet_jax.ship.load import load_packed as load_packed
+    from qresnet_jax.train.loop import train_and_evaluate as train_and_evaluate
 
 _HOME = {
-    "BinaryConv": "layers",
-    "BinaryKernel": "layers",
-    "ClippingLevel": "layers",
-    "PACT": "layers",
-    "binarize": "quantizers",
-    "create_model": "resnet",
+    "BinaryConv": "nn",
+    "BinaryKernel": "nn",
+    "ClippingLevel": "nn",
+    "ImageDataset": "data",
+    "PACT": "nn",
+    "binarize": "quantize.weights",
+    "create_model": "models.resnet",
     "default_config": "config",
-    "fold": "deploy.fold",
-    "hysteresis_binarize": "hysteresis",
-    "load_packed": "deploy.packed_network",
-    "pact": "quantizers",
+    "fold": "ship.fold",
+    "hysteresis_binarize": "quantize.hysteresis",
+    "load_packed": "ship.load",
+    "nn": "",  # a module
+    "pact": "quantize.activations",
     "train_and_evaluate": "train.loop",
 }
 
-__all__ = list(_HOME)
+__all__ = [
+    "PACT",
+    "BinaryConv",
+    "BinaryKernel",
+    "ClippingLevel",
+    "ImageDataset",
+    "binarize",
+    "create_model",
+    "default_config",
+    "fold",
+    "hysteresis_binarize",
+    "load_packed",
+    "nn",
+    "pact",
+    "train_and_evaluate",
+]
 
 
-def __getattr__(name: str):
-    # Imported where used: `main.py --help` and a refused config shall not wait for JAX.
+def __getattr__(name: str) -> Any:
+    # Imported when used: `qresnet --help` and a refused config must not wait for JAX.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not _HOME[name]:
+        return importlib.import_module(f"{__name__}.{name}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])

@@ -15,9 +15,9 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from qresnet_jax import config as configs
-from qresnet_jax.cache import cache_directory
 from qresnet_jax.errors import UserError
-from qresnet_jax.machine import processors
+from qresnet_jax.system.cache import cache_directory
+from qresnet_jax.system.machine import processors
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(), such as configs/digits.py.")
 WORKDIR = flags.DEFINE_string(
@@ -50,25 +50,25 @@ def train(config, workdir):
 
 
 def evaluate(config, workdir):
-    from qresnet_jax.train.evaluate import evaluate_checkpoint, evaluate_packed
+    from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed
 
     evaluate_packed(config) if config.packed else evaluate_checkpoint(config, workdir)
 
 
 def predict(config, workdir):
-    from qresnet_jax.predict import predict_files
+    from qresnet_jax.commands.predict import predict_files
 
     predict_files(config, workdir)
 
 
 def export(config, workdir):
-    from qresnet_jax.export import export_packed, export_run
+    from qresnet_jax.commands.export import export_packed, export_run
 
     export_packed(config, workdir) if config.packed else export_run(config, workdir)
 
 
 def bench(config, workdir):
-    from qresnet_jax.bench import bench
+    from qresnet_jax.commands.bench import bench
 
     bench(config, workdir)
 

@@ -5,8 +5,8 @@ import re
 
 from ml_collections import ConfigDict, FieldReference
 
-from qresnet_jax import architecture
 from qresnet_jax.errors import ConfigError
+from qresnet_jax.models import architecture
 
 ACTIVATIONS = ("pact", "fixed", "lsq", "sigmoid", "power_of_two", "none")
 

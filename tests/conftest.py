@@ -94,7 +94,7 @@ def _model(**changes):
     from flax import nnx
 
     from qresnet_jax import create_model, default_config
-    from qresnet_jax.layers import BatchNorm
+    from qresnet_jax.nn.norm import BatchNorm
 
     config = default_config().model
     with config.ignore_type():  # tuples of another length

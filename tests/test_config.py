@@ -143,9 +143,9 @@ def test_an_impossible_value_is_refused_by_name_with_what_it_may_be(name, value,
 
 
 def test_activations_are_those_that_there_are():
-    from qresnet_jax import layers
+    from qresnet_jax import nn
 
-    assert set(configs.ACTIVATIONS) == {*layers.ACTIVATIONS, "none"}
+    assert set(configs.ACTIVATIONS) == {*nn.activations.ACTIVATIONS, "none"}
 
 
 @pytest.mark.parametrize("start", configs.WITHOUT_EFFECT)

@@ -1,5 +1,7 @@
 """What imports what, in fresh processes: wrong configs are refused without waiting for JAX, and imports go down only."""
 
+import ast
+import graphlib
 import json
 import os
 import pathlib
@@ -7,6 +9,8 @@ import subprocess
 import sys
 
 import pytest
+
+import qresnet_jax
 
 REPO = pathlib.Path(__file__).parents[1]
 
@@ -92,23 +96,103 @@ def test_public_names_resolve():
         _ = qresnet_jax.nonsense
 
 
+EXCEPTIONS = {("nn", "models")}
+
+# From the lowest to the highest: a folder, or a module beside the folders, imports from those before it.
+LAYERS = (
+    ("errors", "pixels"),
+    ("system", "quantize"),
+    ("ops", "data"),
+    ("nn",),
+    ("models",),
+    ("ship", "config"),
+    ("train",),
+    ("report",),
+    ("commands",),
+    ("__main__",),
+)
+
+
+def imported(path):
+    """Names of our modules that a file imports, at its top or inside a function; not for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body.clear()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def room(name):
+    """The folder, or module beside the folders, of a dotted name; None for the package itself and for others."""
+    first, _, rest = name.partition(".")
+    if first != "qresnet_jax" or not rest:
+        return None
+    return (qresnet_jax._HOME.get(rest) or rest).split(".")[0]
+
+
+def test_every_folder_has_its_place_in_the_order():
+    found = {path.stem for path in (REPO / "qresnet_jax").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert found - {"__init__", "__pycache__", "zoo"} == {name for rank in LAYERS for name in rank}
+
+
+def test_imports_between_folders_go_down_only():
+    rank = {name: i for i, names in enumerate(LAYERS) for name in names}
+    seen = set()
+    for path in sorted((REPO / "qresnet_jax").rglob("*.py")):
+        own = path.relative_to(REPO / "qresnet_jax").with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        for name in imported(path):
+            other = room(name)
+            if other is None or other == own:
+                continue
+            seen.add((own, other))
+            assert rank[other] < rank[own] or (own, other) in EXCEPTIONS, f"{path} imports {name}"
+    assert ("train", "ship") in seen and ("nn", "ops") in seen  # the check sees imports
+
+
+def test_every_module_imports_without_a_cycle_inside_its_folder():
+    """Each module alone in a fresh interpreter would take minutes; a cycle shows in the graph of top-level imports."""
+    graph = {}
+    for path in (REPO / "qresnet_jax").rglob("*.py"):
+        name = ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = set(top_level(path))
+    known = {
+        name: {t if t in graph else t.rpartition(".")[0] for t in targets} & set(graph)
+        for name, targets in graph.items()
+    }
+    list(graphlib.TopologicalSorter(known).static_order())  # raises CycleError
+
+
+def top_level(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qresnet_jax"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("quantizers", {"qresnet_jax.layers", "qresnet_jax.train", "qresnet_jax.data", "flax", "optax"}),
-        ("hysteresis", {"qresnet_jax.layers", "qresnet_jax.train", "qresnet_jax.data", "flax"}),
-        ("fixed_point", {"qresnet_jax.layers", "qresnet_jax.train", "qresnet_jax.data", "flax"}),
-        ("layers", {"qresnet_jax.resnet", "qresnet_jax.train", "qresnet_jax.data", "qresnet_jax.config"}),
-        ("resnet", {"qresnet_jax.train", "qresnet_jax.data", "qresnet_jax.config", "orbax"}),
-        ("data", {"qresnet_jax.train", "qresnet_jax.resnet", "qresnet_jax.layers", "flax", "orbax"}),
-        ("data.pipeline", {"qresnet_jax.train", "qresnet_jax.resnet", "qresnet_jax.layers", "flax"}),
-        ("train.step", {"qresnet_jax.train.loop", "qresnet_jax.train.checkpoint", "orbax"}),
-        ("train.optim", {"qresnet_jax.train.loop", "qresnet_jax.train.step", "qresnet_jax.data"}),
-        ("train.evaluate", {"qresnet_jax.train.loop"}),
-        ("train.loop", {"qresnet_jax.report.report", "matplotlib"}),
-        ("deploy.layer_table", {"qresnet_jax.train", "qresnet_jax.report", "matplotlib"}),
-        ("report.runs", {"jax", "numpy", "matplotlib"}),
+        ("quantize.weights", {"flax", "optax"}),
+        ("quantize.activations", {"flax", "optax"}),
+        ("quantize.hysteresis", {"flax"}),
+        ("data", {"jax", "flax", "orbax"}),
+        ("ship.load", {"jax", "flax"}),
+        ("ship.packed.file", {"jax", "flax"}),
+        ("ship.c.engine", {"jax", "flax"}),
+        ("ship.reference", {"jax", "flax"}),
+        ("models.resnet", {"ml_collections", "orbax"}),
+        ("train.step", {"orbax", "matplotlib"}),
+        ("train.loop", {"matplotlib"}),
+        ("ship.costs", {"matplotlib", "orbax"}),
+        ("report.runs", {"jax", "matplotlib"}),
+        ("models.architecture", {"jax", "flax"}),
+        ("pixels", {"jax"}),
     ],
 )
-def test_imports_go_down_only(module, never):
-    assert not modules_after(f"import qresnet_jax.{module}") & never
+def test_light_modules_stay_light(module, never):
+    assert not tops(modules_after(f"import qresnet_jax.{module}")) & never

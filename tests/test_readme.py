@@ -19,7 +19,7 @@ def run_example(number):
 
 
 def test_the_zoo_predicts():
-    from qresnet_jax.deploy.packed_network import zoo
+    from qresnet_jax.ship.load import zoo
 
     size = zoo()["fashion_mnist_resnet20_w1a2"].stat().st_size
     assert run_example(0).endswith(f" {size} bytes\n")

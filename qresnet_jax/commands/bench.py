@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from qresnet_jax import config as configs
-from qresnet_jax.deploy.float_twin import float_twin
-from qresnet_jax.deploy.layer_table import network_table, summary, totals
-from qresnet_jax.deploy.nodes import IntegerNetwork
-from qresnet_jax.deploy.packed import packed_bytes
-from qresnet_jax.deploy.packed_network import ENGINES, PackedNetwork, load_packed
 from qresnet_jax.errors import UserError
-from qresnet_jax.train.evaluate import fold_run, restore_run
+from qresnet_jax.ship.costs import network_table, summary, totals
+from qresnet_jax.ship.jax.float_baseline import float_baseline
+from qresnet_jax.ship.load import ENGINES, PackedNetwork, load_packed
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.packed.file import packed_bytes
+from qresnet_jax.train.evaluator import fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
 
@@ -71,7 +71,7 @@ def _engines(network: IntegerNetwork) -> dict[str, Engine]:
             log.info("engine %s left out: %s", name, error)
         else:
             found[name] = engine
-    twin = float_twin(network)
+    twin = float_baseline(network)
     return {**found, FLOAT: lambda images: np.asarray(twin(images))}
 
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
-from qresnet_jax.deploy import agreement, numpy_engine, verify
-from qresnet_jax.deploy.formats import ENDINGS, write_network
-from qresnet_jax.deploy.packed_network import load_packed
 from qresnet_jax.errors import ConfigError
-from qresnet_jax.files import write_all
-from qresnet_jax.train.evaluate import fold_run, restore_run
+from qresnet_jax.ship import agreement, reference, verify
+from qresnet_jax.ship.formats import ENDINGS, write_network
+from qresnet_jax.ship.load import load_packed
+from qresnet_jax.system.files import write_all
+from qresnet_jax.train.evaluator import fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
 
@@ -48,7 +48,7 @@ def export_run(config, workdir) -> list[pathlib.Path]:
     agreement.require(measured, model, network, images)
 
     images = images[: verify.IMAGES]
-    integers = numpy_engine.logits(network, images)
+    integers = reference.logits(network, images)
     keep = functools.partial(_write_checked, format=config.export.format, images=images, kind="test images")
     if config.export.format == "qonnx":  # the trained layers themselves
         write = functools.partial(_write_layers, model, network)
@@ -91,7 +91,7 @@ def export_packed(config, workdir) -> list[pathlib.Path]:
         path,
         format=config.export.format,
         images=images,
-        expected=numpy_engine.logits(network, images),
+        expected=reference.logits(network, images),
         kind="random images",
     )
 
@@ -110,7 +110,7 @@ def _write_integers(network, export, path):
 
 
 def _write_layers(model, network, path):
-    from qresnet_jax.deploy.qonnx_writer import write_qonnx
+    from qresnet_jax.ship.onnx.qonnx import write_qonnx
 
     size, names = network.image_shape[:2], network.class_names
     write_qonnx(model, path, image_shape=size, mean=network.mean.tolist(), class_names=names)
@@ -118,7 +118,7 @@ def _write_layers(model, network, path):
 
 
 def _write_simulation(model, network, path):
-    from qresnet_jax.deploy.stablehlo_writer import simulation, write_stablehlo
+    from qresnet_jax.ship.jax.stablehlo import simulation, write_stablehlo
 
     write_stablehlo(simulation(model, network.mean), path, network.image_shape)
     return [path]

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qresnet_jax import config as configs
-from qresnet_jax.data.pipeline import normalize
-from qresnet_jax.deploy.packed_network import load_packed
 from qresnet_jax.errors import ConfigError, DataError
-from qresnet_jax.train.evaluate import restore_run
+from qresnet_jax.pixels import normalize
+from qresnet_jax.ship.load import load_packed
+from qresnet_jax.train.evaluator import restore_run
 
 log = logging.getLogger("qresnet_jax")
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from qresnet_jax.data import builders
 from qresnet_jax.data.archives import DataError
+from qresnet_jax.pixels import round_mean
 
 log = logging.getLogger("qresnet_jax")
 
@@ -150,7 +151,7 @@ def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values
     variance = (weights * (values - mean[:, None]) ** 2).sum(axis=1)
-    return np.round(2 * mean) / 2, np.where(variance > 0, np.sqrt(variance), 1.0)
+    return round_mean(mean), np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
 # ---- Prepared directories ----------------------------------------------------------------------------------

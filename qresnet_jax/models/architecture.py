@@ -1,5 +1,7 @@
 """The arithmetic of ResNet depths, free of JAX so that a wrong config is refused at once."""
 
+from qresnet_jax import pixels
+
 BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
 STEMS = ("cifar", "imagenet")
 EXPANSION = {"basic": 1, "bottleneck": 4}
@@ -55,7 +57,7 @@ def stage_widths(width: int, stem: str) -> tuple[int, ...]:
 def max_stem_weight_bits(stem: str, in_channels: int) -> int:
     """The most stem weight bits for which every sum of `2 * pixel - 2 * mean` times a weight is below 2**24."""
     taps = (9 if stem == "cifar" else 49) * in_channels
-    largest = (2**24 - 1) // (510 * taps)
+    largest = (2**24 - 1) // (pixels.LARGEST * taps)
     return (largest + 1).bit_length()
 
 

@@ -11,10 +11,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qresnet_jax import layers
-from qresnet_jax.architecture import EXPANSION, block_kind, blocks_per_stage, has_integer_form, stage_widths
-from qresnet_jax.fixed_point import mean_pool, saturating_add
-from qresnet_jax.stream import renormalize, to_stream
+from qresnet_jax import nn
+from qresnet_jax.models.architecture import (
+    EXPANSION,
+    block_kind,
+    blocks_per_stage,
+    has_integer_form,
+    stage_widths,
+)
+from qresnet_jax.nn.stream import renormalize, to_stream
+from qresnet_jax.quantize.fixed_point import mean_pool, saturating_add
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +39,13 @@ class Precision:
     def conv(self, in_features, out_features, kernel_size, strides, rngs):
         shape = (in_features, out_features, kernel_size, strides)
         if self.binary:
-            return layers.BinaryConv(*shape, scale=self.weight_scale, dtype=self.dtype, rngs=rngs)
-        return layers.FloatConv(*shape, dtype=self.dtype, rngs=rngs)
+            return nn.BinaryConv(*shape, scale=self.weight_scale, dtype=self.dtype, rngs=rngs)
+        return nn.FloatConv(*shape, dtype=self.dtype, rngs=rngs)
 
     def norm(self, features, rngs):
         # bfloat16 has too few bits for a stream on the grid, or for a threshold.
         dtype = jnp.float32 if self.binary else self.dtype
-        return layers.BatchNorm(features, dtype=dtype, rngs=rngs)
+        return nn.BatchNorm(features, dtype=dtype, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -62,7 +68,7 @@ class Block(nnx.Module):
         self.acts, self.convs, self.norms = nnx.List(), nnx.List(), nnx.List()
         features, total_strides = in_features, 1
         for out_features, kernel_size, strides in shapes:
-            self.acts.append(layers.activation(precision.activation, bits))
+            self.acts.append(nn.activation(precision.activation, bits))
             self.convs.append(precision.conv(features, out_features, kernel_size, strides, rngs))
             self.norms.append(precision.norm(features if self.preact else out_features, rngs))
             features, total_strides = out_features, total_strides * strides
@@ -110,7 +116,7 @@ class ResNet(nnx.Module):
         self.fraction_bits = precision.fraction_bits
         self.imagenet_stem = config.stem == "imagenet"
         widths = stage_widths(config.width, config.stem)
-        self.stem = layers.StemConv(
+        self.stem = nn.StemConv(
             config.in_channels,
             widths[0],
             7 if self.imagenet_stem else 3,
@@ -137,7 +143,7 @@ class ResNet(nnx.Module):
                 features = width * EXPANSION[kind]
             self.stages.append(stage)
         self.final_norm = precision.norm(features, rngs) if preact else None
-        self.classifier = layers.Classifier(
+        self.classifier = nn.Classifier(
             features, config.num_classes, fraction_bits=self.fraction_bits, rngs=rngs
         )
 

@@ -1,33 +1,15 @@
-"""Flax NNX modules of low-bit networks, and the variable types that say what a parameter is.
-
-Optimizer routing, folding, reports and diagnostics select parameters by these types, never by name.
-"""
+"""Convolutions as Flax NNX modules: with 1-bit weights, in float, and of pixels."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qresnet_jax import fixed_point, quantizers
-from qresnet_jax.architecture import max_level
-from qresnet_jax.batch_norm import normalize_batch
-from qresnet_jax.convolution import accumulate, binary_conv, exact_conv
-from qresnet_jax.plain_convolution import plain_conv
-
-
-class BinaryKernel(nnx.Param):
-    """A convolution kernel, HWIO, of which the network uses `s * sign`."""
-
-
-class ClippingLevel(nnx.Param):
-    """The clipping level alpha of an activation quantizer, float32 scalar > 0."""
-
-
-class NormParam(nnx.Param):
-    """Gamma or beta of a batch norm: spared by weight decay."""
-
-
-class Temperature(nnx.Variable):
-    """Sharpness of the `sigmoid` quantizer's gradient, float32 scalar; the training step sets it."""
+from qresnet_jax import pixels
+from qresnet_jax.nn.variables import BinaryKernel
+from qresnet_jax.ops.convolution import accumulate, binary_conv, exact_conv
+from qresnet_jax.ops.plain import plain_conv
+from qresnet_jax.quantize import weights
+from qresnet_jax.quantize.straight_through import straight_through
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -77,8 +59,8 @@ class BinaryConv(nnx.Module):
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if scale not in quantizers.SCALES:
-            raise ValueError(f"scale must be one of {quantizers.SCALES}, got {scale!r}")
+        if scale not in weights.SCALES:
+            raise ValueError(f"scale must be one of {weights.SCALES}, got {scale!r}")
         self.in_features, self.out_features = in_features, out_features
         self.kernel_size, self.strides = _pair(kernel_size), _pair(strides)
         self.scale, self.dtype = scale, dtype
@@ -166,202 +148,18 @@ class StemConv(nnx.Module):
         size = jnp.maximum(jnp.max(jnp.abs(kernel), axis=(0, 1, 2)), 1e-12)
         factor = jax.lax.stop_gradient(size / largest)
         scaled = kernel / factor
-        return quantizers.straight_through(jnp.round(scaled), scaled), factor
+        return straight_through(jnp.round(scaled), scaled), factor
 
     def accumulate(
         self, x: jax.Array, step: None = None, max_level: None = None
     ) -> tuple[jax.Array, jax.Array]:
         """`(acc, factor)` with output `acc * factor`: acc integral float32, factor float32 `[out]`."""
         kernel, factor = self.integer_kernel()
-        scaled = x.astype(jnp.float32) * PIXEL_UNITS
-        pixels = quantizers.straight_through(jnp.clip(jnp.round(scaled), -510, 510), scaled)
-        return exact_conv(pixels, kernel, self.strides, self.dtype), factor / PIXEL_UNITS
+        scaled = x.astype(jnp.float32) * pixels.UNITS
+        integers = straight_through(jnp.clip(jnp.round(scaled), -pixels.LARGEST, pixels.LARGEST), scaled)
+        return exact_conv(integers, kernel, self.strides, self.dtype), factor / pixels.UNITS
 
-    def acc_max(self, max_level: int = 510) -> int:
+    def acc_max(self, max_level: int = pixels.LARGEST) -> int:
         """The largest possible `|acc|`."""
         taps = self.kernel_size[0] * self.kernel_size[1] * self.in_features
         return max_level * taps * (2 ** (self.weight_bits - 1) - 1)
-
-
-PIXEL_UNITS = 128  # normalised pixels are multiples of 1/128: (2 * pixel - 2 * mean) / 128
-
-
-class BatchNorm(nnx.BatchNorm):
-    """Batch norm with momentum 0.9 and epsilon 1e-5, statistics in float32 (Ioffe and Szegedy 2015)."""
-
-    def __init__(self, num_features: int, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        super().__init__(num_features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
-        self.scale = NormParam(self.scale[...])
-        self.bias = NormParam(self.bias[...])
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises `[N, H, W, C]`; in training mode by the batch, whose statistics enter the running ones."""
-        if self.use_running_average:
-            return super().__call__(x)
-        y, mean, var = normalize_batch(x, self.scale[...], self.bias[...], self.epsilon, self.axis_name)
-        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
-        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
-        return y.astype(self.dtype)
-
-    def affine(self) -> tuple[jax.Array, jax.Array]:
-        """`(multiplier, offset)`, float32 `[C]`, of evaluation mode: `x * multiplier + offset`."""
-        multiplier = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
-        return multiplier, self.bias[...] - self.mean[...] * multiplier
-
-
-class Classifier(nnx.Linear):
-    """The last layer; integer where `fraction_bits` is set.
-
-    Its inputs are then on the residual stream's grid, its weights are rounded to as many bits (at most 11) as keep
-    every sum below 2**31, its bias to the unit of the sums; the gradient passes straight through. One scale for the
-    whole layer, so that the integers compare like logits.
-    """
-
-    def __init__(self, in_features: int, out_features: int, *, fraction_bits: int | None, rngs: nnx.Rngs):
-        super().__init__(in_features, out_features, rngs=rngs)
-        self.fraction_bits = fraction_bits
-        self.weight_bits = min(11, 32 - 15 - (in_features - 1).bit_length())
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits, float32 `[N, out]`, of `[N, in]`."""
-        logits = super().__call__(x.astype(jnp.float32))
-        if self.fraction_bits is None:
-            return logits
-        kernel, bias, unit = self.integer_weights()
-        pixels = (x * 2.0**self.fraction_bits).astype(jnp.int32)
-        acc = jnp.matmul(pixels, kernel, preferred_element_type=jnp.int32) + bias
-        return quantizers.straight_through(acc.astype(jnp.float32) * unit, logits)
-
-    def integer_weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`(kernel int32 [in, out], bias int32 [out], unit float32 [])`: logits are `unit * (x_int @ kernel + bias)`."""
-        kernel, bias = self.kernel[...], self.bias[...]
-        largest = 2.0 ** (self.weight_bits - 1) - 1
-        factor = jnp.maximum(jnp.max(jnp.abs(kernel)), 1e-12) / largest
-        unit = factor * 2.0**-self.fraction_bits
-        # What the largest sum leaves of int32; at most 1 % less than that, for float32's rounding.
-        room = 0.99 * (2.0**31 - self.in_features * fixed_point.STREAM_MAX * largest)
-        bias = jnp.clip(jnp.round(bias / unit), -room, room)
-        return jnp.round(kernel / factor).astype(jnp.int32), bias.astype(jnp.int32), unit
-
-
-class _Quantizer(nnx.Module):
-    """An activation quantizer: `__call__` gives multiples of `step`, `max_level * step` at the most."""
-
-    def __init__(self, bits: int):
-        quantizers.check_bits(bits)
-        self.bits = bits
-
-    @property
-    def max_level(self) -> int:
-        """The largest integer level."""
-        return max_level("uniform", self.bits)
-
-    @property
-    def step(self) -> jax.Array | None:
-        """The distance of neighbouring levels, float32 scalar; None for a float activation."""
-        return jnp.float32(1)
-
-
-class _Clipped(_Quantizer):
-    """A quantizer with a trainable clipping level, initialised to `n = 2**bits - 1`."""
-
-    def __init__(self, bits: int):
-        super().__init__(bits)
-        self.alpha = ClippingLevel(jnp.float32(2**bits - 1))
-
-    @property
-    def clipping_level(self) -> jax.Array:
-        # The optimizer keeps alpha above the minimum; this holds for any other optimizer too, and lets alpha return.
-        alpha = self.alpha[...]
-        return quantizers.straight_through(jnp.maximum(alpha, quantizers.MIN_CLIPPING_LEVEL), alpha)
-
-    @property
-    def step(self) -> jax.Array:
-        return jax.lax.stop_gradient(self.clipping_level) / self.max_level
-
-
-class PACT(_Clipped):
-    """Parameterised clipping activation: `pact(x, alpha, bits)` with one trainable alpha (Choi et al. 2018).
-
-    Args:
-      bits: 1 to 8.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> PACT(2)(jnp.array([-1.0, 0.4, 1.6, 9.0])).tolist()
-      [0.0, 0.0, 2.0, 3.0]
-    """
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return quantizers.pact(x, self.clipping_level, self.bits)
-
-
-class LSQ(_Clipped):
-    """Uniform levels whose clipping level is trained as a learned step size (Esser et al. 2020)."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return quantizers.lsq(x, self.clipping_level, self.bits)
-
-
-class PowerOfTwo(_Clipped):
-    """Levels 0 and alpha times powers of two; bits 1 to 4."""
-
-    def __init__(self, bits: int):
-        if bits > 4:
-            raise ValueError(
-                f"power_of_two activations have 1 to 4 bits, got {bits}: 2**(2**bits - 2) must stay exact"
-            )
-        super().__init__(bits)
-
-    @property
-    def max_level(self) -> int:
-        return max_level("power_of_two", self.bits)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return quantizers.power_of_two(x, self.clipping_level, self.bits)
-
-
-class Fixed(_Quantizer):
-    """Rounds to the integers 0 .. n: what the original script trains with."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return quantizers.fixed(x, self.bits)
-
-
-class Sigmoid(_Quantizer):
-    """Like `Fixed`, with the gradient of a staircase of sigmoids whose temperature training raises."""
-
-    def __init__(self, bits: int, temperature: float = 1.0):
-        super().__init__(bits)
-        self.temperature = Temperature(jnp.float32(temperature))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return quantizers.sigmoid(x, self.temperature[...], self.bits)
-
-
-class FloatActivation(nnx.Module):
-    """No quantizer: the identity, without a step."""
-
-    max_level = None
-    step = None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x
-
-
-ACTIVATIONS = {"pact": PACT, "fixed": Fixed, "lsq": LSQ, "sigmoid": Sigmoid, "power_of_two": PowerOfTwo}
-
-
-def activation(name: str, bits: int) -> nnx.Module:
-    """The quantizer `name` (a key of `ACTIVATIONS`, or "none") with `bits` (1 to 8; 32 means float).
-
-    Raises:
-      ValueError: unknown name; impossible bits.
-    """
-    if name == "none" or bits == 32:
-        return FloatActivation()
-    if name not in ACTIVATIONS:
-        raise ValueError(f"model.activation must be one of {', '.join(ACTIVATIONS)}, none; got {name!r}")
-    if not 1 <= bits <= 8:
-        raise ValueError(f"model.act_bits must be 1 to 8, or 32 for float; got {bits}")
-    return ACTIVATIONS[name](bits)

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from qresnet_jax import fixed_point, quantizers
-from qresnet_jax.layers import BatchNorm
+from qresnet_jax.nn.norm import BatchNorm
+from qresnet_jax.quantize import fixed_point
+from qresnet_jax.quantize.straight_through import straight_through
 
 
 def to_stream(conv, norm: BatchNorm | None, x, act, fraction_bits: int | None) -> jax.Array:
@@ -30,7 +31,7 @@ def to_stream(conv, norm: BatchNorm | None, x, act, fraction_bits: int | None) -
         return fixed_point.round_to_grid(out, fraction_bits)
     acc, factor = conv.accumulate(x, step, max_level)
     acc_max = conv.acc_max() if act is None else conv.acc_max(max_level)
-    return quantizers.straight_through(_requantized(acc, factor, norm, acc_max, fraction_bits), out)
+    return straight_through(_requantized(acc, factor, norm, acc_max, fraction_bits), out)
 
 
 def renormalize(norm: BatchNorm, stream: jax.Array, fraction_bits: int | None) -> jax.Array:
@@ -42,7 +43,7 @@ def renormalize(norm: BatchNorm, stream: jax.Array, fraction_bits: int | None) -
         return fixed_point.round_to_grid(out, fraction_bits)
     unit = jnp.float32(2.0**-fraction_bits)
     exact = _requantized(stream / unit, unit, norm, fixed_point.STREAM_MAX + 1, fraction_bits)
-    return quantizers.straight_through(exact, out)
+    return straight_through(exact, out)
 
 
 def _requantized(acc, factor, norm, acc_max, fraction_bits):

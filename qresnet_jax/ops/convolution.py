@@ -13,10 +13,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from qresnet_jax import cpu_convolution as cpu
-from qresnet_jax import gpu_convolution as gpu
-from qresnet_jax import plain_convolution as plain
-from qresnet_jax.quantizers import binary_scale, sign
+from qresnet_jax.ops import cpu, gpu, plain
+from qresnet_jax.quantize.weights import binary_scale, sign
 
 
 def levels(x: jax.Array, step: jax.Array | None) -> jax.Array:

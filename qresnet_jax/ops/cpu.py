@@ -1,6 +1,6 @@
 """The binary convolution's three products in the forms that XLA runs fastest on CPUs.
 
-Each function here computes what `plain_conv` or its transposes compute; `qresnet_jax.convolution` picks them by
+Each function here computes what `plain_conv` or its transposes compute; `qresnet_jax.ops.convolution` picks them by
 platform, and the tests compare the two. Other accelerators are best served by the plain forms.
 
 Two facts of XLA:CPU (jax 0.10) are behind them. Convolutions of int8 run on the dot-product instructions, about 1.5 times
@@ -11,8 +11,8 @@ therefore doubled to compute two neighbouring columns at once.
 import jax
 import jax.numpy as jnp
 
-from qresnet_jax import plain_convolution as plain
-from qresnet_jax.plain_convolution import LAYOUT
+from qresnet_jax.ops import plain
+from qresnet_jax.ops.plain import LAYOUT
 
 _VECTOR_CHANNELS = 32
 

@@ -8,7 +8,7 @@ which is smaller: as in any training in float16, numbers far below their layer's
 import jax
 import jax.numpy as jnp
 
-from qresnet_jax import plain_convolution as plain
+from qresnet_jax.ops import plain
 
 MAX_INTEGER = 2**11  # float16 holds all integers up to here
 

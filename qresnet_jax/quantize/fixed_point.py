@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qresnet_jax.quantizers import straight_through
+from qresnet_jax.quantize.straight_through import straight_through
 
 STREAM_MAX = 2**15 - 1  # int16
 EXACT_FLOAT32 = 2**24  # integers up to here are exact in float32, in any order of summation

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qresnet_jax.quantizers import magnitude, sign
+from qresnet_jax.quantize.weights import magnitude, sign
 
 
 class HysteresisState(NamedTuple):

@@ -125,9 +125,9 @@ def compare(workdirs: Sequence, out) -> dict[str, list[Run]]:
       UserError: a workdir that is none, is given twice or has no metrics; files that cannot be written.
     """
     groups = group([read_run(workdir) for workdir in workdirs])
-    from qresnet_jax.files import write_all
     from qresnet_jax.report.compare_plot import comparison
     from qresnet_jax.report.style import png
+    from qresnet_jax.system.files import write_all
 
     text, picture = pathlib.Path(f"{out}.md"), pathlib.Path(f"{out}.png")
     write_all({picture: png(comparison(groups)), text: as_markdown(groups, picture.name).encode()})

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qresnet_jax.quantizers import MIN_CLIPPING_LEVEL
+from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
 from qresnet_jax.report.style import layers_with, series
 
 _MOST_NAMES = 4

@@ -13,20 +13,20 @@ import optax
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.architecture import has_integer_form
-from qresnet_jax.deploy.layer_table import as_markdown, as_text, layer_table, network_table
-from qresnet_jax.deploy.packed import packed_bytes, read_packed
-from qresnet_jax.deploy.packed_network import find_packed
 from qresnet_jax.errors import UserError
-from qresnet_jax.files import write_all
-from qresnet_jax.layers import BinaryKernel
-from qresnet_jax.quantizers import magnitude
+from qresnet_jax.models.architecture import has_integer_form
+from qresnet_jax.nn.variables import BinaryKernel
+from qresnet_jax.quantize.weights import magnitude
 from qresnet_jax.report import plots, weight_plots
 from qresnet_jax.report.findings import findings
 from qresnet_jax.report.style import png, series
+from qresnet_jax.ship.costs import as_markdown, as_text, layer_table, network_table
+from qresnet_jax.ship.load import find_packed
+from qresnet_jax.ship.packed.file import packed_bytes, read_packed
+from qresnet_jax.system.files import write_all
 from qresnet_jax.train.checkpoint import to_json
 from qresnet_jax.train.diagnostics import by_layer, walked_layer
-from qresnet_jax.train.evaluate import Run, fold_run, restore_run
+from qresnet_jax.train.evaluator import Run, fold_run, restore_run
 from qresnet_jax.train.records import FILE, read_metrics
 
 log = logging.getLogger("qresnet_jax")

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qresnet_jax.data.pipeline import normalize
-from qresnet_jax.deploy import numpy_engine
-from qresnet_jax.deploy.fold import blocks
-from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.errors import ExportError
-from qresnet_jax.fixed_point import mean_pool
-from qresnet_jax.resnet import ResNet
-from qresnet_jax.stream import renormalize, to_stream
+from qresnet_jax.models.resnet import ResNet
+from qresnet_jax.nn.stream import renormalize, to_stream
+from qresnet_jax.pixels import normalize
+from qresnet_jax.quantize.fixed_point import mean_pool
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.fold import blocks
+from qresnet_jax.ship.network import IntegerNetwork
 
 SAME_CLASS = 0.998
 ACCURACY_DIFFERENCE = 0.001
@@ -68,7 +68,7 @@ def measure(model: ResNet, network: IntegerNetwork, images: np.ndarray, labels: 
         raise ValueError(
             f"as many labels as images are needed, got {len(images)} images, {len(labels)} labels"
         )
-    integers = numpy_engine.logits(network, images)
+    integers = reference.logits(network, images)
     simulated = simulate(model, network, images)
     difference = np.abs(integers * network.logit_scale - simulated)
     ours, theirs = integers.argmax(-1), simulated.argmax(-1)
@@ -132,7 +132,7 @@ def drift(model: ResNet, network: IntegerNetwork, images: np.ndarray) -> dict[st
       images: uint8 `[N, H, W, C]`; the first 64 are looked at.
     """
     images = images[:_DRIFT_IMAGES]
-    values = numpy_engine.evaluate(network, images)
+    values = reference.evaluate(network, images)
     position = {node.name: i for i, node in enumerate(network.nodes)}
     x, drifts = _normalized(network, images), {}
     for name, layer in _simulated_layers(model):

@@ -24,13 +24,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from qresnet_jax import layers as modules
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.fold import blocks, fold, why_float
-from qresnet_jax.deploy.node_arrays import NodeWriter
-from qresnet_jax.deploy.nodes import IntegerNetwork
-from qresnet_jax.deploy.packed import packed_bytes
-from qresnet_jax.resnet import ResNet
+from qresnet_jax import nn
+from qresnet_jax.models.resnet import ResNet
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.fold import blocks, fold, why_float
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.packed.arrays import NodeWriter
+from qresnet_jax.ship.packed.file import packed_bytes
 
 FLOAT_BITS = 32
 PIXEL_BITS = 8
@@ -192,7 +192,7 @@ def _model_row(part, image_size):
     row = Layer(
         name=part.name,
         parameters=sum(_parameters(module, nnx.Param) for module in part.owned),
-        clipping_levels=sum(_parameters(module, modules.ClippingLevel) for module in part.owned),
+        clipping_levels=sum(_parameters(module, nn.ClippingLevel) for module in part.owned),
     )
     if part.layer is None:
         return row
@@ -200,7 +200,7 @@ def _model_row(part, image_size):
     return dataclasses.replace(
         row,
         shape=kernel.shape,
-        weight_bits=1 if isinstance(part.layer, modules.BinaryConv) else FLOAT_BITS,
+        weight_bits=1 if isinstance(part.layer, nn.BinaryConv) else FLOAT_BITS,
         act_bits=getattr(part.act, "bits", FLOAT_BITS),
         macs=kernel.size * _positions(image_size, part.reduction),
     )
@@ -231,9 +231,12 @@ def _owners(network_nodes, values) -> list[int]:
     """
     owners = []
     for i, node in enumerate(network_nodes):
-        if isinstance(node, nodes.Thresholds | nodes.Requantize) and values[node.inputs[0]].kind == "acc":
+        if (
+            isinstance(node, nodes.ThresholdsNode | nodes.RequantizeNode)
+            and values[node.inputs[0]].kind == "acc"
+        ):
             owners.append(node.inputs[0])
-        elif isinstance(node, nodes.Thresholds):
+        elif isinstance(node, nodes.ThresholdsNode):
             owners.append(next((j for j in range(i + 1, len(values)) if i in network_nodes[j].inputs), i))
         else:
             owners.append(i)
@@ -248,14 +251,14 @@ def _tensor_bytes(node):
 
 def _network_row(i, network_nodes, positions):
     match node := network_nodes[i]:
-        case nodes.Stem():
+        case nodes.StemNode():
             kernel, bits, name = node.weights, (integer_bits(node.weights), PIXEL_BITS), "stem"
-        case nodes.BinaryConv():
+        case nodes.BinaryConvNode():
             kernel, bits = node.signs, (1, _level_bits(network_nodes[node.inputs[0]]))
             name = node.name or f"node {i}"
-        case nodes.Classifier():
+        case nodes.ClassifierNode():
             kernel, bits, name = node.weights, (integer_bits(node.weights), STREAM_BITS), "classifier"
-        case nodes.Requantize():  # of the stream
+        case nodes.RequantizeNode():  # of the stream
             return Layer(name=node.name or FINAL_NORM)
         case _:  # thresholds that nothing reads
             return Layer(name=node.name or f"node {i}")
@@ -264,7 +267,7 @@ def _network_row(i, network_nodes, positions):
         shape=kernel.shape,
         weight_bits=bits[0],
         act_bits=bits[1],
-        parameters=kernel.size + (node.bias.size if isinstance(node, nodes.Classifier) else 0),
+        parameters=kernel.size + (node.bias.size if isinstance(node, nodes.ClassifierNode) else 0),
         macs=kernel.size * positions,
     )
 

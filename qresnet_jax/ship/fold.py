@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qresnet_jax import fixed_point, layers, quantizers
-from qresnet_jax.architecture import max_stem_weight_bits
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax import nn, pixels
 from qresnet_jax.errors import ExportError
-from qresnet_jax.resnet import PreactBlock, ResNet
+from qresnet_jax.models.architecture import max_stem_weight_bits
+from qresnet_jax.models.resnet import PreactBlock, ResNet
+from qresnet_jax.quantize import fixed_point, weights
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.network import IntegerNetwork
 
 FLOAT_STREAM_BITS = 8  # of the grid for a stream that was trained in float
 _FLOAT_STEM_BITS = 11
@@ -71,8 +72,8 @@ def fold(
         stream = folding.block(name, block, stream)
     if model.final_norm is not None:
         stream = folding.renormalize(model.final_norm, stream)
-        stream = folding.add(nodes.Relu(inputs=(stream,)))
-    logit_scale = folding.classifier(model.classifier, folding.add(nodes.MeanPool(inputs=(stream,))))
+        stream = folding.add(nodes.ReluNode(inputs=(stream,)))
+    logit_scale = folding.classifier(model.classifier, folding.add(nodes.MeanPoolNode(inputs=(stream,))))
     height, width = (None, None) if image_shape is None else image_shape
     return IntegerNetwork(
         tuple(folding.nodes),
@@ -94,9 +95,9 @@ def blocks(model: ResNet):
 def why_float(model: ResNet) -> str | None:
     """Why a network has no integer form, and what to do; None for one that has one."""
     for name, block in blocks(model):
-        if any(isinstance(conv, layers.FloatConv) for conv in block.convs):
+        if any(isinstance(conv, nn.FloatConv) for conv in block.convs):
             return "a network with float weights has no integer form: train with config.model.weight_bits=1"
-        if any(isinstance(act, layers.FloatActivation) for act in block.acts):
+        if any(isinstance(act, nn.FloatActivation) for act in block.acts):
             return (
                 f"{name} has float activations, which have no integer form: train with a quantizer as "
                 "config.model.activation and with config.model.act_bits of 1 to 8"
@@ -144,21 +145,18 @@ class _Folding:
 
     def stem(self, model, mean):
         kernel, _ = _integer_kernel(model.stem)
-        mean = np.broadcast_to(np.asarray(mean, np.float64), (model.stem.in_features,))
-        if np.any(2 * mean != np.round(2 * mean)):
-            raise ValueError(f"mean={mean.tolist()}: must be half-integers, as in training")
         acc = self.add(
-            nodes.Stem(
+            nodes.StemNode(
                 weights=np.asarray(kernel).astype(np.int16),
-                double_mean=(2 * mean).astype(np.int16),
+                double_mean=pixels.double_mean(mean, model.stem.in_features),
                 stride=model.stem.strides[0],
             )
         )
         stream = self.requantize(model.stem, model.stem_norm, None, acc)
         if model.stem_norm is not None:
-            stream = self.add(nodes.Relu(inputs=(stream,)))
+            stream = self.add(nodes.ReluNode(inputs=(stream,)))
         if model.imagenet_stem:
-            stream = self.add(nodes.MaxPool(inputs=(stream,)))
+            stream = self.add(nodes.MaxPoolNode(inputs=(stream,)))
         self.nodes[-1] = dataclasses.replace(self.nodes[-1], name="stem")
         return stream
 
@@ -176,12 +174,14 @@ class _Folding:
             acc = self.conv(f"{name}.project", block.project, first)
             stream = self.requantize(block.project, block.project_norm, block.acts[0], acc)
         if preact:
-            return self.add(nodes.Add(name=name, inputs=(y, stream)))
-        return self.add(nodes.Relu(name=name, inputs=(self.add(nodes.Add(inputs=(y, stream))),)))
+            return self.add(nodes.AddNode(name=name, inputs=(y, stream)))
+        return self.add(nodes.ReluNode(name=name, inputs=(self.add(nodes.AddNode(inputs=(y, stream))),)))
 
     def conv(self, name, conv, levels):
         signs = np.where(np.asarray(conv.kernel[...]) >= 0, 1, -1).astype(np.int8)
-        return self.add(nodes.BinaryConv(name=name, inputs=(levels,), signs=signs, stride=conv.strides[0]))
+        return self.add(
+            nodes.BinaryConvNode(name=name, inputs=(levels,), signs=signs, stride=conv.strides[0])
+        )
 
     def quantize(self, norm, act, x, conv=None, act_before=None):
         """Of node x: the stream, or `conv` of `act_before`'s levels."""
@@ -201,12 +201,12 @@ class _Folding:
         """Adds the last node; returns the logit scale."""
         weights, bias, unit = _integer_weights(classifier)
         weights, bias = np.asarray(weights).astype(np.int16), np.asarray(bias, np.int32)
-        self.add(nodes.Classifier(name="classifier", inputs=(pooled,), weights=weights, bias=bias))
+        self.add(nodes.ClassifierNode(name="classifier", inputs=(pooled,), weights=weights, bias=bias))
         return float(unit)
 
 
 def _requantize(constants, x):
-    return nodes.Requantize(
+    return nodes.RequantizeNode(
         inputs=(x,),
         multiplier=np.asarray(constants.multiplier, np.int32),
         offset=constants.offset(),
@@ -221,9 +221,9 @@ def _requantize(constants, x):
 def _conv_constants(conv, norm, act, fraction_bits):
     """M, C, k of `stream.to_stream`."""
     if act is None:
-        factor, acc_max = conv.integer_kernel()[1] / layers.PIXEL_UNITS, conv.acc_max()
+        factor, acc_max = conv.integer_kernel()[1] / pixels.UNITS, conv.acc_max()
     else:
-        factor = quantizers.binary_scale(conv.kernel[...], conv.scale) * act.step
+        factor = weights.binary_scale(conv.kernel[...], conv.scale) * act.step
         acc_max = conv.acc_max(act.max_level)
     channels = conv.out_features
     multiplier, offset = (jnp.ones(channels), jnp.zeros(channels)) if norm is None else norm.affine()
@@ -238,19 +238,19 @@ def _stream_constants(norm, fraction_bits):
     return fixed_point.requantizer(multiplier * unit, offset, fixed_point.STREAM_MAX + 1, fraction_bits)
 
 
-_integer_kernel = nnx.jit(layers.StemConv.integer_kernel)
-_integer_weights = nnx.jit(layers.Classifier.integer_weights)
+_integer_kernel = nnx.jit(nn.StemConv.integer_kernel)
+_integer_weights = nnx.jit(nn.Classifier.integer_weights)
 
 
 # The trained formula in float64.
 
 
-def fold_quantizer(norm, act, factor: float | np.ndarray, bound: int) -> nodes.Thresholds:
+def fold_quantizer(norm, act, factor: float | np.ndarray, bound: int) -> nodes.ThresholdsNode:
     """Batch norm, ReLU and quantizer of `integer * factor` as thresholds on the integer.
 
     Args:
       norm: in evaluation mode; None for none.
-      act: quantizer, of `layers.ACTIVATIONS`.
+      act: quantizer, of `nn.ACTIVATIONS`.
       factor: what one unit is worth, scalar or `[C]`.
       bound: of the integer's magnitude.
     """
@@ -260,7 +260,7 @@ def fold_quantizer(norm, act, factor: float | np.ndarray, bound: int) -> nodes.T
         return stairs_climbed(act, affine(x * factor))
 
     thresholds = find_thresholds(stairs, direction, bound, 2**act.bits - 1)
-    return nodes.Thresholds(thresholds=thresholds, direction=direction, levels=_levels(act))
+    return nodes.ThresholdsNode(thresholds=thresholds, direction=direction, levels=_levels(act))
 
 
 def _factor(conv, act):
@@ -309,20 +309,20 @@ def stairs_climbed(act, x: np.ndarray) -> np.ndarray:
     """How many of its n stairs the quantizer `act` climbs at `x` (float64), ReLU included: 0 .. n."""
     n, alpha = 2**act.bits - 1, _clipping_level(act)
     x = np.clip(x, 0, alpha)
-    if isinstance(act, layers.PowerOfTwo):
-        # The edges of `quantizers.power_of_two`, of which x must pass more than the edge itself.
+    if isinstance(act, nn.PowerOfTwo):
+        # The edges of `activations.power_of_two`, of which x must pass more than the edge itself.
         edges = np.array([0.5, *(0.75 * 2.0 ** np.arange(1, n))])
         return np.searchsorted(edges, x / (alpha * 2.0 ** (1 - n)), side="left")
     return np.rint(x * (n / alpha)).astype(np.int64)
 
 
 def _clipping_level(act):
-    if isinstance(act, layers.Fixed | layers.Sigmoid):
+    if isinstance(act, nn.Fixed | nn.Sigmoid):
         return float(2**act.bits - 1)
     return float(act.clipping_level)
 
 
 def _levels(act):
     n = 2**act.bits - 1
-    levels = [0, *(2**i for i in range(n))] if isinstance(act, layers.PowerOfTwo) else range(n + 1)
+    levels = [0, *(2**i for i in range(n))] if isinstance(act, nn.PowerOfTwo) else range(n + 1)
     return np.array(levels, np.int32)

@@ -2,8 +2,8 @@
 
 import pathlib
 
-from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.errors import ExportError
+from qresnet_jax.ship.network import IntegerNetwork
 
 # Ends of the default names; the C source is a directory.
 ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".stablehlo"}
@@ -39,20 +39,20 @@ def write_network(
         )
     match format:
         case "packed":
-            from qresnet_jax.deploy.packed import save_packed
+            from qresnet_jax.ship.packed.file import save_packed
 
             save_packed(network, path)
         case "c":
-            from qresnet_jax.deploy.c_writer import write_c
+            from qresnet_jax.ship.c.writer import write_c
 
             return write_c(network, path, profile=c_profile, prefix=c_prefix)
         case "onnx":
-            from qresnet_jax.deploy.onnx_writer import write_onnx
+            from qresnet_jax.ship.onnx.writer import write_onnx
 
             write_onnx(network, path)
         case "stablehlo":
-            from qresnet_jax.deploy.jax_engine import make_logits
-            from qresnet_jax.deploy.stablehlo_writer import write_stablehlo
+            from qresnet_jax.ship.jax.engine import make_logits
+            from qresnet_jax.ship.jax.stablehlo import write_stablehlo
 
             write_stablehlo(make_logits(network), path, network.image_shape)
         case _:

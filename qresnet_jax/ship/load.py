@@ -6,13 +6,13 @@ import pathlib
 
 import numpy as np
 
-from qresnet_jax.deploy.formats import write_network
-from qresnet_jax.deploy.nodes import IntegerNetwork
-from qresnet_jax.deploy.packed import read_packed
 from qresnet_jax.errors import PackedError
+from qresnet_jax.ship.formats import write_network
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.packed.file import read_packed
 
 # Modules of this package, imported when asked for; each has `logits(network, images)`.
-ENGINES = {"jax": "jax_engine", "c": "c_engine", "numpy": "numpy_engine"}
+ENGINES = {"jax": "jax.engine", "c": "c.engine", "numpy": "reference"}
 
 
 class PackedNetwork:
@@ -31,7 +31,7 @@ class PackedNetwork:
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
         self.network, self.nbytes, self.engine = network, nbytes, engine
-        self._logits = importlib.import_module(f"qresnet_jax.deploy.{ENGINES[engine]}").logits
+        self._logits = importlib.import_module(f"qresnet_jax.ship.{ENGINES[engine]}").logits
 
     def __repr__(self) -> str:
         shape = "x".join(str(size or "any") for size in self.network.image_shape)
@@ -56,7 +56,7 @@ class PackedNetwork:
         return self.logits(images).argmax(-1)
 
     def export(self, path, format: str = "packed", **options) -> list[pathlib.Path]:
-        """Writes the network in another format, see `qresnet_jax.deploy.formats.write_network`."""
+        """Writes the network in another format, see `qresnet_jax.ship.formats.write_network`."""
         return write_network(self.network, path, format, **options)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.nodes import IntegerNetwork, Node
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.nodes import Node
 
 BATCH = 16  # images at once; more gains nothing and needs more memory
 
@@ -63,24 +64,24 @@ def evaluate(
 
 def _apply(node: Node, images, x=None, y=None):
     match node:
-        case nodes.Stem():
+        case nodes.StemNode():
             return _convolve(2 * images.astype(np.int32) - node.double_mean, node.weights, node.stride)
-        case nodes.BinaryConv():
+        case nodes.BinaryConvNode():
             return _convolve(x, node.signs, node.stride)
-        case nodes.Thresholds():
+        case nodes.ThresholdsNode():
             return node.levels[_passed(x, node.thresholds, node.direction)]
-        case nodes.Requantize():
+        case nodes.RequantizeNode():
             return _saturate((x * node.multiplier.astype(np.int64) + node.offset) >> node.shift)
-        case nodes.Add():
+        case nodes.AddNode():
             return _saturate(x + y)
-        case nodes.Relu():
+        case nodes.ReluNode():
             return np.maximum(x, 0)
-        case nodes.MaxPool():
+        case nodes.MaxPoolNode():
             return _windows(x, 3, 3, 2, border=nodes.STREAM_MIN).max(axis=3)
-        case nodes.MeanPool():
+        case nodes.MeanPoolNode():
             count = x.shape[1] * x.shape[2]
             return (2 * x.sum((1, 2), dtype=np.int64) + count) // (2 * count)
-        case nodes.Classifier():
+        case nodes.ClassifierNode():
             return (x @ node.weights.astype(np.int64) + node.bias).astype(np.int32)
     raise TypeError(f"no such node: {node}")
 

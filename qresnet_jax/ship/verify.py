@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qresnet_jax.deploy import numpy_engine
 from qresnet_jax.errors import CompilerError, ExportError
+from qresnet_jax.ship import reference
 
 IMAGES = 256  # so many are enough: every image goes through all of a file
 _BATCH = 16  # images at once, as memory allows for large ones
@@ -84,14 +84,14 @@ def _in_batches(run, images):
 
 
 def _packed(files, images, classes):
-    from qresnet_jax.deploy.packed import read_packed
+    from qresnet_jax.ship.packed.file import read_packed
 
-    return numpy_engine.logits(read_packed(files[0]), images)
+    return reference.logits(read_packed(files[0]), images)
 
 
 def _c(files, images, classes):
     """By the example that stands beside the network, which prints the logits and the name of the class."""
-    from qresnet_jax.deploy.c_engine import find_compiler
+    from qresnet_jax.ship.c.engine import find_compiler
 
     try:
         compiler = find_compiler()
@@ -145,7 +145,7 @@ def _qonnx(files, images, classes):
 
 
 def _stablehlo(files, images, classes):
-    from qresnet_jax.deploy.stablehlo_writer import read_stablehlo
+    from qresnet_jax.ship.jax.stablehlo import read_stablehlo
 
     return _in_batches(read_stablehlo(files[0]), images)
 

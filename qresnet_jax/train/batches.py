@@ -1,4 +1,4 @@
-"""The input pipeline on the device: order, batch, augmentation and normalisation as pure functions.
+"""The input pipeline on the device: order, batch and augmentation as pure functions.
 
 The whole set lies on the device as uint8. What a step sees depends on (seed, step) alone, not on how many devices
 there are or on where a run was interrupted.
@@ -6,23 +6,6 @@ there are or on where a run was interrupted.
 
 import jax
 import jax.numpy as jnp
-
-PIXEL_SCALE = (
-    64  # a power of two near the usual standard deviation keeps normalised pixels exact, see `normalize`
-)
-
-
-def normalize(pixels: jax.Array, mean: jax.Array) -> jax.Array:
-    """`(pixels - mean) / 64` per channel, float32.
-
-    With half-integer means the results are multiples of 1/128, so the stem's sums are exact. A fixed scale replaces
-    the division by each channel's deviation; the batch norm behind the stem takes up the difference.
-
-    Args:
-      pixels: uint8 `[..., C]`.
-      mean: float `[C]`, half-integers in 0..255.
-    """
-    return (pixels.astype(jnp.float32) - mean.astype(jnp.float32)) * (1 / PIXEL_SCALE)
 
 
 def epoch_order(key: jax.Array, epoch: jax.Array, num_images: int) -> jax.Array:

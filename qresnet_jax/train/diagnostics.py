@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from qresnet_jax.fixed_point import STREAM_MAX
-from qresnet_jax.layers import BinaryKernel, ClippingLevel
-from qresnet_jax.quantizers import magnitude, sign
-from qresnet_jax.resnet import Block
+from qresnet_jax.models.resnet import Block
+from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
+from qresnet_jax.quantize.fixed_point import STREAM_MAX
+from qresnet_jax.quantize.weights import magnitude, sign
 
 MOST_LEVELS = 16
 WALK_STEPS = 2000  # the first ones of a run

@@ -10,15 +10,15 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.architecture import has_integer_form
 from qresnet_jax.data import load_dataset
-from qresnet_jax.deploy import jax_engine
-from qresnet_jax.deploy.fold import fold
-from qresnet_jax.deploy.nodes import IntegerNetwork
-from qresnet_jax.deploy.packed_network import load_packed
 from qresnet_jax.errors import DataError
-from qresnet_jax.resnet import create_model
-from qresnet_jax.train import optim
+from qresnet_jax.models.architecture import has_integer_form
+from qresnet_jax.models.resnet import create_model
+from qresnet_jax.ship.fold import fold
+from qresnet_jax.ship.jax import engine as jax_engine
+from qresnet_jax.ship.load import load_packed
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints
 from qresnet_jax.train.parallel import device_mesh, map_eval_step, replicate
 from qresnet_jax.train.step import METRICS, TrainState, init_state, make_eval_step

@@ -13,21 +13,22 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.architecture import has_integer_form
 from qresnet_jax.data import load_dataset
-from qresnet_jax.data.pipeline import epoch_order, normalize, steps_per_epoch
-from qresnet_jax.deploy.fold import fold
-from qresnet_jax.deploy.layer_table import as_text, layer_table
 from qresnet_jax.errors import CheckpointError, DivergedError
-from qresnet_jax.layers import BatchNorm
-from qresnet_jax.resnet import create_model
-from qresnet_jax.train import optim
+from qresnet_jax.models.architecture import has_integer_form
+from qresnet_jax.models.resnet import create_model
+from qresnet_jax.nn.norm import BatchNorm
+from qresnet_jax.pixels import normalize
+from qresnet_jax.ship.costs import as_text, layer_table
+from qresnet_jax.ship.fold import fold
+from qresnet_jax.train import optimizer as optim
+from qresnet_jax.train.batches import epoch_order, steps_per_epoch
 from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
-from qresnet_jax.train.console import Progress, log_to
 from qresnet_jax.train.diagnostics import make_diagnose, named
-from qresnet_jax.train.evaluate import Evaluator
+from qresnet_jax.train.evaluator import Evaluator
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
+from qresnet_jax.train.progress import Progress, log_to
 from qresnet_jax.train.records import Metrics
 from qresnet_jax.train.step import AXIS, METRICS, TrainData, init_state, make_train_step
 from qresnet_jax.train.workdir import claim_workdir

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from qresnet_jax.hysteresis import hysteresis_binarize
-from qresnet_jax.layers import BinaryKernel, ClippingLevel, NormParam
-from qresnet_jax.quantizers import MIN_CLIPPING_LEVEL
+from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, NormParam
+from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
+from qresnet_jax.quantize.hysteresis import hysteresis_binarize
 
 # From the most to the least specific type; every nnx.Param belongs to one group.
 GROUPS = {BinaryKernel: "binary", ClippingLevel: "clipping_level", NormParam: "norm", nnx.Param: "float"}

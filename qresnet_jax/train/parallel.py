@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from qresnet_jax.machine import processors
+from qresnet_jax.system.machine import processors
 from qresnet_jax.train.step import AXIS
 
 _IMAGES_PER_CORE = 32  # with fewer, a step's sums over all devices cost more than another device gains

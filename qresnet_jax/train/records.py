@@ -5,7 +5,7 @@ import pathlib
 import time
 
 from qresnet_jax.errors import UserError
-from qresnet_jax.files import write_all
+from qresnet_jax.system.files import write_all
 
 FILE = "metrics.jsonl"
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from qresnet_jax.data.pipeline import normalize, train_batch
-from qresnet_jax.layers import Sigmoid
+from qresnet_jax.nn.activations import Sigmoid
+from qresnet_jax.pixels import normalize
+from qresnet_jax.train.batches import train_batch
 from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
 
 AXIS = "devices"  # name of the axis that training is mapped over
@@ -62,7 +63,7 @@ def make_train_step(
 
     Args:
       graphdef: of the model in training mode.
-      tx: from `qresnet_jax.train.optim.optimizer`.
+      tx: from `qresnet_jax.train.optimizer.optimizer`.
       config: the whole config.
       num_shards: size of the axis.
       steps_per_epoch, total_steps: of the run.

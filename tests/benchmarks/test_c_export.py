@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 
-from qresnet_jax.deploy import numpy_engine
-from qresnet_jax.deploy.c_plan import plan
-from qresnet_jax.deploy.c_writer import c_files
-from qresnet_jax.deploy.packed import read_packed
-from qresnet_jax.deploy.packed_network import find_packed
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.c.plan import plan
+from qresnet_jax.ship.c.writer import c_files
+from qresnet_jax.ship.load import find_packed
+from qresnet_jax.ship.packed.file import read_packed
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
@@ -37,7 +37,7 @@ def test_the_copy_with_clocks_computes_the_same_and_times_every_call(c_export, n
     image = c_export.pixels(network, 1)
     run, logits = c_export.repeater(library, network)
     run(3)
-    np.testing.assert_array_equal(logits, numpy_engine.logits(network, image)[0])
+    np.testing.assert_array_equal(logits, reference.logits(network, image)[0])
     clocks = (c_export.ctypes.c_uint64 * len(calls)).in_dll(library, "model_nanoseconds")
     assert sum(clocks) > 0
 

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from qresnet_jax.bench import FLOAT, as_text, bench
+from qresnet_jax.commands.bench import FLOAT, as_text, bench
 from qresnet_jax.config import default_config
-from qresnet_jax.deploy.float_twin import float_twin
-from qresnet_jax.deploy.nodes import BinaryConv, Stem
-from qresnet_jax.deploy.packed import read_packed, save_packed
-from qresnet_jax.deploy.packed_network import ENGINES, find_packed
 from qresnet_jax.errors import UserError
+from qresnet_jax.ship.jax.float_baseline import float_baseline
+from qresnet_jax.ship.load import ENGINES, find_packed
+from qresnet_jax.ship.nodes import StemNode
+from qresnet_jax.ship.packed.file import read_packed, save_packed
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def test_an_engine_that_does_not_work_here_is_left_out_with_the_reason(tmp_path,
 
 
 def test_the_float_twin_has_the_same_convolutions(network):
-    twin = float_twin(network)
+    twin = float_baseline(network)
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     together = np.asarray(twin(images))
     assert together.shape == (3, 10) and together.dtype == np.float32 and np.ptp(together) > 0
     np.testing.assert_allclose(together[:1], twin(images[:1]), rtol=1e-4, atol=1e-5)
-    convolutions = sum(isinstance(node, Stem | BinaryConv) for node in network.nodes)
+    convolutions = sum(isinstance(node, StemNode | BinaryConvNode) for node in network.nodes)
     assert str(jax.make_jaxpr(twin)(images)).count("= conv_general_dilated[") == convolutions

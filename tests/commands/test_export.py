@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import qresnet_jax
-from qresnet_jax import export
+from qresnet_jax.commands import export
+from qresnet_jax.commands.export import export_packed, export_run
 from qresnet_jax.data import load_dataset
-from qresnet_jax.deploy.formats import write_network
-from qresnet_jax.deploy.packed import read_packed, save_packed
-from qresnet_jax.deploy.packed_network import find_packed
 from qresnet_jax.errors import UserError
-from qresnet_jax.export import export_packed, export_run
-from qresnet_jax.train.evaluate import evaluate_checkpoint, evaluate_packed
+from qresnet_jax.ship.formats import write_network
+from qresnet_jax.ship.load import find_packed
+from qresnet_jax.ship.packed.file import read_packed, save_packed
+from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed
 
 
 def small(**model):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qresnet_jax.commands.predict import predict_files, read_picture
 from qresnet_jax.config import default_config
 from qresnet_jax.errors import UserError
-from qresnet_jax.predict import predict_files, read_picture
 
 GRADIENT = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 

@@ -1,7 +1,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from qresnet_jax import architecture
+from qresnet_jax.models import architecture
 
 
 @pytest.mark.parametrize("block", ["basic", "preact_basic"])

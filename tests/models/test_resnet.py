@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from qresnet_jax import layers
-from qresnet_jax.architecture import BLOCKS
+from qresnet_jax import nn
 from qresnet_jax.config import default_config
-from qresnet_jax.resnet import Block, PreactBlock, Precision, create_model
+from qresnet_jax.models.architecture import BLOCKS
+from qresnet_jax.models.resnet import Block, PreactBlock, Precision, create_model
 
 UNIT = 2.0**-8
 
@@ -42,7 +42,7 @@ def as_trained(module, seed=0):
     """Sets batch norms as training might, gammas negative and zero among them, and clipping levels off n."""
     rng = np.random.default_rng(seed)
     for _, part in nnx.iter_modules(module):
-        if isinstance(part, layers.BatchNorm):
+        if isinstance(part, nn.BatchNorm):
             size = part.mean.shape
             gamma = rng.normal(0.5, 1, size)
             gamma[0] = 0
@@ -50,7 +50,7 @@ def as_trained(module, seed=0):
             part.var[...] = jnp.float32(rng.uniform(0.5, 2, size))
             part.scale[...] = jnp.float32(gamma)
             part.bias[...] = jnp.float32(rng.normal(0.3, 0.5, size))
-        if isinstance(part, layers.PACT):
+        if isinstance(part, nn.PACT):
             part.alpha[...] = jnp.float32(rng.uniform(1.5, 3))
     return module
 
@@ -85,7 +85,7 @@ def check_gradients(gradients):
     """All are finite, and no type of parameter is left out."""
     for path, leaf in jax.tree.leaves_with_path(gradients):
         assert np.all(np.isfinite(leaf)), path
-    for kind in (layers.BinaryKernel, layers.NormParam):
+    for kind in (nn.BinaryKernel, nn.NormParam):
         assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(nnx.filter_state(gradients, kind)))
 
 
@@ -111,7 +111,7 @@ class Reference:
 
     def __init__(self, block, training):
         self.block, self.training, self.nearest_tie = block, training, math.inf
-        self.quantized = isinstance(block.acts[0], layers.PACT)
+        self.quantized = isinstance(block.acts[0], nn.PACT)
 
     def conv(self, conv, x):
         w = np.asarray(conv.kernel[...], np.float64)
@@ -209,9 +209,9 @@ def test_parameter_counts_are_those_of_the_paper(depth, total, binary):
     def count(kind):
         return sum(math.prod(v.shape) for v in jax.tree.leaves(nnx.state(model, kind)))
 
-    assert count(nnx.Param) - count(layers.ClippingLevel) == total
-    assert count(layers.BinaryKernel) == binary
-    assert count(layers.ClippingLevel) == depth - 2  # one in front of each convolution in a block
+    assert count(nnx.Param) - count(nn.ClippingLevel) == total
+    assert count(nn.BinaryKernel) == binary
+    assert count(nn.ClippingLevel) == depth - 2  # one in front of each convolution in a block
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_every_network_trains_and_evaluates(block):
     assert np.all(np.isfinite(logits))
 
 
-@pytest.mark.parametrize("activation", [*layers.ACTIVATIONS, "none"])
+@pytest.mark.parametrize("activation", [*nn.activations.ACTIVATIONS, "none"])
 def test_every_activation_trains_and_evaluates_in_every_block(activation):
     stream = jnp.float32(np.random.default_rng(9).integers(-300, 900, (2, 7, 5, 6)) * UNIT)
     precision = Precision(
@@ -273,7 +273,7 @@ def test_every_activation_trains_and_evaluates_in_every_block(activation):
 
 def test_a_float_network_has_float_parameters_and_no_grid():
     model = create_model(model_config(weight_bits=32, activation="none"), rngs=nnx.Rngs(0))
-    assert not jax.tree.leaves(nnx.state(model, (layers.BinaryKernel, layers.ClippingLevel)))
+    assert not jax.tree.leaves(nnx.state(model, (nn.BinaryKernel, nn.ClippingLevel)))
     assert (model.fraction_bits, model.stem.weight_bits, model.classifier.fraction_bits) == (None, None, None)
     x = images(1)
     # Twice as large a change far below a stream's unit changes the logits twice as much: no grid makes steps of it.
@@ -286,7 +286,7 @@ def test_a_float_network_has_float_parameters_and_no_grid():
 def test_a_float_stream_can_be_asked_for():
     model = create_model(model_config(stream_fraction_bits=None), rngs=nnx.Rngs(0))
     assert (model.fraction_bits, model.stem.weight_bits) == (None, None)
-    assert jax.tree.leaves(nnx.state(model, layers.BinaryKernel))
+    assert jax.tree.leaves(nnx.state(model, nn.BinaryKernel))
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])

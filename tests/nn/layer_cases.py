@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qresnet_jax import layers
+from qresnet_jax import nn
 
 RNGS = nnx.Rngs(0)
 
@@ -25,7 +25,7 @@ def integer_conv(x, kernel, stride=1):
 
 def batch_norm(features, training=False, seed=0):
     """A batch norm as after training, with negative and zero gammas."""
-    rng, norm = np.random.default_rng(seed), layers.BatchNorm(features, rngs=RNGS)
+    rng, norm = np.random.default_rng(seed), nn.BatchNorm(features, rngs=RNGS)
     norm.mean[...] = jnp.float32(rng.normal(size=features))
     norm.var[...] = jnp.float32(rng.uniform(0.5, 2, features))
     norm.scale[...] = jnp.float32(rng.normal(size=features)).at[0].set(0)

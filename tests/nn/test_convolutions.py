@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from qresnet_jax import layers, quantizers
-from qresnet_jax.architecture import max_stem_weight_bits
-from qresnet_jax.quantizers import MIN_CLIPPING_LEVEL
-from tests.layer_cases import RNGS, batch_norm, integer_conv, pixels
+from qresnet_jax import nn
+from qresnet_jax.models.architecture import max_stem_weight_bits
+from qresnet_jax.quantize import activations
+from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
+from tests.nn.layer_cases import RNGS, batch_norm, integer_conv, pixels
 
-QUANTIZERS = sorted(layers.ACTIVATIONS)
+QUANTIZERS = sorted(nn.activations.ACTIVATIONS)
 
 
 @pytest.mark.parametrize(
@@ -19,21 +20,21 @@ def test_convolutions_have_pytorchs_shapes_and_float32_kernels(kernel_size, stri
     x = jnp.zeros((1, 5, 7, 3), jnp.float32)
     shape = (3, 5, kernel_size, strides)
     modules = {
-        layers.BinaryKernel: layers.BinaryConv(*shape, rngs=RNGS),
-        nnx.Param: layers.FloatConv(*shape, rngs=RNGS),
+        nn.BinaryKernel: nn.BinaryConv(*shape, rngs=RNGS),
+        nnx.Param: nn.FloatConv(*shape, rngs=RNGS),
     }
     for variable, conv in modules.items():
         assert type(conv.kernel) is variable
         assert conv.kernel[...].dtype == jnp.float32
         assert conv(x).shape == (1, *size, 5)
         assert conv(x).dtype == jnp.float32
-    stem = layers.StemConv(*shape, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
+    stem = nn.StemConv(*shape, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
     assert type(stem.kernel) is nnx.Param
     assert stem(x).shape == (1, *size, 5)
 
 
 def test_kernels_are_drawn_with_fan_out_variance():
-    for conv in (layers.BinaryConv(64, 50, 3, rngs=RNGS), layers.FloatConv(64, 50, 3, rngs=RNGS)):
+    for conv in (nn.BinaryConv(64, 50, 3, rngs=RNGS), nn.FloatConv(64, 50, 3, rngs=RNGS)):
         kernel = np.asarray(conv.kernel[...], np.float64)
         deviation = np.sqrt(2 / (9 * 50))
         assert abs(kernel.std() / deviation - 1) < 0.02  # 28,800 draws: 4 standard errors
@@ -43,8 +44,8 @@ def test_kernels_are_drawn_with_fan_out_variance():
 @pytest.mark.parametrize("weight_bits", [None, 11])
 def test_the_float_twins_convolve_like_the_binary_convolution_pads(weight_bits):
     x = pixels((2, 5, 6, 3))
-    stem = layers.StemConv(3, 5, 3, 2, weight_bits=weight_bits, dtype=jnp.float32, rngs=RNGS)
-    twin = layers.FloatConv(3, 5, 3, 2, rngs=RNGS)
+    stem = nn.StemConv(3, 5, 3, 2, weight_bits=weight_bits, dtype=jnp.float32, rngs=RNGS)
+    twin = nn.FloatConv(3, 5, 3, 2, rngs=RNGS)
     twin.kernel[...] = stem.kernel[...]
     scale = 2.0**20
     expected = integer_conv(x, np.round(np.asarray(stem.kernel[...], np.float64) * scale), 2) / scale / 128
@@ -56,7 +57,7 @@ def test_the_float_twins_convolve_like_the_binary_convolution_pads(weight_bits):
 
 @pytest.mark.parametrize("scale", ["layer", "channel"])
 def test_binary_conv_times_its_factor_is_its_output(scale):
-    conv = layers.BinaryConv(5, 7, 3, scale=scale, rngs=RNGS)
+    conv = nn.BinaryConv(5, 7, 3, scale=scale, rngs=RNGS)
     q = np.random.default_rng(0).integers(0, 4, (1, 5, 3, 5))
     x, step = jnp.float32(q) * jnp.float32(0.3), jnp.float32(0.3)
     acc, factor = conv.accumulate(x, step)
@@ -67,8 +68,8 @@ def test_binary_conv_times_its_factor_is_its_output(scale):
 
 def test_binary_conv_refuses_unknown_scales_and_other_channels():
     with pytest.raises(ValueError, match="scale must be one of .*, got 'network'"):
-        layers.BinaryConv(3, 4, 3, scale="network", rngs=RNGS)
-    conv, x = layers.BinaryConv(3, 4, 3, rngs=RNGS), jnp.zeros((1, 3, 5, 5), jnp.float32)
+        nn.BinaryConv(3, 4, 3, scale="network", rngs=RNGS)
+    conv, x = nn.BinaryConv(3, 4, 3, rngs=RNGS), jnp.zeros((1, 3, 5, 5), jnp.float32)
     for call in (conv, lambda x: conv.accumulate(x, jnp.float32(1))):
         with pytest.raises(ValueError, match=r"BinaryConv expects \[N, H, W, 3\], got shape \(1, 3, 5, 5\)"):
             call(x)
@@ -76,7 +77,7 @@ def test_binary_conv_refuses_unknown_scales_and_other_channels():
 
 @pytest.mark.parametrize("name, bits", [("pact", 2), ("pact", 8), ("power_of_two", 4)])
 def test_acc_max_is_reached_and_never_passed(name, bits):
-    act, conv = layers.activation(name, bits), layers.BinaryConv(17, 3, 3, rngs=RNGS)
+    act, conv = nn.activation(name, bits), nn.BinaryConv(17, 3, 3, rngs=RNGS)
     conv.kernel[...] = conv.kernel[...].at[..., 0].set(1.0).at[..., 1].set(-1.0)
     acc, _ = conv.accumulate(act(jnp.full((1, 5, 5, 17), 1e9, jnp.float32)), act.step)
     acc_max = conv.acc_max(act.max_level)
@@ -88,7 +89,7 @@ def test_acc_max_is_reached_and_never_passed(name, bits):
 @pytest.mark.parametrize("in_channels", [1, 3])
 def test_stem_sums_are_exact_integers_below_2_to_the_24(in_channels):
     bits = max_stem_weight_bits("cifar", in_channels)
-    stem = layers.StemConv(in_channels, 5, 3, weight_bits=bits, dtype=jnp.float32, rngs=RNGS)
+    stem = nn.StemConv(in_channels, 5, 3, weight_bits=bits, dtype=jnp.float32, rngs=RNGS)
     stem.kernel[...] = stem.kernel[...].at[..., 0].set(0.7).at[..., 1].set(0.0)
     x = pixels((2, 7, 5, in_channels))
     x[0] = 510
@@ -104,8 +105,8 @@ def test_stem_sums_are_exact_integers_below_2_to_the_24(in_channels):
 
 
 def test_stem_gradients_are_those_of_the_float_convolution():
-    stem = layers.StemConv(3, 5, 3, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
-    twin = layers.FloatConv(3, 5, 3, rngs=RNGS)
+    stem = nn.StemConv(3, 5, 3, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
+    twin = nn.FloatConv(3, 5, 3, rngs=RNGS)
     q, factor = stem.integer_kernel()
     twin.kernel[...] = q * factor  # the rounded kernel, so that the input's gradients agree
     x = jnp.float32(pixels((2, 5, 6, 3)) / 128)
@@ -133,7 +134,7 @@ def test_batch_norm_is_biased_with_momentum_09_and_epsilon_1e_5():
     np.testing.assert_allclose(out, expected, atol=1e-4)
     np.testing.assert_allclose(norm.mean[...], 0.9 * start[0] + 0.1 * mean, atol=1e-5)
     np.testing.assert_allclose(norm.var[...], 0.9 * start[1] + 0.1 * var, rtol=1e-5)
-    assert {type(norm.scale), type(norm.bias)} == {layers.NormParam}
+    assert {type(norm.scale), type(norm.bias)} == {nn.NormParam}
 
 
 def test_batch_norm_affine_is_evaluation_mode():
@@ -152,7 +153,7 @@ def test_batch_norm_affine_is_evaluation_mode():
 
 @pytest.mark.parametrize("inputs, outputs", [(7, 10), (512, 10)])
 def test_classifier_sums_are_those_of_python_integers(inputs, outputs):
-    classifier = layers.Classifier(inputs, outputs, fraction_bits=8, rngs=RNGS)
+    classifier = nn.Classifier(inputs, outputs, fraction_bits=8, rngs=RNGS)
     rng = np.random.default_rng(inputs)
     classifier.bias[...] = jnp.float32(rng.normal(size=outputs))
     x = rng.integers(-(2**15), 2**15, (3, inputs))
@@ -171,7 +172,7 @@ def test_classifier_sums_are_those_of_python_integers(inputs, outputs):
 @pytest.mark.parametrize("inputs", [1, 64, 65, 512, 2048])
 def test_classifier_sums_do_not_overflow(inputs):
     """A saturated stream meets the largest weights, and a bias that pulls the same way."""
-    classifier = layers.Classifier(inputs, 2, fraction_bits=8, rngs=RNGS)
+    classifier = nn.Classifier(inputs, 2, fraction_bits=8, rngs=RNGS)
     classifier.kernel[...] = jnp.float32(np.tile([0.25, -0.25], (inputs, 1)))
     classifier.bias[...] = jnp.float32([4.0, -4.0])
     kernel, bias, unit = classifier.integer_weights()
@@ -182,7 +183,7 @@ def test_classifier_sums_do_not_overflow(inputs):
 
 
 def test_classifier_gradients_are_those_of_the_float_layer():
-    integer, plain = (layers.Classifier(7, 4, fraction_bits=f, rngs=nnx.Rngs(1)) for f in (8, None))
+    integer, plain = (nn.Classifier(7, 4, fraction_bits=f, rngs=nnx.Rngs(1)) for f in (8, None))
     x = jnp.float32(np.random.default_rng(4).integers(-999, 999, (3, 7)) / 256)
 
     def loss(layer, x):
@@ -197,9 +198,9 @@ def test_classifier_gradients_are_those_of_the_float_layer():
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_quantizer_modules_give_multiples_of_their_step(name):
     for bits in (1, 2, 3):
-        act = layers.activation(name, bits)
+        act = nn.activation(name, bits)
         if hasattr(act, "alpha"):
-            assert type(act.alpha) is layers.ClippingLevel
+            assert type(act.alpha) is nn.ClippingLevel
             assert act.alpha[...] == 2**bits - 1  # the initial clipping level is n
             act.alpha[...] = jnp.float32(1.7)
         x = jnp.linspace(-1, 2**bits + 1, 400, dtype=jnp.float32)
@@ -213,18 +214,18 @@ def test_quantizer_modules_give_multiples_of_their_step(name):
 @pytest.mark.parametrize("name", ["pact", "lsq", "power_of_two"])
 @pytest.mark.parametrize("alpha", [0.0, -3.0, 1e-20])
 def test_a_clipping_level_is_guarded_and_can_return(name, alpha):
-    act = layers.activation(name, 2)
+    act = nn.activation(name, 2)
     act.alpha[...] = jnp.float32(alpha)
     x = jnp.float32([[-1.0, 0.0, MIN_CLIPPING_LEVEL / 10, 5.0]])
     np.testing.assert_allclose(act(x), [[0, 0, 0, MIN_CLIPPING_LEVEL]], rtol=1e-6)  # float32 of the minimum
     np.testing.assert_allclose(act.step * act.max_level, MIN_CLIPPING_LEVEL, rtol=1e-6)
-    gradient = nnx.grad(lambda act: jnp.sum(act(x)), argnums=nnx.DiffState(0, layers.ClippingLevel))(act)
+    gradient = nnx.grad(lambda act: jnp.sum(act(x)), argnums=nnx.DiffState(0, nn.ClippingLevel))(act)
     assert gradient["alpha"][...] > 0
 
 
 def test_the_sigmoids_temperature_is_no_parameter():
-    act = layers.activation("sigmoid", 2)
-    assert type(act.temperature) is layers.Temperature
+    act = nn.activation("sigmoid", 2)
+    assert type(act.temperature) is nn.Temperature
     assert not jax.tree.leaves(nnx.state(act, nnx.Param))
 
     def gradient():
@@ -236,24 +237,24 @@ def test_the_sigmoids_temperature_is_no_parameter():
 
 
 def test_float_activations_are_the_identity():
-    for act in (layers.activation("none", 2), layers.activation("pact", 32)):
+    for act in (nn.activation("none", 2), nn.activation("pact", 32)):
         x = jnp.float32([-0.3, 1e9])
         assert act(x) is x
         assert (act.step, act.max_level) == (None, None)
 
 
 def test_binary_conv_refuses_single_images_and_other_ranks_of_kernels():
-    conv = layers.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
+    conv = nn.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"expects \[N, H, W, 3\], got shape \(5, 5, 3\)"):
         conv(jnp.ones((5, 5, 3)))
     for changed in ({"kernel_size": (3,)}, {"kernel_size": 3, "strides": (1, 1, 1)}):
         with pytest.raises(ValueError, match="kernel_size and strides are two numbers"):
-            layers.BinaryConv(3, 2, **changed, rngs=nnx.Rngs(0))
+            nn.BinaryConv(3, 2, **changed, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("bits", [0, 9])
 def test_impossible_bits_of_a_module_or_function_are_refused(bits):
-    for quantize in (lambda: layers.PACT(bits), lambda: quantizers.pact(jnp.ones(3), jnp.float32(1), bits)):
+    for quantize in (lambda: nn.PACT(bits), lambda: activations.pact(jnp.ones(3), jnp.float32(1), bits)):
         with pytest.raises(ValueError, match=f"an activation quantizer has 1 to 8 bits, got {bits}"):
             quantize()
 
@@ -262,13 +263,13 @@ def test_impossible_bits_of_a_module_or_function_are_refused(bits):
 def test_impossible_bits_are_refused(bits):
     for name in set(QUANTIZERS) - {"power_of_two"}:
         with pytest.raises(ValueError, match=f"act_bits must be 1 to 8, or 32 for float; got {bits}"):
-            layers.activation(name, bits)
+            nn.activation(name, bits)
 
 
 def test_impossible_activations_are_refused():
     with pytest.raises(ValueError, match="power_of_two activations have 1 to 4 bits, got 5"):
-        layers.activation("power_of_two", 5)
+        nn.activation("power_of_two", 5)
     with pytest.raises(
         ValueError, match="model.activation must be one of pact, fixed, .*, none; got 'relu6'"
     ):
-        layers.activation("relu6", 2)
+        nn.activation("relu6", 2)

@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from qresnet_jax import fixed_point, layers
-from qresnet_jax.stream import renormalize, to_stream
-from tests.layer_cases import RNGS, batch_norm, integer_conv, pixels
+from qresnet_jax import nn
+from qresnet_jax.nn.stream import renormalize, to_stream
+from qresnet_jax.quantize import fixed_point
+from tests.nn.layer_cases import RNGS, batch_norm, integer_conv, pixels
 
 
 def stream_case(kind, scale="layer"):
     """`(conv, act, x, integers of x, integer kernel, acc_max)` of the last convolution of a block, or of a stem."""
     rng = np.random.default_rng(5)
     if kind == "stem":
-        conv = layers.StemConv(3, 5, 3, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
+        conv = nn.StemConv(3, 5, 3, weight_bits=11, dtype=jnp.float32, rngs=RNGS)
         q = pixels((2, 5, 4, 3))
         return conv, None, jnp.float32(q / 128), q, np.asarray(conv.integer_kernel()[0]), 510 * 27 * 1023
-    conv, act = layers.BinaryConv(17, 5, 3, 2, scale=scale, rngs=RNGS), layers.activation(kind, 2)
+    conv, act = nn.BinaryConv(17, 5, 3, 2, scale=scale, rngs=RNGS), nn.activation(kind, 2)
     if kind == "pact":
         act.alpha[...] = jnp.float32(1.9)
     x = act(jnp.float32(rng.normal(1, 1.5, (2, 5, 4, 17))))

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from qresnet_jax.batch_norm import normalize_batch
+from qresnet_jax.ops.batch_norm import normalize_batch
 
 EPSILON = 1e-5
 

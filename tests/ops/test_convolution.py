@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax.convolution import accumulate, binary_conv, exact_conv, integer_conv, levels
-from qresnet_jax.plain_convolution import plain_conv
+from qresnet_jax.ops.convolution import accumulate, binary_conv, exact_conv, integer_conv, levels
+from qresnet_jax.ops.plain import plain_conv
 
 # image (N, H, W, C), outputs, kernel size, stride: odd images, batch 1, channels that fill no vector
 CASES = [

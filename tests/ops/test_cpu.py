@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax import cpu_convolution, plain_convolution
+from qresnet_jax.ops import cpu, plain
 
 # input channels, output channels, height, width, kernel size, strides: every form, and sizes that none fits
 SHAPES = [
@@ -38,8 +38,8 @@ def case(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_integer_convolution_gives_the_same_integers(shape):
     x, signs, strides = case(shape)
-    got = cpu_convolution.integer_conv(x, signs, strides)
-    np.testing.assert_array_equal(got, plain_convolution.plain_conv(x, signs, strides))
+    got = cpu.integer_conv(x, signs, strides)
+    np.testing.assert_array_equal(got, plain.plain_conv(x, signs, strides))
     assert got.dtype == jnp.float32
 
 
@@ -47,19 +47,19 @@ def test_the_integer_convolution_gives_the_same_integers(shape):
 def test_the_float_convolution_of_integers_gives_the_same_integers(shape):
     x, signs, strides = case(shape)
     kernel = signs * jnp.arange(1, 1 + signs.size, dtype=jnp.float32).reshape(signs.shape) % 1024
-    got = cpu_convolution.float_conv(x, kernel, strides)
-    np.testing.assert_array_equal(got, plain_convolution.plain_conv(x, kernel, strides))
+    got = cpu.float_conv(x, kernel, strides)
+    np.testing.assert_array_equal(got, plain.plain_conv(x, kernel, strides))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_input_gradient_is_the_transpose(shape, dtype):
     x, signs, strides = case(shape)
-    size = plain_convolution.plain_conv(x, signs, strides).shape
+    size = plain.plain_conv(x, signs, strides).shape
     # Integers of few bits make every sum exact, in bfloat16's products too: the forms must agree to the bit.
     g = jnp.asarray(np.random.default_rng(0).integers(-1, 2, size), dtype)
-    got = cpu_convolution.input_gradient(g, signs.astype(dtype), strides, x.shape)
-    want = plain_convolution.input_gradient(g.astype(jnp.float32), signs, strides, x.shape)
+    got = cpu.input_gradient(g, signs.astype(dtype), strides, x.shape)
+    want = plain.input_gradient(g.astype(jnp.float32), signs, strides, x.shape)
     assert got.dtype == dtype
     tolerance = 0 if dtype == jnp.float32 else 2**-8  # the result is rounded to bfloat16's 8 bits
     np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=tolerance)
@@ -69,16 +69,16 @@ def test_the_input_gradient_is_the_transpose(shape, dtype):
 def test_the_plain_transposes_are_adjoint(shape):
     """`<conv(x, w), g> = <x, input_gradient(g, w)> = <w, kernel_gradient(g, x)>`, exact in small integers."""
     x, signs, strides = case(shape)
-    y = plain_convolution.plain_conv(x, signs, strides)
+    y = plain.plain_conv(x, signs, strides)
     g = jnp.asarray(np.random.default_rng(1).integers(-1, 2, y.shape), jnp.float32)
     product = np.vdot(np.asarray(y, np.float64), g)
-    dx = plain_convolution.input_gradient(g, signs, strides, x.shape)
-    dw = plain_convolution.kernel_gradient(g, x, strides, signs.shape)
+    dx = plain.input_gradient(g, signs, strides, x.shape)
+    dw = plain.kernel_gradient(g, x, strides, signs.shape)
     assert np.vdot(np.asarray(dx, np.float64), x) == product
     assert np.vdot(np.asarray(dw, np.float64), signs) == product
 
 
 def test_keep_is_the_identity_and_differentiable():
     x = jnp.arange(3.0)
-    np.testing.assert_array_equal(cpu_convolution.keep(x), x)
-    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: (cpu_convolution.keep(x) ** 2).sum()))(x), 2 * x)
+    np.testing.assert_array_equal(cpu.keep(x), x)
+    np.testing.assert_array_equal(jax.jit(jax.grad(lambda x: (cpu.keep(x) ** 2).sum()))(x), 2 * x)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax import gpu_convolution, plain_convolution
+from qresnet_jax.ops import gpu, plain
 
 # images (N, H, W, C), outputs, kernel size, stride, largest level
 CASES = [
@@ -22,15 +22,15 @@ def case(shape, out, k, stride, max_level, seed=0):
     rng = np.random.default_rng(seed)
     levels = jnp.float32(rng.integers(0, max_level + 1, shape))
     signs = jnp.float32(rng.choice([-1, 1], (k, k, shape[-1], out)))
-    size = plain_convolution.plain_conv(levels, signs, (stride, stride)).shape
+    size = plain.plain_conv(levels, signs, (stride, stride)).shape
     g = rng.normal(size=size) * 4.0 ** -np.arange(shape[0])[:, None, None, None]
-    return levels, signs, g, (stride, stride), gpu_convolution.gradient_bound(size, signs.shape, max_level)
+    return levels, signs, g, (stride, stride), gpu.gradient_bound(size, signs.shape, max_level)
 
 
 def both(levels, signs, g, strides, bound):
     g = jnp.float32(g)
-    dx = gpu_convolution.input_gradient(g, signs, strides, levels.shape, bound)
-    return dx, gpu_convolution.kernel_gradient(g, levels, strides, signs.shape, bound)
+    dx = gpu.input_gradient(g, signs, strides, levels.shape, bound)
+    return dx, gpu.kernel_gradient(g, levels, strides, signs.shape, bound)
 
 
 @pytest.mark.parametrize("channels, max_level", [(16, 3), (64, 3), (32, 7), (227, 1)])
@@ -38,9 +38,9 @@ def test_float16_holds_every_sum_exactly(channels, max_level):
     levels, signs, *_ = case((2, 5, 5, channels), 4, 3, 1, max_level)
     levels = levels.at[0].set(max_level)
     signs = signs.at[..., 0].set(1).at[..., 1].set(-1)  # the largest sums of both signs
-    want = plain_convolution.plain_conv(levels, signs, (1, 1))  # float32, exact
+    want = plain.plain_conv(levels, signs, (1, 1))  # float32, exact
     assert abs(want).max() == max_level * 9 * channels
-    np.testing.assert_array_equal(gpu_convolution.integer_conv(levels, signs, (1, 1)), want)
+    np.testing.assert_array_equal(gpu.integer_conv(levels, signs, (1, 1)), want)
 
 
 @pytest.mark.parametrize("exponent", [-40, -12, 0, 7, 50])
@@ -50,8 +50,8 @@ def test_gradients_are_those_in_float32_but_for_11_bits(shape, exponent):
     g = np.ldexp(g, exponent)
     got = both(levels, signs, g, strides, bound)
     want = (
-        plain_convolution.input_gradient(jnp.float32(g), signs, strides, levels.shape),
-        plain_convolution.kernel_gradient(jnp.float32(g), levels, strides, signs.shape),
+        plain.input_gradient(jnp.float32(g), signs, strides, levels.shape),
+        plain.kernel_gradient(jnp.float32(g), levels, strides, signs.shape),
     )
     for a, b in zip(got, want, strict=True):
         assert a.dtype == jnp.float32
@@ -66,7 +66,7 @@ def test_a_small_gradient_beside_large_ones_keeps_its_bits():
     g = np.random.default_rng(0).normal(size=g.shape)
     g[0] *= 2.0**-6
     dx, _ = both(levels, signs, g, strides, bound)
-    want = plain_convolution.input_gradient(jnp.float32(g), signs, strides, levels.shape)
+    want = plain.input_gradient(jnp.float32(g), signs, strides, levels.shape)
     assert np.linalg.norm(dx[0] - want[0]) <= 2**-11 * np.linalg.norm(want[0])
 
 
@@ -79,13 +79,9 @@ def test_the_largest_sums_stay_in_range(shape, value):
     for a in both(levels, signs, np.full(g.shape, value), strides, bound):
         assert np.all(np.isfinite(a)) and np.any(a != 0)
     dx, dkernel = both(levels, signs, np.full(g.shape, value), strides, bound)
-    want = plain_convolution.kernel_gradient(
-        jnp.full(g.shape, value, jnp.float32), levels, strides, signs.shape
-    )
+    want = plain.kernel_gradient(jnp.full(g.shape, value, jnp.float32), levels, strides, signs.shape)
     np.testing.assert_allclose(dkernel, want, rtol=2**-10)
-    want = plain_convolution.input_gradient(
-        jnp.full(g.shape, value, jnp.float32), signs, strides, levels.shape
-    )
+    want = plain.input_gradient(jnp.full(g.shape, value, jnp.float32), signs, strides, levels.shape)
     np.testing.assert_allclose(dx, want, rtol=2**-10)
 
 
@@ -114,7 +110,7 @@ def test_halves_fit_their_bound(seed, exponent, bound, one):
     g = np.random.default_rng(seed).normal(size=(1 if one else 500)).astype(np.float32) * np.float32(
         2.0**exponent
     )
-    half, unit = gpu_convolution.halve(jnp.asarray(g), bound)
+    half, unit = gpu.halve(jnp.asarray(g), bound)
     norm = np.linalg.norm(np.asarray(half, np.float64)) * bound
     assert half.dtype == jnp.float16 and unit.dtype == jnp.float32
     assert 2**13 <= norm <= 2**15 * (1 + 2**-11)
@@ -126,7 +122,7 @@ def test_halves_fit_their_bound(seed, exponent, bound, one):
 def test_numbers_whose_squares_vanish_stay_in_range():
     g = np.full(2**20, 1.0e-19, np.float32)
     g[0] = 1.2e-19
-    half, unit = gpu_convolution.halve(jnp.asarray(g), 2.0**12)
+    half, unit = gpu.halve(jnp.asarray(g), 2.0**12)
     assert np.linalg.norm(np.asarray(half, np.float64)) * 2.0**12 <= 2**15
     assert float(unit) == 2.0**-45
 
@@ -144,7 +140,7 @@ def test_numbers_whose_squares_vanish_stay_in_range():
     ],
 )
 def test_there_is_a_bound_where_gradients_keep_their_bits(shape, max_level, fits):
-    bound = gpu_convolution.gradient_bound(shape, (3, 3, 16, shape[-1]), max_level)
+    bound = gpu.gradient_bound(shape, (3, 3, 16, shape[-1]), max_level)
     assert (bound is not None) is fits
     if fits:  # |half|_2 * bound is above 2**14
         assert 2**14 / bound / np.prod(shape) ** 0.5 >= 2**-10

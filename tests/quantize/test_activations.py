@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax import quantizers
+from qresnet_jax.quantize import activations, weights
+from qresnet_jax.quantize.straight_through import straight_through
 
 
 def uniform_level(v, bits):
@@ -21,21 +22,21 @@ def power_level(v, bits):
 
 # name: (quantizer of x, alpha, bits; level of x / step; largest level; whether alpha is free or fixed at n)
 QUANTIZERS = {
-    "pact": (quantizers.pact, uniform_level, lambda bits: 2**bits - 1, True),
-    "lsq": (quantizers.lsq, uniform_level, lambda bits: 2**bits - 1, True),
+    "pact": (activations.pact, uniform_level, lambda bits: 2**bits - 1, True),
+    "lsq": (activations.lsq, uniform_level, lambda bits: 2**bits - 1, True),
     "fixed": (
-        lambda x, alpha, bits: quantizers.fixed(x, bits),
+        lambda x, alpha, bits: activations.fixed(x, bits),
         uniform_level,
         lambda bits: 2**bits - 1,
         False,
     ),
     "sigmoid": (
-        lambda x, alpha, bits: quantizers.sigmoid(x, jnp.float32(3), bits),
+        lambda x, alpha, bits: activations.sigmoid(x, jnp.float32(3), bits),
         uniform_level,
         lambda bits: 2**bits - 1,
         False,
     ),
-    "power_of_two": (quantizers.power_of_two, power_level, lambda bits: 2 ** (2**bits - 2), True),
+    "power_of_two": (activations.power_of_two, power_level, lambda bits: 2 ** (2**bits - 2), True),
 }
 CASES = [(name, bits) for name in QUANTIZERS for bits in range(1, 5 if name == "power_of_two" else 9)]
 
@@ -139,7 +140,7 @@ def test_lsq_gradients_are_those_of_esser(bits):
     x = np.float32(rng.normal(1, 1.5, (images, 3, 5, 2))).astype(np.float64)
     x[0, 0, 0] = [alpha, 0]
     g = rng.normal(size=x.shape).astype(np.float32)
-    dx, dalpha = gradients(quantizers.lsq, x, alpha, g, bits)
+    dx, dalpha = gradients(activations.lsq, x, alpha, g, bits)
     np.testing.assert_array_equal(dx, np.where((x > 0) & (x < alpha), g, 0))
 
     dstep = 0.0  # eq. 3: with respect to the step alpha / n
@@ -171,7 +172,7 @@ def test_sigmoid_gradient_is_the_slope_of_the_soft_staircase(bits, temperature):
     g = np.random.default_rng(4).normal(size=x.shape).astype(np.float32)
 
     def loss(x, t):
-        return jnp.sum(quantizers.sigmoid(x, t, bits) * g)
+        return jnp.sum(activations.sigmoid(x, t, bits) * g)
 
     dx, dtemperature = jax.grad(loss, argnums=(0, 1))(jnp.float32(x), jnp.float32(temperature))
     # central differences: h**2 * temperature**3; float32 sigmoids: 1e-7 * temperature
@@ -181,7 +182,7 @@ def test_sigmoid_gradient_is_the_slope_of_the_soft_staircase(bits, temperature):
 
 def test_a_hard_sigmoid_approaches_the_true_staircase():
     x = jnp.float32([0.0, 0.25, 0.75, 1.0, 2.0, 3.5])  # between the edges
-    slope = jax.grad(lambda x: jnp.sum(quantizers.sigmoid(x, jnp.float32(200), 2)))(x)
+    slope = jax.grad(lambda x: jnp.sum(activations.sigmoid(x, jnp.float32(200), 2)))(x)
     np.testing.assert_allclose(slope, 0, atol=1e-15)  # 200 * exp(-50)
 
 
@@ -200,9 +201,9 @@ def test_binarize_is_the_mean_magnitude_times_the_sign(scale):
     s = np.abs(w.astype(np.float64)).mean(AXES[scale])
     expected = s * np.where(w >= 0, 1, -1)
     np.testing.assert_allclose(
-        quantizers.binarize(w, scale), expected, rtol=1e-6
+        weights.binarize(w, scale), expected, rtol=1e-6
     )  # a float32 mean of 315 numbers
-    for mean in (quantizers.magnitude, quantizers.binary_scale):
+    for mean in (weights.magnitude, weights.binary_scale):
         np.testing.assert_allclose(mean(w, scale), s, rtol=1e-6)
         assert np.shape(mean(w, scale)) == (() if scale == "layer" else (7,))
 
@@ -211,28 +212,28 @@ def test_binarize_is_the_mean_magnitude_times_the_sign(scale):
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from(sorted(AXES)), exponent=st.integers(-20, 20))
 def test_binarize_is_idempotent(seed, scale, exponent):
     for shape in ((3, 3, 5, 7), (3, 3, 16, 16)):
-        once = quantizers.binarize(kernel(shape, seed) * np.float32(2.0**exponent), scale)
-        np.testing.assert_array_equal(quantizers.binarize(once, scale), once)
+        once = weights.binarize(kernel(shape, seed) * np.float32(2.0**exponent), scale)
+        np.testing.assert_array_equal(weights.binarize(once, scale), once)
 
 
 @pytest.mark.parametrize("scale", AXES)
 def test_binarize_passes_the_gradient_straight_through(scale):
     w, g = kernel(), kernel(seed=1)
-    np.testing.assert_array_equal(jax.grad(lambda w: jnp.sum(quantizers.binarize(w, scale) * g))(w), g)
+    np.testing.assert_array_equal(jax.grad(lambda w: jnp.sum(weights.binarize(w, scale) * g))(w), g)
 
 
 @pytest.mark.parametrize("scale", AXES)
 def test_an_all_zero_kernel_binarizes_to_zeros(scale):
-    np.testing.assert_array_equal(quantizers.binarize(jnp.zeros((3, 3, 2, 5)), scale), np.zeros((3, 3, 2, 5)))
+    np.testing.assert_array_equal(weights.binarize(jnp.zeros((3, 3, 2, 5)), scale), np.zeros((3, 3, 2, 5)))
 
 
 def test_the_sign_of_zero_is_plus_one_and_keeps_the_dtype():
     w = jnp.asarray([0.0, -0.0, 1e-30, -1e-30, -2.0], jnp.bfloat16)
-    assert quantizers.sign(w).dtype == jnp.bfloat16
-    np.testing.assert_array_equal(quantizers.sign(w).astype(jnp.float32), [1, 1, 1, -1, -1])
+    assert weights.sign(w).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(weights.sign(w).astype(jnp.float32), [1, 1, 1, -1, -1])
 
 
-@pytest.mark.parametrize("function", [quantizers.binarize, quantizers.magnitude, quantizers.binary_scale])
+@pytest.mark.parametrize("function", [weights.binarize, weights.magnitude, weights.binary_scale])
 def test_an_unknown_scale_is_refused(function):
     with pytest.raises(ValueError, match=r"scale must be one of \('layer', 'channel'\), got 'row'"):
         function(jnp.ones((1, 1, 2, 2)), "row")
@@ -240,6 +241,6 @@ def test_an_unknown_scale_is_refused(function):
 
 def test_straight_through_returns_the_value_and_differentiates_the_surrogate():
     x = jnp.float32([-1.5, 0.25, 3.0])
-    value, vjp = jax.vjp(lambda x: quantizers.straight_through(jnp.floor(x) * x, x**2), x)
+    value, vjp = jax.vjp(lambda x: straight_through(jnp.floor(x) * x, x**2), x)
     np.testing.assert_array_equal(value, np.floor(x) * x)
     np.testing.assert_array_equal(vjp(jnp.ones(3))[0], 2 * x)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax import fixed_point
+from qresnet_jax.quantize import fixed_point
 
 LOWEST, HIGHEST = -(2**15), 2**15 - 1
 CHANNELS = 37

@@ -7,8 +7,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.hysteresis import hysteresis_binarize
-from qresnet_jax.layers import PACT, BinaryConv
+from qresnet_jax.nn.activations import PACT
+from qresnet_jax.nn.convolutions import BinaryConv
+from qresnet_jax.quantize.hysteresis import hysteresis_binarize
 
 SHAPE = (2, 2, 2, 4)
 

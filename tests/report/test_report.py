@@ -9,13 +9,13 @@ import PIL.Image
 import pytest
 
 import qresnet_jax
-from qresnet_jax.deploy.fold import fold
-from qresnet_jax.deploy.layer_table import as_text, network_table
-from qresnet_jax.deploy.packed import save_packed
 from qresnet_jax.errors import PackedError, UserError
 from qresnet_jax.report import report
 from qresnet_jax.report.report import report_packed, write_report
-from qresnet_jax.train.evaluate import fold_run, restore_run
+from qresnet_jax.ship.costs import as_text, network_table
+from qresnet_jax.ship.fold import fold
+from qresnet_jax.ship.packed.file import save_packed
+from qresnet_jax.train.evaluator import fold_run, restore_run
 
 PICTURES = {"curves", "flips", "hysteresis", "latents", "clipping", "occupancy"}
 
@@ -43,7 +43,7 @@ def reported(trained, tmp_path_factory):
     workdir = shutil.copytree(workdir, tmp_path_factory.mktemp("reported") / workdir.name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qresnet_jax.data.sets.load_dataset", None)
-        patch.setattr("qresnet_jax.train.evaluate.load_dataset", None)
+        patch.setattr("qresnet_jax.train.evaluator.load_dataset", None)
         path = write_report(config, workdir)
     assert path == workdir / "report.md"
     return workdir, path.read_text(), metrics

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from qresnet_jax import layers, resnet
+from qresnet_jax import nn
 from qresnet_jax.config import default_config
-from qresnet_jax.deploy import numpy_engine
-from qresnet_jax.deploy.fold import fold
-from qresnet_jax.deploy.packed import save_packed
+from qresnet_jax.models import resnet
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.fold import fold
+from qresnet_jax.ship.packed.file import save_packed
 
 CIFAR_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Two stages of one block each compile quickly; their widths are no multiples of 8.
@@ -31,7 +32,7 @@ def as_trained(model, seed=0):
     """Gives batch norms, clipping levels and classifier values as training might; gammas of both signs and 0."""
     rng = np.random.default_rng(seed)
     for _, part in nnx.iter_modules(model):
-        if isinstance(part, layers.BatchNorm):
+        if isinstance(part, nn.BatchNorm):
             size = part.mean.shape
             part.mean[...] = jnp.float32(rng.normal(0, 0.3, size))
             part.var[...] = jnp.float32(rng.uniform(0.2, 2, size))
@@ -39,9 +40,9 @@ def as_trained(model, seed=0):
             gamma[:: len(gamma) // 2] = 0
             part.scale[...] = jnp.float32(gamma)
             part.bias[...] = jnp.float32(rng.normal(0.3, 0.5, size))
-        if isinstance(part, layers.PACT | layers.LSQ | layers.PowerOfTwo):
+        if isinstance(part, nn.PACT | nn.LSQ | nn.PowerOfTwo):
             part.alpha[...] = jnp.float32(rng.uniform(0.3, 1.3) * 2**part.bits)
-        if isinstance(part, layers.Classifier):
+        if isinstance(part, nn.Classifier):
             part.bias[...] = jnp.float32(rng.normal(0, 0.3, part.bias.shape))
     return model
 
@@ -72,7 +73,7 @@ def folded(model, shape, mean, names):
     mean = mean[: shape[-1]]
     network = fold(model, mean=mean, class_names=names, image_shape=shape[:2])
     *_, pooled, last = range(len(network.nodes))
-    values = numpy_engine.evaluate(network, pixels(64, shape), [pooled, last])
+    values = reference.evaluate(network, pixels(64, shape), [pooled, last])
     features, logits = values[pooled].mean(0), values[last].mean(0)
     correction = np.outer(features, logits) / (features @ features)  # of integer features and logits
     correction *= network.logit_scale * 2.0**network.fraction_bits

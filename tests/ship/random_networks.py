@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.network import IntegerNetwork
 
 
 class Builder:
@@ -28,7 +28,7 @@ class Builder:
         reach = int(self.rng.choice([3, 100, 2**24 // (511 * kh * kw * self.channels)]))
         reach = min(reach, 2**24 // (511 * kh * kw * self.channels), 32767)
         return self.add(
-            nodes.Stem(
+            nodes.StemNode(
                 weights=self.rng.integers(-reach, reach + 1, (kh, kw, self.channels, out)).astype(np.int16),
                 double_mean=self.rng.integers(0, 511, self.channels).astype(np.int16),
                 stride=int(self.rng.integers(1, 3)) if self.rng.random() < 0.5 else 1,
@@ -38,7 +38,9 @@ class Builder:
     def conv(self, x, features, out, stride=None, kernel=None):
         kh, kw = kernel or self.kernel()
         stride = stride or int(self.rng.integers(1, 3))
-        return self.add(nodes.BinaryConv(inputs=(x,), signs=self.signs(kh, kw, features, out), stride=stride))
+        return self.add(
+            nodes.BinaryConvNode(inputs=(x,), signs=self.signs(kh, kw, features, out), stride=stride)
+        )
 
     def thresholds(self, x, channels, bound, max_level=2**14):
         bits = int(self.rng.choice([1, 2, 2, 2, 2, 3, 4, 8]))
@@ -56,7 +58,7 @@ class Builder:
         if self.rng.random() < 0.3:
             t[:, 0], t[:, -1] = -(2**31), 2**31 - 1
         return self.add(
-            nodes.Thresholds(
+            nodes.ThresholdsNode(
                 inputs=(x,),
                 thresholds=np.sort(t, axis=1).astype(np.int32),
                 direction=self.signs(rows),
@@ -74,7 +76,7 @@ class Builder:
             multiplier = self.rng.integers(-(2**31), 2**31, channels)
             offset = self.rng.integers(-(2**59), 2**59, channels) >> self.rng.integers(0, 59, channels)
         return self.add(
-            nodes.Requantize(
+            nodes.RequantizeNode(
                 inputs=(x,),
                 multiplier=multiplier.astype(np.int32),
                 offset=offset.astype(np.int64),
@@ -106,20 +108,20 @@ def random_network(seed, ordinary=False):
     x = build.requantize(stem, c, stem_bound)
     if rng.random() < 0.1:  # the stem's sums are read twice
         other = build.requantize(stem, c, stem_bound)
-        x = build.add(nodes.Add(inputs=(other, x)))
+        x = build.add(nodes.AddNode(inputs=(other, x)))
     if rng.random() < 0.7:
-        x = build.add(nodes.Relu(inputs=(x,)))
+        x = build.add(nodes.ReluNode(inputs=(x,)))
     if rng.random() < 0.3:
-        x = build.add(nodes.MaxPool(inputs=(x,)))
+        x = build.add(nodes.MaxPoolNode(inputs=(x,)))
     for _ in range(int(rng.integers(1, 4))):
         x, c = random_block(build, rng, x, c, channels)
     if rng.random() < 0.3:
-        x = build.add(nodes.Relu(inputs=(build.requantize(x, c, 2**15),)))
-    x = build.add(nodes.MeanPool(inputs=(x,)))
+        x = build.add(nodes.ReluNode(inputs=(build.requantize(x, c, 2**15),)))
+    x = build.add(nodes.MeanPoolNode(inputs=(x,)))
     classes = int(rng.integers(1, 12))
     reach = min(2**30 // (2**15 * c), 32767)
     build.add(
-        nodes.Classifier(
+        nodes.ClassifierNode(
             inputs=(x,),
             weights=rng.integers(-reach, reach + 1, (c, classes)).astype(np.int16),
             bias=rng.integers(-(2**29), 2**29, classes).astype(np.int32),
@@ -158,7 +160,7 @@ def random_block(build, rng, x, c, channels):
         shortcut = build.requantize(acc, out, bound)
     if rng.random() < 0.2:
         return y, out
-    x = build.add(nodes.Add(inputs=(y, shortcut) if rng.random() < 0.7 else (shortcut, y)))
+    x = build.add(nodes.AddNode(inputs=(y, shortcut) if rng.random() < 0.7 else (shortcut, y)))
     if rng.random() < 0.6:
-        x = build.add(nodes.Relu(inputs=(x,)))
+        x = build.add(nodes.ReluNode(inputs=(x,)))
     return x, out

@@ -3,10 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qresnet_jax.deploy import agreement
-from qresnet_jax.deploy.agreement import Agreement
-from qresnet_jax.deploy.fold import fold
 from qresnet_jax.errors import ExportError
+from qresnet_jax.ship import agreement
+from qresnet_jax.ship.agreement import Agreement
+from qresnet_jax.ship.fold import fold
 
 
 def result(images, others=0, moved=0):

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.fold import fold
-from qresnet_jax.deploy.layer_table import (
+from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.costs import (
     HEADER,
     as_markdown,
     as_text,
@@ -24,8 +24,8 @@ from qresnet_jax.deploy.layer_table import (
     network_table,
     totals,
 )
-from qresnet_jax.deploy.packed import packed_bytes
-from qresnet_jax.layers import BinaryKernel, ClippingLevel
+from qresnet_jax.ship.fold import fold
+from qresnet_jax.ship.packed.file import packed_bytes
 
 IMAGENET = {"stem": "imagenet", "depth": 18, "act_bits": (1, 2, 3, 4), "stem_weight_bits": 8}
 ARCHITECTURES = {
@@ -205,21 +205,21 @@ def test_thresholds_that_nothing_reads_have_a_row():
     one = np.ones(1, np.int8)
     network = nodes.IntegerNetwork(
         (
-            nodes.Stem(weights=np.ones((1, 1, 1, 1), np.int16), double_mean=np.zeros(1, np.int16)),
-            nodes.Requantize(
+            nodes.StemNode(weights=np.ones((1, 1, 1, 1), np.int16), double_mean=np.zeros(1, np.int16)),
+            nodes.RequantizeNode(
                 inputs=(0,),
                 multiplier=one.astype(np.int32),
                 offset=one.astype(np.int64),
                 shift=one.astype(np.uint8),
             ),
-            nodes.Thresholds(
+            nodes.ThresholdsNode(
                 inputs=(1,),
                 thresholds=np.ones((1, 1), np.int32),
                 direction=one,
                 levels=np.arange(2, dtype=np.int32),
             ),
-            nodes.MeanPool(inputs=(1,)),
-            nodes.Classifier(inputs=(3,), weights=np.ones((1, 2), np.int16), bias=np.zeros(2, np.int32)),
+            nodes.MeanPoolNode(inputs=(1,)),
+            nodes.ClassifierNode(inputs=(3,), weights=np.ones((1, 2), np.int16), bias=np.zeros(2, np.int32)),
         ),
         fraction_bits=8,
         logit_scale=1.0,

@@ -9,13 +9,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import qresnet_jax.deploy
-from qresnet_jax import layers
-from qresnet_jax.architecture import has_integer_form
+import qresnet_jax.ship
+from qresnet_jax import nn
 from qresnet_jax.config import default_config
-from qresnet_jax.deploy import nodes, numpy_engine
-from qresnet_jax.deploy.fold import find_thresholds, fold, fold_quantizer, why_float
 from qresnet_jax.errors import ExportError, UserError
+from qresnet_jax.models.architecture import has_integer_form
+from qresnet_jax.ship import nodes, reference
+from qresnet_jax.ship.fold import find_thresholds, fold, fold_quantizer, why_float
 
 RNGS = nnx.Rngs(0)
 
@@ -33,21 +33,21 @@ def batch_norm64(norm, x):
 
 
 def clipping_level(act):
-    if isinstance(act, layers.Fixed | layers.Sigmoid):
+    if isinstance(act, nn.Fixed | nn.Sigmoid):
         return 2.0**act.bits - 1
     return max(float(act.alpha[...]), float(np.float32(0.01)))
 
 
 def step64(act):
     n = 2**act.bits - 1
-    return clipping_level(act) / (2.0 ** (n - 1) if isinstance(act, layers.PowerOfTwo) else n)
+    return clipping_level(act) / (2.0 ** (n - 1) if isinstance(act, nn.PowerOfTwo) else n)
 
 
 def level64(act, x):
     """The integer level of x: the nearest, at ties the even one, or with powers of two the lower one."""
     n, alpha = 2**act.bits - 1, clipping_level(act)
     x = np.clip(x, 0, alpha)
-    if not isinstance(act, layers.PowerOfTwo):
+    if not isinstance(act, nn.PowerOfTwo):
         return np.round(x * (n / alpha))
     grid = np.array([0, *2.0 ** np.arange(n)])
     return grid[np.abs(x[..., None] / step64(act) - grid).argmin(-1)]
@@ -72,7 +72,7 @@ def staircases(model, network):
                 bound = int(level64(block.acts[i], np.array([1e9]))[0]) * kh * kw * features
                 norm = block.norms[i + 1] if preact else block.norms[i]
                 found.append((norm, block.acts[i + 1], factor, bound))
-    folded = [node for node in network.nodes if isinstance(node, nodes.Thresholds)]
+    folded = [node for node in network.nodes if isinstance(node, nodes.ThresholdsNode)]
     return [(node, *rest) for node, rest in zip(folded, found, strict=True)]
 
 
@@ -106,7 +106,7 @@ def test_networks_have_falling_rising_and_constant_channels(trained_named):
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(sorted(layers.ACTIVATIONS)),
+    st.sampled_from(sorted(nn.activations.ACTIVATIONS)),
     st.integers(1, 8),
     st.integers(1, 3000),
     st.integers(0, 2**32 - 1),
@@ -114,12 +114,12 @@ def test_networks_have_falling_rising_and_constant_channels(trained_named):
 )
 def test_thresholds_hold_for_all_accumulators(name, bits, bound, seed, has_norm):
     rng, channels = np.random.default_rng(seed), 5
-    act = layers.activation(name, min(bits, 4) if name == "power_of_two" else bits)
+    act = nn.activation(name, min(bits, 4) if name == "power_of_two" else bits)
     if hasattr(act, "alpha"):
         act.alpha[...] = jnp.float32(10.0 ** rng.uniform(-3, 2))
     factor, norm = 10.0 ** rng.uniform(-3, 1), None
     if has_norm:
-        norm = layers.BatchNorm(channels, rngs=RNGS)
+        norm = nn.BatchNorm(channels, rngs=RNGS)
         norm.mean[...] = jnp.float32(rng.normal(0, bound * factor, channels))
         norm.var[...] = jnp.float32(10.0 ** rng.uniform(-9, 3, channels))
         norm.scale[...] = jnp.float32(rng.normal(0, 1, channels) * rng.integers(0, 2, channels))
@@ -132,7 +132,7 @@ def test_thresholds_hold_for_all_accumulators(name, bits, bound, seed, has_norm)
 
 
 def test_ties_round_to_even_as_in_training():
-    act = layers.Fixed(2)
+    act = nn.Fixed(2)
     node = fold_quantizer(None, act, 2.0**-8, 2**15)
     assert node.thresholds.tolist() == [[129, 384, 641]]  # 0.5 -> 0, 1.5 -> 2, 2.5 -> 2
     x = np.arange(-1000, 1000)
@@ -140,7 +140,7 @@ def test_ties_round_to_even_as_in_training():
 
 
 def test_power_of_two_ties_go_down_as_in_training():
-    act = layers.PowerOfTwo(2)
+    act = nn.PowerOfTwo(2)
     act.alpha[...] = jnp.float32(4)
     node = fold_quantizer(None, act, 0.25, 40)
     assert node.levels.tolist() == [0, 1, 2, 4]
@@ -151,10 +151,10 @@ def test_power_of_two_ties_go_down_as_in_training():
 
 @pytest.mark.parametrize("bias, level", [(-1.0, 0), (1.2, 1), (9.0, 3)])
 def test_a_gamma_of_zero_is_a_constant(bias, level):
-    norm = layers.BatchNorm(2, rngs=RNGS)
+    norm = nn.BatchNorm(2, rngs=RNGS)
     norm.scale[...] = jnp.zeros(2)
     norm.bias[...] = jnp.full(2, bias, jnp.float32)
-    node = fold_quantizer(norm, layers.Fixed(2), 0.1, 100)
+    node = fold_quantizer(norm, nn.Fixed(2), 0.1, 100)
     x = np.arange(-100, 101)[:, None]
     np.testing.assert_array_equal(levels_of(node, x), np.full((201, 2), level))
 
@@ -171,7 +171,7 @@ def test_signs_are_those_of_the_kernels_and_zero_is_plus_one(build_model):
     conv = model.stages[1][0].project
     conv.kernel[...] = conv.kernel[...].at[0, 0, 0, :2].set(jnp.array([0.0, -0.0]))
     network = fold(model)
-    convs = {node.name: node for node in network.nodes if isinstance(node, nodes.BinaryConv)}
+    convs = {node.name: node for node in network.nodes if isinstance(node, nodes.BinaryConvNode)}
     assert len(convs) == 5
     for name, node in convs.items():
         _, i, j, *path = name.split(".")
@@ -247,9 +247,7 @@ def test_networks_that_diverged_are_refused(build_model):
 
 def test_sums_beyond_2_to_the_24_are_refused(build_model):
     model = build_model("power_of_two", act_bits=(1, 4))
-    model.stages[1][0].convs[1] = layers.BinaryConv(
-        128, 1, 3, rngs=RNGS
-    )  # 9 * 128 inputs, levels up to 16384
+    model.stages[1][0].convs[1] = nn.BinaryConv(128, 1, 3, rngs=RNGS)  # 9 * 128 inputs, levels up to 16384
     with pytest.raises(
         ExportError, match="stages.1.0 has sums of up to 18,874,368, .* config.model.act_bits"
     ):
@@ -272,18 +270,18 @@ def test_impossible_descriptions_are_refused(build_model, changes, message):
         fold(build_model(), **changes)
 
 
-def test_deploy_never_imports_train():
-    directory = pathlib.Path(qresnet_jax.deploy.__file__).parent
+def test_ship_never_imports_train():
+    directory = pathlib.Path(qresnet_jax.ship.__file__).parent
     modules = [path.stem for path in directory.glob("*.py") if path.stem != "__init__"]
     assert "fold" in modules
-    code = "; ".join(f"import qresnet_jax.deploy.{m}" for m in modules)
+    code = "; ".join(f"import qresnet_jax.ship.{m}" for m in modules)
     code += "; import sys; print([m for m in sys.modules if m.startswith('qresnet_jax.train')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_packed_files_are_read_without_jax():
-    code = "import qresnet_jax.deploy.packed, sys; print('jax' in sys.modules)"
+    code = "import qresnet_jax.ship.packed.file, sys; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -293,10 +291,10 @@ def test_a_dead_network_folds(build_model):
     for block in model.stages[0]:
         block.convs[0].kernel[...] = jnp.zeros_like(block.convs[0].kernel[...])
     network = fold(model)
-    assert numpy_engine.logits(network, np.zeros((1, 6, 6, 3), np.uint8)).shape == (1, 5)
+    assert reference.logits(network, np.zeros((1, 6, 6, 3), np.uint8)).shape == (1, 5)
 
 
 def test_what_is_no_network_is_refused():
-    conv = layers.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
+    conv = nn.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="fold takes a network of create_model, got BinaryConv"):
         fold(conv)

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from qresnet_jax.deploy import numpy_engine
-from qresnet_jax.deploy.formats import ENDINGS
-from qresnet_jax.deploy.packed import packed_bytes, save_packed
-from qresnet_jax.deploy.packed_network import ENGINES, find_packed, load_packed, zoo
 from qresnet_jax.errors import ExportError, PackedError
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.formats import ENDINGS
+from qresnet_jax.ship.load import ENGINES, find_packed, load_packed, zoo
+from qresnet_jax.ship.packed.file import packed_bytes, save_packed
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -18,7 +18,7 @@ def test_packed_networks_predict_as_the_reference(network, path, make_images, en
         request.getfixturevalue("compiler")
     images = make_images(20, (8, 8, 3))
     packed = load_packed(path, engine=engine)
-    expected = numpy_engine.logits(network, images)
+    expected = reference.logits(network, images)
     np.testing.assert_array_equal(packed.logits(images), expected)
     np.testing.assert_array_equal(packed.predict(images), expected.argmax(-1))
     assert packed.logits(images).dtype == np.int32

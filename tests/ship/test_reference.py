@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from qresnet_jax.deploy import nodes, numpy_engine
-from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.ship import nodes, reference
+from qresnet_jax.ship.network import IntegerNetwork
 
 
 def simulate(model, network, images):
@@ -20,7 +20,7 @@ def simulate(model, network, images):
 def test_the_integers_are_those_of_the_simulation(trained, make_images):
     model, network = trained
     images = make_images(33, (network.height, network.width, network.channels))
-    integers = numpy_engine.logits(network, images)
+    integers = reference.logits(network, images)
     assert (integers.dtype, integers.shape) == (np.int32, (33, network.classes))
     assert len(np.unique(integers[:, 0])) > 20
     assert len(np.unique(integers.argmax(-1))) > 1
@@ -66,14 +66,14 @@ def saturate(x):
 
 
 def by_hand(node, images, *inputs):
-    if isinstance(node, nodes.Stem):
+    if isinstance(node, nodes.StemNode):
         centered = 2 * images.astype(np.int64) - node.double_mean
         return conv_by_hand(centered, node.weights, node.stride)
-    if isinstance(node, nodes.BinaryConv):
+    if isinstance(node, nodes.BinaryConvNode):
         return conv_by_hand(inputs[0], node.signs, node.stride)
-    if isinstance(node, nodes.MaxPool):
+    if isinstance(node, nodes.MaxPoolNode):
         return pool_by_hand(inputs[0])
-    if isinstance(node, nodes.MeanPool):
+    if isinstance(node, nodes.MeanPoolNode):
         (x,) = inputs
         count = x.shape[1] * x.shape[2]
         # floor(mean + 1/2), exactly
@@ -83,23 +83,23 @@ def by_hand(node, images, *inputs):
                 for image in x
             ]
         )
-    if isinstance(node, nodes.Classifier):
+    if isinstance(node, nodes.ClassifierNode):
         x, w, b = inputs[0].astype(object), node.weights.astype(object), node.bias.astype(object)
         return x @ w + b
     result = np.zeros(inputs[0].shape, np.int64)
     for index in np.ndindex(result.shape):
         c, values = index[-1], [int(x[index]) for x in inputs]
         match node:
-            case nodes.Thresholds():
+            case nodes.ThresholdsNode():
                 row = c % len(node.thresholds)
                 passed = sum(int(node.direction[row]) * values[0] >= int(t) for t in node.thresholds[row])
                 result[index] = node.levels[passed]
-            case nodes.Requantize():
+            case nodes.RequantizeNode():
                 m, offset, k = int(node.multiplier[c]), int(node.offset[c]), int(node.shift[c])
                 result[index] = saturate((values[0] * m + offset) // 2**k)
-            case nodes.Add():
+            case nodes.AddNode():
                 result[index] = saturate(sum(values))
-            case nodes.Relu():
+            case nodes.ReluNode():
                 result[index] = max(values[0], 0)
     return result
 
@@ -113,7 +113,7 @@ def random_network(seed):
         return rng.choice(np.array([-1, 1], np.int8), shape)
 
     def requantize(channels, *inputs):
-        return nodes.Requantize(
+        return nodes.RequantizeNode(
             inputs=inputs,
             multiplier=rng.integers(-(2**18), 2**18, channels).astype(np.int32),
             offset=rng.integers(-(2**30), 2**30, channels),
@@ -123,31 +123,31 @@ def random_network(seed):
     def thresholds(rows, n, reach, levels, *inputs):
         values = np.sort(rng.integers(-reach, reach + 1, (rows, n)), axis=1).astype(np.int32)
         direction = signs(rows)
-        return nodes.Thresholds(
+        return nodes.ThresholdsNode(
             inputs=inputs, thresholds=values, direction=direction, levels=np.array(levels, np.int32)
         )
 
     return IntegerNetwork(
         (
-            nodes.Stem(
+            nodes.StemNode(
                 weights=rng.integers(-60, 61, (7, 7, 2, 5)).astype(np.int16),
                 double_mean=np.array([255, 18], np.int16),
                 stride=2,
             ),
             requantize(5, 0),
-            nodes.Relu(inputs=(1,)),
-            nodes.MaxPool(inputs=(1,)),
+            nodes.ReluNode(inputs=(1,)),
+            nodes.MaxPoolNode(inputs=(1,)),
             thresholds(1, 3, 32768, [0, 1, 2, 3], 3),
-            nodes.BinaryConv(inputs=(4,), signs=signs(3, 3, 5, 7)),
+            nodes.BinaryConvNode(inputs=(4,), signs=signs(3, 3, 5, 7)),
             thresholds(7, 4, 60, [0, 1, 2, 4, 8], 5),
-            nodes.BinaryConv(inputs=(6,), signs=signs(3, 3, 7, 5), stride=2),
+            nodes.BinaryConvNode(inputs=(6,), signs=signs(3, 3, 7, 5), stride=2),
             requantize(5, 7),
-            nodes.BinaryConv(inputs=(4,), signs=signs(1, 1, 5, 5), stride=2),
+            nodes.BinaryConvNode(inputs=(4,), signs=signs(1, 1, 5, 5), stride=2),
             requantize(5, 9),
-            nodes.Add(inputs=(8, 10)),
+            nodes.AddNode(inputs=(8, 10)),
             requantize(5, 11),
-            nodes.MeanPool(inputs=(12,)),
-            nodes.Classifier(
+            nodes.MeanPoolNode(inputs=(12,)),
+            nodes.ClassifierNode(
                 inputs=(13,),
                 weights=rng.integers(-1023, 1024, (5, 3)).astype(np.int16),
                 bias=rng.integers(limits(np.int32).min // 2, limits(np.int32).max // 2, 3).astype(np.int32),
@@ -162,7 +162,7 @@ def random_network(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_every_node_is_what_its_definition_says(size, seed, make_images):
     network, images = random_network(seed), make_images(2, (*size, 2), seed)
-    values = numpy_engine.evaluate(network, images)
+    values = reference.evaluate(network, images)
     for i, node in enumerate(network.nodes):
         expected = by_hand(node, images, *(values[j] for j in node.inputs))
         np.testing.assert_array_equal(values[i], expected, err_msg=f"{i} {type(node).__name__}")
@@ -170,7 +170,7 @@ def test_every_node_is_what_its_definition_says(size, seed, make_images):
 
 def test_shapes_kinds_and_ranges_are_those_inferred(trained, make_images):
     _, network = trained
-    values = numpy_engine.evaluate(network, make_images(2, (network.height, network.width, network.channels)))
+    values = reference.evaluate(network, make_images(2, (network.height, network.width, network.channels)))
     for i, value in enumerate(nodes.value_types(network.nodes)):
         assert values[i].shape[-1] == value.channels
         assert np.abs(values[i]).max() <= value.bound
@@ -184,19 +184,19 @@ def test_largest_accumulators_are_exact():
     # 255 * 9 * 7281 = 16,709,895 is just below 2**24: float32 must count every single one.
     signs = np.ones((3, 3, 7281, 1), np.int8)
     signs[0, 0, 0] = -1
-    network_signs = nodes.BinaryConv(inputs=(0,), signs=signs)
+    network_signs = nodes.BinaryConvNode(inputs=(0,), signs=signs)
     x = np.full((1, 3, 3, 7281), 255)
-    acc = numpy_engine._apply(network_signs, None, x)
+    acc = reference._apply(network_signs, None, x)
     assert acc[0, 1, 1, 0] == 255 * (9 * 7281 - 2)
 
 
 def test_batches_do_not_matter(trained_named, make_images):
     _, network = trained_named("basic pact")
-    images = make_images(2 * numpy_engine.BATCH + 3, (8, 8, 3))
-    together = numpy_engine.logits(network, images)
-    one_by_one = [numpy_engine.logits(network, images[i : i + 1]) for i in range(len(images))]
+    images = make_images(2 * reference.BATCH + 3, (8, 8, 3))
+    together = reference.logits(network, images)
+    one_by_one = [reference.logits(network, images[i : i + 1]) for i in range(len(images))]
     np.testing.assert_array_equal(together, np.concatenate(one_by_one))
-    assert numpy_engine.logits(network, images[:0]).shape == (0, 5)
+    assert reference.logits(network, images[:0]).shape == (0, 5)
 
 
 @pytest.mark.parametrize(
@@ -212,20 +212,20 @@ def test_batches_do_not_matter(trained_named, make_images):
 def test_other_images_are_refused(trained_named, images, got):
     _, network = trained_named("basic pact")
     with pytest.raises(ValueError, match=rf"images must be uint8 \[N, 8, 8, 3\], got {got}"):
-        numpy_engine.logits(network, images)
+        reference.logits(network, images)
 
 
 def test_a_network_of_any_size_takes_any_size(trained_named):
     _, network = trained_named("basic pact")
     free = dataclasses.replace(network, height=None, width=None)
-    assert numpy_engine.logits(free, np.zeros((1, 5, 11, 3), np.uint8)).shape == (1, 5)
+    assert reference.logits(free, np.zeros((1, 5, 11, 3), np.uint8)).shape == (1, 5)
     with pytest.raises(ValueError, match=r"\[N, H, W, 3\]"):
-        numpy_engine.logits(free, np.zeros((1, 0, 5, 3), np.uint8))
+        reference.logits(free, np.zeros((1, 0, 5, 3), np.uint8))
 
 
 def test_a_padded_border_never_wins_the_max_pool():
     x = np.full((1, 3, 3, 1), -5)
-    assert np.all(numpy_engine._apply(nodes.MaxPool(), None, x) == -5)
+    assert np.all(reference._apply(nodes.MaxPoolNode(), None, x) == -5)
 
 
 def _replaced(network, i, **changes):

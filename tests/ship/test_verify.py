@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from qresnet_jax.deploy import agreement, numpy_engine, verify
-from qresnet_jax.deploy.formats import write_network
-from qresnet_jax.deploy.qonnx_writer import write_qonnx
-from qresnet_jax.deploy.stablehlo_writer import simulation, write_stablehlo
 from qresnet_jax.errors import ExportError
+from qresnet_jax.ship import agreement, reference, verify
+from qresnet_jax.ship.formats import write_network
+from qresnet_jax.ship.jax.stablehlo import simulation, write_stablehlo
+from qresnet_jax.ship.onnx.qonnx import write_qonnx
 
 FORMATS = ("packed", "onnx", "stablehlo", "c")
 NAME = "basic pact"
@@ -38,7 +38,7 @@ def needs(format, request):
 @pytest.mark.parametrize("format", FORMATS)
 def test_intact_files_pass(format, network, images, tmp_path, request):
     needs(format, request)
-    expected = numpy_engine.logits(network, images)
+    expected = reference.logits(network, images)
     found = checked(write(network, tmp_path, format), format, images, expected)
     assert found == "checked: net gives the same logits on 20 images"
 
@@ -46,7 +46,7 @@ def test_intact_files_pass(format, network, images, tmp_path, request):
 @pytest.mark.parametrize("format", FORMATS)
 def test_one_integer_that_differs_is_enough(format, network, images, tmp_path, request):
     needs(format, request)
-    expected = numpy_engine.logits(network, images)
+    expected = reference.logits(network, images)
     expected[-1, -1] += 1
     with pytest.raises(
         ExportError, match="net gives other logits .* on 20 images, so it is not kept. .*format"
@@ -61,13 +61,13 @@ def test_files_that_do_not_run_are_refused(format, network, images, tmp_path, re
     damaged = next(file for file in files if file.name in ("net", "model.c"))
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with pytest.raises(ExportError, match="net does not run .*so it is not kept"):
-        checked(files, format, images, numpy_engine.logits(network, images))
+        checked(files, format, images, reference.logits(network, images))
 
 
 def test_c_files_may_have_any_profile_prefix_and_names(network, images, tmp_path, compiler):
     network = dataclasses.replace(network, class_names=("a b", "1 2", "c\n3", "é", ""))
     files = write(network, tmp_path, "c", c_profile="small", c_prefix="digits")
-    found = checked(files, "c", images, numpy_engine.logits(network, images))
+    found = checked(files, "c", images, reference.logits(network, images))
     assert found.startswith("checked: ")
 
 

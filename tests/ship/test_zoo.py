@@ -9,9 +9,9 @@ import pytest
 import qresnet_jax
 from qresnet_jax.data import load_dataset
 from qresnet_jax.data.archives import read_raw
-from qresnet_jax.deploy.packed_network import zoo
+from qresnet_jax.ship.load import zoo
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
 ROWS = re.findall(r"^\| `(\w+)` \| ([\d.]+) % \| ([\d,]+) \| `--config=", README, flags=re.MULTILINE)
 STATED = {name: (accuracy, size) for name, accuracy, size in ROWS}
 FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")

@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from qresnet_jax.cache import cache_directory
 from qresnet_jax.errors import UserError
+from qresnet_jax.system.cache import cache_directory
 
 
 @pytest.fixture(autouse=True)

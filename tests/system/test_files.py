@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from qresnet_jax.errors import UserError
-from qresnet_jax.files import write_all
+from qresnet_jax.system.files import write_all
 
 
 def test_files_are_written_and_outdated_ones_removed(tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax.data import pipeline
+from qresnet_jax.train import batches as pipeline
 
 KEY = jax.random.key(7)
 train_batch = jax.jit(pipeline.train_batch, static_argnames=("batch_size", "num_shards", "padding", "flip"))

@@ -11,8 +11,8 @@ from flax import nnx
 
 from qresnet_jax.config import default_config
 from qresnet_jax.errors import CheckpointError
-from qresnet_jax.layers import BinaryKernel, ClippingLevel, NormParam
-from qresnet_jax.train import optim
+from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, NormParam
+from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints, to_json, tree_paths
 from qresnet_jax.train.parallel import device_mesh, replicate
 from qresnet_jax.train.step import init_state

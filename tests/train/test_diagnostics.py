@@ -8,10 +8,11 @@ import pytest
 from flax import nnx
 
 from qresnet_jax.config import default_config
-from qresnet_jax.hysteresis import HysteresisState
-from qresnet_jax.layers import BinaryKernel, ClippingLevel
-from qresnet_jax.resnet import create_model
-from qresnet_jax.train import diagnostics, optim
+from qresnet_jax.models.resnet import create_model
+from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
+from qresnet_jax.quantize.hysteresis import HysteresisState
+from qresnet_jax.train import diagnostics
+from qresnet_jax.train import optimizer as optim
 
 KERNEL = "stages.1.0.project"
 

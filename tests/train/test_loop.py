@@ -16,7 +16,8 @@ import pytest
 from qresnet_jax.config import default_config
 from qresnet_jax.data import ImageDataset, Split
 from qresnet_jax.errors import CheckpointError, DivergedError
-from qresnet_jax.train import evaluate, loop
+from qresnet_jax.train import evaluator as evaluate
+from qresnet_jax.train import loop
 from qresnet_jax.train.checkpoint import Checkpoints
 
 # At a constant rate, so that the program is the same for every number of epochs.

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from qresnet_jax.config import default_config
-from qresnet_jax.layers import BinaryKernel, ClippingLevel, NormParam
-from qresnet_jax.quantizers import MIN_CLIPPING_LEVEL
-from qresnet_jax.resnet import create_model
-from qresnet_jax.train import optim
+from qresnet_jax.models.resnet import create_model
+from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, NormParam
+from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
+from qresnet_jax.train import optimizer as optim
 
 TYPES = {"kernel": BinaryKernel, "stem": nnx.Param, "gamma": NormParam, "alpha": ClippingLevel}
 RTOL = 1e-5  # some ten float32 operations

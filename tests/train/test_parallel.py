@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from qresnet_jax.config import default_config
 from qresnet_jax.data import Split
-from qresnet_jax.layers import BatchNorm
-from qresnet_jax.machine import processors
-from qresnet_jax.resnet import create_model
-from qresnet_jax.train import optim
+from qresnet_jax.models.resnet import create_model
+from qresnet_jax.nn.norm import BatchNorm
+from qresnet_jax.system.machine import processors
+from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import tree_paths
-from qresnet_jax.train.evaluate import BATCH, Evaluator
+from qresnet_jax.train.evaluator import BATCH, Evaluator
 from qresnet_jax.train.parallel import device_mesh, devices_for, map_train_step, replicate
 from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
 

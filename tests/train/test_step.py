@@ -7,9 +7,10 @@ import pytest
 from flax import nnx
 
 from qresnet_jax.config import default_config
-from qresnet_jax.layers import BatchNorm, Temperature
-from qresnet_jax.resnet import create_model
-from qresnet_jax.train import optim
+from qresnet_jax.models.resnet import create_model
+from qresnet_jax.nn.norm import BatchNorm
+from qresnet_jax.nn.variables import Temperature
+from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.parallel import device_mesh, map_eval_step, map_train_step, replicate
 from qresnet_jax.train.step import AXIS, TrainData, init_state, make_eval_step, make_train_step, merge
 

@@ -7,8 +7,8 @@ from flax import nnx
 
 from qresnet_jax.config import default_config
 from qresnet_jax.errors import CheckpointError
-from qresnet_jax.resnet import create_model
-from qresnet_jax.train import optim
+from qresnet_jax.models.resnet import create_model
+from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints, tree_paths, warm_start
 from qresnet_jax.train.parallel import device_mesh, replicate
 from qresnet_jax.train.step import init_state

@@ -21,12 +21,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qresnet_jax.cache import cache_directory
-from qresnet_jax.deploy.c_writer import c_files
-from qresnet_jax.deploy.nodes import IntegerNetwork
-from qresnet_jax.deploy.numpy_engine import check_images
 from qresnet_jax.errors import CompilerError, UserError
-from qresnet_jax.machine import processors
+from qresnet_jax.ship.c.writer import c_files
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.reference import check_images
+from qresnet_jax.system.cache import cache_directory
+from qresnet_jax.system.machine import processors
 
 FLAGS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")

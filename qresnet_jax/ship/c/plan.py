@@ -8,8 +8,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.nodes import IntegerNetwork, Node, Value, value_types
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.nodes import Node, Value, value_types
 
 IMAGE = -1  # as the source of a step
 
@@ -20,7 +21,7 @@ class Step:
 
     result: int  # position of the node that it completes
     source: int  # result of the step that it reads, or IMAGE
-    conv: nodes.Stem | nodes.BinaryConv | None = None
+    conv: nodes.StemNode | nodes.BinaryConvNode | None = None
     last: Node | None = None  # any node but Add, Relu and the convolutions
     addend: int | None = None  # a stream
     relu: bool = False
@@ -69,7 +70,7 @@ def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
     readers = _readers(network.nodes)
     steps, done = [], set()
     for i, node in enumerate(network.nodes):
-        if i in done or i not in readers or isinstance(node, nodes.Stem | nodes.BinaryConv):
+        if i in done or i not in readers or isinstance(node, nodes.StemNode | nodes.BinaryConvNode):
             continue
         step = _fused(network.nodes, readers, i)
         done |= _chain(network.nodes, i, step)
@@ -91,21 +92,21 @@ def _readers(network_nodes: Sequence[Node]) -> dict[int, Counter]:
 def _fused(network_nodes, readers, i) -> Step:
     """The step that begins with node i (after the convolution that it reads)."""
     node = network_nodes[i]
-    if isinstance(node, nodes.Add):
+    if isinstance(node, nodes.AddNode):
         step = Step(result=i, source=node.inputs[0], addend=node.inputs[1])
-    elif isinstance(node, nodes.Relu):
+    elif isinstance(node, nodes.ReluNode):
         return Step(result=i, source=node.inputs[0], relu=True)
     else:
         step = _reading(network_nodes, i)
-    if isinstance(node, nodes.Requantize):
+    if isinstance(node, nodes.RequantizeNode):
         follower = _only_reader(readers, i)
-        if follower is not None and isinstance(network_nodes[follower], nodes.Add):
+        if follower is not None and isinstance(network_nodes[follower], nodes.AddNode):
             other = min(network_nodes[follower].inputs)
             if other < i:  # else the other one is fused, which comes later
                 step = dataclasses.replace(step, result=follower, addend=other)
-    if isinstance(node, nodes.Requantize | nodes.Add):
+    if isinstance(node, nodes.RequantizeNode | nodes.AddNode):
         follower = _only_reader(readers, step.result)
-        if follower is not None and isinstance(network_nodes[follower], nodes.Relu):
+        if follower is not None and isinstance(network_nodes[follower], nodes.ReluNode):
             step = dataclasses.replace(step, result=follower, relu=True)
     return step
 
@@ -113,9 +114,9 @@ def _fused(network_nodes, readers, i) -> Step:
 def _reading(network_nodes, i):
     (source,) = network_nodes[i].inputs
     conv = network_nodes[source]
-    if isinstance(conv, nodes.Stem):
+    if isinstance(conv, nodes.StemNode):
         return Step(result=i, source=IMAGE, conv=conv, last=network_nodes[i])
-    if isinstance(conv, nodes.BinaryConv):
+    if isinstance(conv, nodes.BinaryConvNode):
         return Step(result=i, source=conv.inputs[0], conv=conv, last=network_nodes[i])
     return Step(result=i, source=source, last=network_nodes[i])
 
@@ -127,7 +128,7 @@ def _only_reader(readers, i):
 def _chain(network_nodes, i, step):
     """Positions of the nodes that a step completes: i, then what is fused behind it."""
     chain = {i, step.result}
-    if step.relu and not isinstance(network_nodes[i], nodes.Relu):
+    if step.relu and not isinstance(network_nodes[i], nodes.ReluNode):
         chain.add(network_nodes[step.result].inputs[0])
     return chain
 
@@ -178,7 +179,7 @@ def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[
 
 def _overwritable(step, sizes):
     """Operands of the same layout as the result, read and written pixel by pixel."""
-    if not isinstance(step.last, nodes.Requantize | None):
+    if not isinstance(step.last, nodes.RequantizeNode | None):
         return []
     same = [step.addend] if step.addend is not None else []
     if step.conv is None:

@@ -74,9 +74,9 @@ def comment(text: str) -> str:
     return re.sub(r"[^\w .,:=-]", "_", text, flags=re.ASCII)
 
 
-def sections(*templates: str) -> dict[str, str]:
+def sections(package: str, *templates: str) -> dict[str, str]:
     """The sections of template files by name; a line `/// name` begins one."""
-    directory = importlib.resources.files(__package__) / "c"
+    directory = importlib.resources.files(package)
     parts = []
     for template in templates:
         parts += re.split(r"^/// (\w+)\n", (directory / template).read_text(), flags=re.MULTILINE)[1:]

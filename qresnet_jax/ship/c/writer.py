@@ -8,14 +8,14 @@ import hashlib
 import pathlib
 import re
 
-from qresnet_jax.deploy import c_text
-from qresnet_jax.deploy.c_fast import FastProfile
-from qresnet_jax.deploy.c_plan import plan
-from qresnet_jax.deploy.c_small import SmallProfile
-from qresnet_jax.deploy.nodes import IntegerNetwork
-from qresnet_jax.deploy.packed import packed_bytes
 from qresnet_jax.errors import ExportError
-from qresnet_jax.files import write_all
+from qresnet_jax.ship.c import text as c_text
+from qresnet_jax.ship.c.fast.profile import FastProfile
+from qresnet_jax.ship.c.plan import plan
+from qresnet_jax.ship.c.small.profile import SmallProfile
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.packed.file import packed_bytes
+from qresnet_jax.system.files import write_all
 
 PROFILES = {"fast": FastProfile, "small": SmallProfile}
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from qresnet_jax.deploy import jax_trace, numpy_engine
-from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.jax import trace as jax_trace
+from qresnet_jax.ship.network import IntegerNetwork
 
 # So many images at once: the last batch is filled up. On processors more gain nothing and need more memory.
 PROCESSOR_BATCH = 16
@@ -30,12 +31,12 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
       images: uint8 `[N, H, W, C]`.
 
     Returns:
-      int32 `[N, classes]`, as of `numpy_engine.logits`.
+      int32 `[N, classes]`, as of `reference.logits`.
 
     Raises:
       ValueError: images of another shape or dtype.
     """
-    numpy_engine.check_images(network, images)
+    reference.check_images(network, images)
     run = _jitted(network)
     largest = PROCESSOR_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
     batch = 1 if len(images) <= _ONE_BY_ONE else largest
@@ -72,7 +73,7 @@ def _jitted(network):
 
 
 def _trace(network, images):
-    numpy_engine.check_images(network, images)
+    reference.check_images(network, images)
     if images.shape[0] == 0:
         raise ValueError("images must be at least one; logits() takes none too")
     trace = functools.partial(jax_trace.logits, network)

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.nodes import IntegerNetwork
-from qresnet_jax.plain_convolution import plain_conv
+from qresnet_jax.ops.plain import plain_conv
+from qresnet_jax.pixels import normalize
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.network import IntegerNetwork
 
 HIGHEST = jax.lax.Precision.HIGHEST  # float32 also where the default is less
 
 
-def float_twin(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
+def float_baseline(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
     """A float32 network of the same architecture with random weights, compiled by XLA.
 
     Batch norm is part of the convolutions, as one would ship it; ReLU stands where the integer network has ReLU or thresholds
@@ -53,23 +54,23 @@ def _weights(network):
 
 def _apply(network, i, node, weights, images, x=None, y=None):
     match node:
-        case nodes.Stem() | nodes.BinaryConv():
-            x = (images.astype(jnp.float32) - 128) / 64 if x is None else x
+        case nodes.StemNode() | nodes.BinaryConvNode():
+            x = normalize(images, np.float32(128)) if x is None else x
             return plain_conv(x, weights[0], (node.stride, node.stride), precision=HIGHEST) + weights[1]
-        case nodes.Thresholds():
-            feeds_stream = isinstance(network.nodes[node.inputs[0]], nodes.Relu)
+        case nodes.ThresholdsNode():
+            feeds_stream = isinstance(network.nodes[node.inputs[0]], nodes.ReluNode)
             return x if feeds_stream else jnp.maximum(x, 0)
-        case nodes.Requantize():
+        case nodes.RequantizeNode():
             return x
-        case nodes.Add():
+        case nodes.AddNode():
             return x + y
-        case nodes.Relu():
+        case nodes.ReluNode():
             return jnp.maximum(x, 0)
-        case nodes.MaxPool():
+        case nodes.MaxPoolNode():
             pads = ((0, 0), (1, 1), (1, 1), (0, 0))
             return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
-        case nodes.MeanPool():
+        case nodes.MeanPoolNode():
             return x.mean((1, 2))
-        case nodes.Classifier():
+        case nodes.ClassifierNode():
             return jnp.matmul(x, weights[0], precision=HIGHEST) + weights[1]
     raise TypeError(f"no such node: {node}")

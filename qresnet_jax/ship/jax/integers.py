@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from qresnet_jax.deploy import nodes
+from qresnet_jax.ship import nodes
 
 MAX_POOLED_PIXELS = 2**22  # the sums of `mean_pool` then fit 32 bits
 _UNROLLED_THRESHOLDS = 16
 _SPLIT = 12
 
 
-def requantize(node: nodes.Requantize, x: jax.Array, bound: int, axis: int) -> jax.Array:
+def requantize(node: nodes.RequantizeNode, x: jax.Array, bound: int, axis: int) -> jax.Array:
     """`saturate((x * multiplier + offset) >> shift)`.
 
     Args:
@@ -101,7 +101,7 @@ def saturating_add(a: jax.Array, b: jax.Array) -> jax.Array:
     return saturate(a.astype(jnp.int32) + b.astype(jnp.int32))
 
 
-def levels(node: nodes.Thresholds, x: jax.Array, bound: int, axis: int) -> jax.Array:
+def levels(node: nodes.ThresholdsNode, x: jax.Array, bound: int, axis: int) -> jax.Array:
     """`node.levels[i]`, where i counts the thresholds of the channel with `direction * x >= threshold`.
 
     With `-x >= t` the same as `not x >= 1 - t`, a falling channel is a rising one that counts down from the top, so that x

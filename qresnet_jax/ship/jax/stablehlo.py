@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import export
 
-from qresnet_jax.data.pipeline import normalize
 from qresnet_jax.errors import ExportError, UserError
-from qresnet_jax.files import write_all
-from qresnet_jax.resnet import ResNet
+from qresnet_jax.models.resnet import ResNet
+from qresnet_jax.pixels import normalize
+from qresnet_jax.system.files import write_all
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

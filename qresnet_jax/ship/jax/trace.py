@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from qresnet_jax.deploy import jax_integers as integers
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.jax_planes import (
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.jax import integers
+from qresnet_jax.ship.jax.planes import (
     Window,
     matrix_sum,
     pack_levels,
@@ -25,10 +25,11 @@ from qresnet_jax.deploy.jax_planes import (
     plane_sum,
     window_sum,
 )
-from qresnet_jax.deploy.nodes import IntegerNetwork, Node
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.nodes import Node
 
 MAX_PLANES = 8  # with more, matrix products are cheaper
-_ELEMENTWISE = nodes.Requantize | nodes.Add | nodes.Relu
+_ELEMENTWISE = nodes.RequantizeNode | nodes.AddNode | nodes.ReluNode
 
 
 def logits(network: IntegerNetwork, images: jax.Array, *, processor: bool) -> jax.Array:
@@ -74,7 +75,7 @@ class _Trace:
     def __init__(self, network: IntegerNetwork, images: jax.Array, processor: bool):
         self.nodes, self.images, self.processor = network.nodes, images, processor
         self.types = nodes.value_types(network.nodes)
-        kernels = [node.signs for node in network.nodes if isinstance(node, nodes.BinaryConv)]
+        kernels = [node.signs for node in network.nodes if isinstance(node, nodes.BinaryConvNode)]
         widest = max(kernel.shape[1] for kernel in (network.nodes[0].weights, *kernels))
         self.margin = (widest - 1) // 2
         # True, as every sum of bytes is; XLA does not know that.
@@ -104,26 +105,26 @@ class _Trace:
         window = self._window(node)
         self.sizes.append((window.out_height, window.out_width))
         match node:
-            case nodes.Stem():
+            case nodes.StemNode():
                 return self._stem(node, window)
-            case nodes.BinaryConv():
+            case nodes.BinaryConvNode():
                 return self._binary_conv(node, window, *inputs)
-            case nodes.Thresholds():
+            case nodes.ThresholdsNode():
                 return _defer(
                     lambda x: self._encode(node, integers.levels(node, x, source.bound, axis=0)), *inputs
                 )
-            case nodes.Requantize():
+            case nodes.RequantizeNode():
                 return _defer(lambda x: integers.requantize(node, x, source.bound, axis=0), *inputs)
-            case nodes.Add():
+            case nodes.AddNode():
                 return _defer(integers.saturating_add, *inputs)
-            case nodes.Relu():
+            case nodes.ReluNode():
                 return _defer(lambda x: jnp.maximum(x, 0), *inputs)
-            case nodes.MaxPool():
+            case nodes.MaxPoolNode():
                 padded = self.step(_defer(lambda x: window.phases(x, nodes.STREAM_MIN), *inputs))
                 return _defer(window.max, padded)
-            case nodes.MeanPool():
+            case nodes.MeanPoolNode():
                 return _defer(lambda x: integers.mean_pool(window.pixels(x), (1, 2)), *inputs)
-            case nodes.Classifier():
+            case nodes.ClassifierNode():
                 weights, bias = node.weights.T.astype(np.int32), node.bias[:, None]
                 return _defer(lambda x: jnp.dot(weights, x) + bias, *inputs)
         raise TypeError(f"no such node: {node}")
@@ -132,11 +133,11 @@ class _Trace:
         height, width = self.sizes[node.inputs[0]] if node.inputs else self.images.shape[1:3]
         kernel, stride = (1, 1), 1
         match node:
-            case nodes.Stem():
+            case nodes.StemNode():
                 kernel, stride = node.weights.shape[:2], node.stride
-            case nodes.BinaryConv():
+            case nodes.BinaryConvNode():
                 kernel, stride = node.signs.shape[:2], node.stride
-            case nodes.MaxPool():
+            case nodes.MaxPoolNode():
                 kernel, stride = (3, 3), 2
         return Window(kernel, stride, height, width, self.margin, self.images.shape[0])
 

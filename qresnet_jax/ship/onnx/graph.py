@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.errors import ExportError
-from qresnet_jax.files import write_all
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.system.files import write_all
 
 OPSET = 17  # of 2022; what came later is not needed
 IR_VERSION = 8  # the one that belongs to opset 17
@@ -141,7 +142,7 @@ class Layer:
         return self("Conv", x, kernel, kernel_shape=kernel_shape, strides=[stride] * 2, pads=pads)
 
     def max_pool(self, x: str) -> str:
-        """Pools float x as `nodes.MaxPool` does."""
+        """Pools float x as `nodes.MaxPoolNode` does."""
         return self("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
 
 
@@ -153,7 +154,7 @@ def element_type(dtype) -> int:
 def layer_name(network: IntegerNetwork, i: int) -> str:
     """The name of node i, or else its type and position."""
     node = network.nodes[i]
-    return node.name or f"{type(node).__name__.lower()}_{i}"
+    return node.name or f"{nodes.kind(node).lower()}_{i}"
 
 
 def with_shapes(model):

@@ -18,15 +18,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from qresnet_jax import layers, quantizers
-from qresnet_jax.deploy import nodes, onnx_graph
-from qresnet_jax.deploy.fold import blocks, fold
-from qresnet_jax.deploy.nodes import IntegerNetwork, Node
+from qresnet_jax import nn
 from qresnet_jax.errors import ExportError
-from qresnet_jax.resnet import PreactBlock, ResNet
+from qresnet_jax.models.resnet import PreactBlock, ResNet
+from qresnet_jax.quantize import weights
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.fold import blocks, fold
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.nodes import Node
+from qresnet_jax.ship.onnx import graph as onnx_graph
 
 DOMAIN = "qonnx.custom_op.general"
-_UNIFORM = layers.PACT | layers.LSQ | layers.Fixed | layers.Sigmoid
+_UNIFORM = nn.PACT | nn.LSQ | nn.Fixed | nn.Sigmoid
 _DESCRIPTION = (
     "An image classifier in QONNX. image: uint8 pixels as they are, [N, height, width, channel]; the network itself "
     "subtracts the mean. logits: float32, those of training."
@@ -75,7 +78,7 @@ def qonnx_model(model: ResNet, *, image_shape, mean=127.5, class_names=None):
 def _check_quantizers(model):
     for name, block in blocks(model):
         for act in block.acts:
-            if not isinstance(act, _UNIFORM | layers.FloatActivation):
+            if not isinstance(act, _UNIFORM | nn.FloatActivation):
                 raise ExportError(
                     f"{name} has {type(act).__name__} activations, which have no QONNX form: the levels of its Quant "
                     "are evenly spaced. Export to another format, or train with config.model.activation=pact"
@@ -113,7 +116,7 @@ def _quantizers(model):
         for conv, before, norm, act in zip(
             block.convs, block.acts, norms, list(block.acts)[1:], strict=False
         ):
-            yield quantizers.binary_scale(conv.kernel[...], conv.scale) * before.step, norm, act
+            yield weights.binary_scale(conv.kernel[...], conv.scale) * before.step, norm, act
 
 
 class _Writer:
@@ -128,24 +131,24 @@ class _Writer:
     def add(self, i: int, node: Node, *inputs: str) -> str:
         layer = _Layer(self.graph, onnx_graph.layer_name(self.network, i))
         match node:
-            case nodes.Stem():
+            case nodes.StemNode():
                 return self.stem(layer, node, *inputs)
-            case nodes.BinaryConv():
+            case nodes.BinaryConvNode():
                 kernel = layer.constant("kernel", next(self.kernels).transpose(3, 2, 0, 1))
                 return layer.conv(*inputs, layer.bipolar(kernel), node.signs.shape[:2], node.stride)
-            case nodes.Thresholds():
+            case nodes.ThresholdsNode():
                 return layer.activation(*inputs, *next(self.quantizers))
-            case nodes.Requantize():
+            case nodes.RequantizeNode():
                 return self.requantize(layer, node, *inputs)
-            case nodes.Add():
+            case nodes.AddNode():
                 return layer.stream(layer("Add", *inputs), self.step)
-            case nodes.Relu():
+            case nodes.ReluNode():
                 return layer("Relu", *inputs)
-            case nodes.MaxPool():
+            case nodes.MaxPoolNode():
                 return layer.max_pool(*inputs)
-            case nodes.MeanPool():
+            case nodes.MeanPoolNode():
                 return self.mean_pool(layer, node, *inputs)
-            case nodes.Classifier():
+            case nodes.ClassifierNode():
                 return self.classifier(layer, node, *inputs)
         raise TypeError(f"no such node: {node}")
 
@@ -203,7 +206,7 @@ class _Layer(onnx_graph.Layer):
         if norm is not None:
             values = {"gamma": norm.scale, "beta": norm.bias, "mean": norm.mean, "variance": norm.var}
             x = self("Relu", self.batch_norm(x, {k: v[...] for k, v in values.items()}, norm.epsilon))
-        has_level = isinstance(act, layers.PACT | layers.LSQ)
+        has_level = isinstance(act, nn.PACT | nn.LSQ)
         x = self.scaled(x, "steps", act.max_level / act.clipping_level if has_level else 1)
         return self.quant(x, bits=act.bits, signed=False)
 

@@ -12,8 +12,10 @@ levels, which are float32. How the operators come to exact results:
 
 import numpy as np
 
-from qresnet_jax.deploy import nodes, onnx_graph
-from qresnet_jax.deploy.nodes import IntegerNetwork, Node
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.nodes import Node
+from qresnet_jax.ship.onnx import graph as onnx_graph
 
 _MAX_COMPARISONS = 63  # thresholds per channel; bisection takes longer, but fewer operators
 _POSITIVE = 62  # 2**62 makes every sum of a requantization positive, and int64 still holds it
@@ -55,24 +57,24 @@ class _Layer(onnx_graph.Layer):
 
     def add(self, node: Node, *inputs: str) -> str:
         match node:
-            case nodes.Stem():
+            case nodes.StemNode():
                 return self.stem(node, *inputs)
-            case nodes.BinaryConv():
+            case nodes.BinaryConvNode():
                 return self.integer_conv(*inputs, node.signs, node.stride)
-            case nodes.Thresholds():
+            case nodes.ThresholdsNode():
                 few = len(node.levels) - 1 <= _MAX_COMPARISONS
                 return (self.comparisons if few else self.bisection)(node, self.directed(node, *inputs))
-            case nodes.Requantize():
+            case nodes.RequantizeNode():
                 return self.requantize(node, *inputs)
-            case nodes.Add():
+            case nodes.AddNode():
                 return self.saturate(self("Add", *inputs), np.int32)
-            case nodes.Relu():
+            case nodes.ReluNode():
                 return self("Relu", *inputs)
-            case nodes.MaxPool():  # in float32, as runtimes pool no int32
+            case nodes.MaxPoolNode():  # in float32, as runtimes pool no int32
                 return self.cast(self.max_pool(self.cast(*inputs, np.float32)), np.int32)
-            case nodes.MeanPool():
+            case nodes.MeanPoolNode():
                 return self.mean_pool(*inputs)
-            case nodes.Classifier():
+            case nodes.ClassifierNode():
                 sums = self("MatMul", *inputs, self.constant("weights", node.weights.astype(np.int32)))
                 return self("Add", sums, self.constant("bias", node.bias), output="logits")
         raise TypeError(f"no such node: {node}")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.nodes import Node
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.nodes import Node
 
 # All that a file may hold; where there are two, an array goes to the first that it fits.
 TENSOR_DTYPES = {
@@ -27,15 +27,15 @@ TENSOR_DTYPES = {
     "classifier_bias": "<i4",
 }
 _OPS = {
-    "stem": nodes.Stem,
-    "binary_conv": nodes.BinaryConv,
-    "thresholds": nodes.Thresholds,
-    "requantize": nodes.Requantize,
-    "add": nodes.Add,
-    "relu": nodes.Relu,
-    "max_pool": nodes.MaxPool,
-    "mean_pool": nodes.MeanPool,
-    "classifier": nodes.Classifier,
+    "stem": nodes.StemNode,
+    "binary_conv": nodes.BinaryConvNode,
+    "thresholds": nodes.ThresholdsNode,
+    "requantize": nodes.RequantizeNode,
+    "add": nodes.AddNode,
+    "relu": nodes.ReluNode,
+    "max_pool": nodes.MaxPoolNode,
+    "mean_pool": nodes.MeanPoolNode,
+    "classifier": nodes.ClassifierNode,
 }
 _NAMES = {node: op for op, node in _OPS.items()}
 
@@ -71,24 +71,24 @@ class NodeWriter:
 
     def _arrays(self, node):
         match node:
-            case nodes.Stem():
+            case nodes.StemNode():
                 weights = self._put("stem_weights", _output_first(node.weights))
                 return {"shape": list(weights.shape)} | _stride(node)
-            case nodes.BinaryConv():
+            case nodes.BinaryConvNode():
                 signs = _output_first(node.signs)
                 self._put("signs", pack_signs(signs))
                 return {"shape": list(signs.shape)} | _stride(node)
-            case nodes.Thresholds():
+            case nodes.ThresholdsNode():
                 self._put("directions", pack_signs(node.direction))
                 levels = node.levels.tolist()
                 uniform = levels == list(range(len(levels)))
                 entry = {"shape": list(node.thresholds.shape)} | ({} if uniform else {"levels": levels})
                 return entry | self._put_narrow_or_wide("thresholds", node.thresholds)
-            case nodes.Requantize():
+            case nodes.RequantizeNode():
                 self._put("multipliers", node.multiplier)
                 self._put("shifts", node.shift)
                 return {"channels": len(node.shift)} | self._put_narrow_or_wide("offsets", node.offset)
-            case nodes.Classifier():
+            case nodes.ClassifierNode():
                 weights = self._put("classifier_weights", node.weights.T)
                 self._put("classifier_bias", node.bias)
                 return {"shape": list(weights.shape)}

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import numpy as np
 import safetensors
 
-from qresnet_jax.deploy.node_arrays import TENSOR_DTYPES, NodeReader, NodeWriter
-from qresnet_jax.deploy.nodes import IntegerNetwork
 from qresnet_jax.errors import PackedError
-from qresnet_jax.files import write_all
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.packed.arrays import TENSOR_DTYPES, NodeReader, NodeWriter
+from qresnet_jax.system.files import write_all
 
 FORMAT = "qresnet_jax packed network"
 VERSION = 1

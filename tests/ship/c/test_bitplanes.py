@@ -2,16 +2,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_bitplanes import (
-    Taps,
-    entries,
-    grouped,
-    minority,
-    plane_bytes,
-    row_bytes,
-)
-from qresnet_jax.deploy.c_plan import Step
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c.fast.bitplanes import Taps, entries, grouped, minority, plane_bytes, row_bytes
+from qresnet_jax.ship.c.plan import Step
 
 
 def shifted(plane, byte, bit, across, nbytes):
@@ -35,7 +28,7 @@ def test_taps_see_the_pixels_of_a_convolution(height, width, size, stride, seed)
     """Moves and masks, against a padded image, with ones around the plane that must not be seen."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 2, (height, width)).astype(np.uint8)
-    conv = nodes.BinaryConv(signs=np.ones((size, size, 1, 1), np.int8), stride=stride)
+    conv = nodes.BinaryConvNode(signs=np.ones((size, size, 1, 1), np.int8), stride=stride)
     taps = Taps(conv, height, width, planes=1, middle=False)
     masks = taps.masks().reshape(len(taps.taps), -1)
     reach = -(-taps.reach() // 8) * 8
@@ -56,8 +49,8 @@ def test_taps_see_the_pixels_of_a_convolution(height, width, size, stride, seed)
 def a_step(signs, multiplier=1):
     signs = np.asarray(signs, np.int8)
     out = np.ones(signs.shape[3], np.int32)
-    last = nodes.Requantize(multiplier=multiplier * out, offset=0 * out, shift=out.astype(np.uint8))
-    return Step(result=2, source=0, conv=nodes.BinaryConv(signs=signs), last=last)
+    last = nodes.RequantizeNode(multiplier=multiplier * out, offset=0 * out, shift=out.astype(np.uint8))
+    return Step(result=2, source=0, conv=nodes.BinaryConvNode(signs=signs), last=last)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -9,8 +9,9 @@ import weakref
 import numpy as np
 import pytest
 
-from qresnet_jax.deploy import c_engine, numpy_engine
 from qresnet_jax.errors import CompilerError, UserError
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.c import engine as c_engine
 
 needs_compiler = pytest.mark.usefixtures("compiler")
 
@@ -34,7 +35,7 @@ def test_the_integers_are_those_of_the_reference(trained, make_images):
     images = make_images(9, (network.height, network.width, network.channels))
     logits = c_engine.logits(network, images)
     assert logits.dtype == np.int32
-    np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(logits, reference.logits(network, images))
 
 
 @needs_compiler
@@ -44,14 +45,14 @@ def test_threads_and_batches_do_not_matter(n, cores, trained_named, make_images,
     _, network = trained_named("basic pact")
     monkeypatch.setattr(c_engine, "processors", lambda: cores)
     images = make_images(50, (8, 8, 3))[:n]
-    np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(c_engine.logits(network, images), reference.logits(network, images))
 
 
 @needs_compiler
 def test_images_need_not_be_contiguous(trained_named, make_images):
     _, network = trained_named("basic pact")
     images = make_images(6, (8, 8, 3))[::2, ::-1]
-    np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(c_engine.logits(network, images), reference.logits(network, images))
 
 
 @needs_compiler
@@ -60,7 +61,7 @@ def test_a_network_of_any_size_is_compiled_for_each(trained_named, make_images, 
     before = set(cache.iterdir()) if cache.exists() else set()
     for size in ((5, 11), (4, 3), (5, 11)):
         images = make_images(2, (*size, 3))
-        np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+        np.testing.assert_array_equal(c_engine.logits(network, images), reference.logits(network, images))
     assert len(set(cache.iterdir()) - before) == 2
 
 
@@ -103,7 +104,7 @@ def test_two_processes_may_compile_at_once(trained_named, tmp_path):
     (library,) = (tmp_path / "qresnet_jax" / "c").iterdir()
     images = np.zeros((1, 8, 8, 3), np.uint8)
     logits = c_engine.Library(library, network.classes).logits(images)
-    np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(logits, reference.logits(network, images))
 
 
 def test_without_a_compiler_the_message_says_what_to_do(trained_named, tmp_path, monkeypatch):
@@ -152,7 +153,7 @@ def test_flags_of_cc_are_taken(trained_named, monkeypatch, tmp_path):
     assert subprocess.run([*c_engine.find_compiler(), "--version"], capture_output=True).returncode == 0
     network = dataclasses.replace(trained_named("basic pact")[1])
     images = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
-    np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(c_engine.logits(network, images), reference.logits(network, images))
 
 
 def test_a_command_that_is_none_is_named(monkeypatch):
@@ -176,7 +177,7 @@ def test_a_damaged_library_is_compiled_again(trained_named, make_images, tmp_pat
     path = c_engine.compiled(network, 8, 8)
     path.write_bytes(b"no library")
     images = make_images(2, (8, 8, 3))
-    np.testing.assert_array_equal(c_engine.logits(network, images), numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(c_engine.logits(network, images), reference.logits(network, images))
 
 
 @needs_compiler

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_plan import Step, allocate, plan
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c.plan import Step, allocate, plan
 
 
 def test_a_block_is_three_loops(trained_named):
@@ -27,9 +27,9 @@ def test_steps_are_every_node_once(trained):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 def test_no_two_results_in_use_at_once_overlap(seed, n):
     rng = np.random.default_rng(seed)
-    steps = [Step(result=0, source=-1, last=nodes.MaxPool())]
+    steps = [Step(result=0, source=-1, last=nodes.MaxPoolNode())]
     for t in range(1, n + 1):
-        last = [None, nodes.MaxPool()][rng.integers(2)]
+        last = [None, nodes.MaxPoolNode()][rng.integers(2)]
         addend = int(rng.integers(t)) if last is None and rng.random() < 0.5 else None
         steps.append(Step(result=t, source=int(rng.integers(t)), last=last, addend=addend))
     sizes = {t: int(rng.choice([0, 8, 8, 24])) for t in range(n + 1)}

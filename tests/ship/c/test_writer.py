@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.deploy import numpy_engine
-from qresnet_jax.deploy.c_writer import PROFILES, write_c
-from qresnet_jax.deploy.packed import save_packed
 from qresnet_jax.errors import ExportError, UserError
-from tests.deploy.random_networks import random_network
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.c.writer import PROFILES, write_c
+from qresnet_jax.ship.packed.file import save_packed
+from tests.ship.random_networks import random_network
 
 STRICT = [
     "-std=c99",
@@ -62,7 +62,7 @@ def compile_and_run(network, size, images, directory, profile, compiler, flags=(
 
 def check(network, size, tmp_path, make_images, profile, *compiler, **how):
     images = make_images(3, (*size, network.channels))
-    expected = numpy_engine.logits(network, images)
+    expected = reference.logits(network, images)
     np.testing.assert_array_equal(
         compile_and_run(network, size, images, tmp_path, profile, compiler, **how), expected
     )
@@ -341,7 +341,7 @@ def test_a_name_cannot_end_a_comment(tmp_path, trained_named):
 
 # The page.
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "c_export.md"
+PAGE = pathlib.Path(__file__).parents[3] / "docs" / "c_export.md"
 
 
 def blocks(language):

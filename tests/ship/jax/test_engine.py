@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.deploy import jax_engine, jax_trace, nodes, numpy_engine
-from qresnet_jax.deploy.nodes import IntegerNetwork
+from qresnet_jax.ship import nodes, reference
+from qresnet_jax.ship.jax import engine as jax_engine
+from qresnet_jax.ship.jax import trace as jax_trace
+from qresnet_jax.ship.network import IntegerNetwork
 
 
 class Builder:
@@ -23,7 +25,7 @@ class Builder:
 
     def add(self, node):
         inputs = (self.values[j] for j in node.inputs)
-        self.values.append(numpy_engine._apply(node, self.images, *inputs))
+        self.values.append(reference._apply(node, self.images, *inputs))
         self.nodes.append(node)
         return len(self.nodes) - 1
 
@@ -40,7 +42,7 @@ class Builder:
         kernel = (self.pick(1, 3, 5), self.pick(3, 7))
         channels = self.images.shape[-1]
         return self.add(
-            nodes.Stem(
+            nodes.StemNode(
                 weights=self.rng.integers(-150, 151, (*kernel, channels, out)).astype(np.int16),
                 double_mean=self.rng.integers(0, 511, channels).astype(np.int16),
                 stride=self.pick(1, 2),
@@ -54,7 +56,7 @@ class Builder:
         gain = 2.0 ** (shift + 16) / largest * self.rng.uniform(-1, 1, channels)
         offset = 2.0 ** (shift + 13) * self.rng.uniform(-1, 1, channels)
         return self.add(
-            nodes.Requantize(
+            nodes.RequantizeNode(
                 inputs=(i,),
                 multiplier=np.clip(gain, -(2**31), 2**31 - 1).astype(np.int32),
                 offset=offset.astype(np.int64),
@@ -71,7 +73,7 @@ class Builder:
         thresholds[is_extreme] = self.rng.choice([-(2**31), 2**31 - 1], is_extreme.sum())
         gaps = np.concatenate([[0], np.sort(self.rng.choice(255, n, False) + 1)])
         return self.add(
-            nodes.Thresholds(
+            nodes.ThresholdsNode(
                 inputs=(i,),
                 thresholds=np.sort(thresholds, axis=1).astype(np.int32),
                 direction=direction,
@@ -81,7 +83,7 @@ class Builder:
 
     def conv(self, i, kernel, out, stride):
         signs = self.signs(*kernel, self.channels(i), out)
-        return self.add(nodes.BinaryConv(inputs=(i,), signs=signs, stride=stride))
+        return self.add(nodes.BinaryConvNode(inputs=(i,), signs=signs, stride=stride))
 
 
 def random_network(seed, height, width):
@@ -90,22 +92,22 @@ def random_network(seed, height, width):
     b = Builder(rng, rng.integers(0, 256, (3, height, width, rng.choice([1, 3])), np.uint8))
     stream = b.requantize(b.stem(b.pick(1, 5, 17)))
     if b.pick(True, False):
-        stream = b.add(nodes.MaxPool(inputs=(stream,)))
+        stream = b.add(nodes.MaxPoolNode(inputs=(stream,)))
     for _ in range(2):
         if b.pick(True, False):
-            stream = b.add(nodes.Relu(inputs=(stream,)))
+            stream = b.add(nodes.ReluNode(inputs=(stream,)))
         q = b.thresholds(stream, b.pick(1, 3, 20))
         out, stride = b.pick(4, 16, 19), b.pick(1, 2)
         acc = b.conv(q, b.pick((3, 3), (5, 5), (1, 3)), out, stride)
         hidden = b.thresholds(acc, b.pick(1, 2, 7))
         y = b.requantize(b.conv(hidden, b.pick((3, 3), (1, 1)), out, 1))
         shortcut = b.requantize(b.conv(q, (1, 1), out, stride))
-        stream = b.add(nodes.Add(inputs=(y, b.pick(shortcut, y))))
+        stream = b.add(nodes.AddNode(inputs=(y, b.pick(shortcut, y))))
         if b.pick(True, False):
             stream = b.requantize(stream)
-    pooled = b.add(nodes.MeanPool(inputs=(stream,)))
+    pooled = b.add(nodes.MeanPoolNode(inputs=(stream,)))
     last = b.add(
-        nodes.Classifier(
+        nodes.ClassifierNode(
             inputs=(pooled,),
             weights=rng.integers(-1000, 1000, (b.channels(pooled), 4)).astype(np.int16),
             bias=rng.integers(-(2**30), 2**30, 4).astype(np.int32),
@@ -138,14 +140,14 @@ def test_trained_networks_are_exact(trained, make_images):
     images = make_images(19, (network.height, network.width, network.channels))
     result = jax_engine.logits(network, images)
     assert (result.dtype, result.shape) == (np.int32, (19, network.classes))
-    np.testing.assert_array_equal(result, numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(result, reference.logits(network, images))
 
 
 @pytest.mark.parametrize("name", ["bottleneck fixed", "basic power_of_two", "basic lsq imagenet"])
 def test_matrix_products_are_exact(name, trained_named, make_images):
     _, network = trained_named(name)
     images = make_images(5, (network.height, network.width, network.channels))
-    expected = numpy_engine.logits(network, images)
+    expected = reference.logits(network, images)
     np.testing.assert_array_equal(traced(network, processor=False)(images), expected)
 
 
@@ -157,7 +159,7 @@ def network(trained_named):
 def test_a_network_compiles_for_one_image_and_for_one_batch(network, make_images):
     jax_engine._compiled.clear()
     images = make_images(2 * jax_engine.PROCESSOR_BATCH + 3, (8, 8, 3))
-    expected = numpy_engine.logits(network, images)
+    expected = reference.logits(network, images)
     for n in (len(images), 1, 8, 9, jax_engine.PROCESSOR_BATCH, jax_engine.PROCESSOR_BATCH + 1):
         np.testing.assert_array_equal(jax_engine.logits(network, images[:n]), expected[:n])
     (run,) = jax_engine._compiled.values()
@@ -189,7 +191,7 @@ def test_a_network_of_any_size_takes_any_size(network):
     free = dataclasses.replace(network, height=None, width=None)
     for size in ((5, 11), (1, 1)):
         images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
-        expected = numpy_engine.logits(free, images)
+        expected = reference.logits(free, images)
         np.testing.assert_array_equal(jax_engine.logits(free, images), expected)
 
 
@@ -208,7 +210,7 @@ def test_what_is_made_lives_without_its_network_and_inside_other_functions(netwo
     run = jax_engine.make_logits(dataclasses.replace(network))
     gc.collect()
     flipped = jax.jit(lambda x: run(255 - x))(jnp.asarray(images))
-    np.testing.assert_array_equal(flipped, numpy_engine.logits(network, 255 - images))
+    np.testing.assert_array_equal(flipped, reference.logits(network, 255 - images))
 
 
 def test_exported_networks_are_exact_for_any_number_of_images(network, make_images):
@@ -218,7 +220,7 @@ def test_exported_networks_are_exact_for_any_number_of_images(network, make_imag
     again = jax.export.deserialize(exported.serialize())
     for count in (1, 3):
         images = make_images(count, (8, 8, 3))
-        np.testing.assert_array_equal(again.call(images), numpy_engine.logits(network, images))
+        np.testing.assert_array_equal(again.call(images), reference.logits(network, images))
 
 
 def test_only_processors_get_conditionals(network):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.deploy import jax_integers as integers
-from qresnet_jax.deploy import nodes
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.jax import integers
 
 INT16, INT32 = np.iinfo(np.int16), np.iinfo(np.int32)
 CHANNELS, PIXELS = 5, 64  # one shape, so that each operation compiles once
@@ -20,7 +20,7 @@ def saturate(x):
 
 
 def requantize_node(multiplier, offset, shift):
-    return nodes.Requantize(
+    return nodes.RequantizeNode(
         multiplier=np.array(multiplier, np.int32),
         offset=np.array(offset, np.int64),
         shift=np.array(shift, np.uint8),
@@ -98,7 +98,7 @@ def test_levels_are_exact(n, rows, bound, is_wild, seed):
     thresholds[rng.random((rows, n)) < 0.1] = INT32.max
     thresholds[rng.random((rows, n)) < 0.1] = INT32.min
     levels = np.sort(rng.choice(np.arange(1, nodes.MAX_LEVEL + 1), n, replace=False))
-    node = nodes.Thresholds(
+    node = nodes.ThresholdsNode(
         thresholds=np.sort(thresholds, axis=1).astype(np.int32),
         direction=rng.choice(np.array([-1, 1], np.int8), rows),
         levels=np.array([0, *levels], np.int32),
@@ -116,7 +116,7 @@ def test_levels_are_exact(n, rows, bound, is_wild, seed):
 def test_the_lowest_stream_value_has_a_direction():
     x = np.array([[-32768, -32767, 32767]] * 2, np.int16)
     for threshold in (-32769, -32768, -32767, 32767, 32768, 32769):
-        node = nodes.Thresholds(
+        node = nodes.ThresholdsNode(
             thresholds=np.full((2, 1), threshold, np.int32),
             direction=np.array([-1, 1], np.int8),
             levels=np.array([0, 1], np.int32),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.deploy import numpy_engine
-from qresnet_jax.deploy.jax_planes import (
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.jax.planes import (
     Window,
     matrix_sum,
     pack_levels,
@@ -77,7 +77,7 @@ def by_matrices(window, signs, dtype, levels):
 @given(convolutions(), st.sampled_from(["planes", "products", "matrices", "bfloat16"]))
 def test_every_form_is_the_convolution(convolution, form):
     window, levels, signs = convolution
-    expected = numpy_engine._convolve(levels, signs, window.stride)
+    expected = reference._convolve(levels, signs, window.stride)
     dtype = jnp.int16 if np.abs(expected).max() < 2**15 else jnp.int32
     compute = {
         "planes": functools.partial(by_planes, window, signs, bits_of(levels), dtype),
@@ -97,7 +97,7 @@ def test_loops_over_channels_leave_none_out(groups, max_terms):
     signs = rng.choice(np.array([-1, 1], np.int8), (3, 3, groups, 3))
     compute = functools.partial(by_products, window, signs, max_terms)
     result = jax.jit(compute)(jnp.asarray(pitched(levels, 1), jnp.int32))
-    np.testing.assert_array_equal(images(result, window), numpy_engine._convolve(levels, signs, 1))
+    np.testing.assert_array_equal(images(result, window), reference._convolve(levels, signs, 1))
 
 
 def test_counts_beyond_16_bits():
@@ -130,5 +130,5 @@ def test_the_largest_in_the_window(shape):
     x = np.random.default_rng(1).integers(-100, 100, shape)
     window = Window((3, 3), 2, *shape[1:3], 2, shape[0])
     result = window.max(window.phases(jnp.asarray(pitched(x, 2)), border=-32768))
-    expected = numpy_engine._windows(x, 3, 3, 2, border=-32768).max(axis=3)
+    expected = reference._windows(x, 3, 3, 2, border=-32768).max(axis=3)
     np.testing.assert_array_equal(images(result, window), expected)

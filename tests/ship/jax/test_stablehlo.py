@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from jax import export
 
-from qresnet_jax.deploy import numpy_engine
-from qresnet_jax.deploy.stablehlo_writer import read_stablehlo, simulation, write_stablehlo
 from qresnet_jax.errors import ExportError, UserError
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.jax.stablehlo import read_stablehlo, simulation, write_stablehlo
 
 WITHOUT_THIS_PACKAGE = """
 import pathlib, sys
@@ -36,7 +36,7 @@ def run_elsewhere(path, images):
 
 def assert_logits_of(network, logits, images):
     """To the bit, as in the engine's own test; one image may stand at an edge of float32."""
-    expected = numpy_engine.logits(network, images).astype(np.float32) * np.float32(network.logit_scale)
+    expected = reference.logits(network, images).astype(np.float32) * np.float32(network.logit_scale)
     assert (logits.dtype, logits.shape) == (np.float32, expected.shape)
     assert np.sum(np.any(logits != expected, axis=1)) <= 1
     assert len(np.unique(expected[:, 0])) > 20
@@ -67,14 +67,14 @@ def test_the_simulation_is_that_of_evaluation_mode_and_leaves_the_model(build_mo
 
 
 def test_the_integer_engine_runs_in_another_process(trained_named, make_images, tmp_path):
-    from qresnet_jax.deploy.jax_engine import make_logits
+    from qresnet_jax.ship.jax.engine import make_logits
 
     _, network = trained_named("basic pact")
     images, path = make_images(33, (8, 8, 3)), tmp_path / "net.stablehlo"
     write_stablehlo(make_logits(network), path, (8, 8, 3))
     logits = run_elsewhere(path, images)
     assert logits.dtype == np.int32
-    np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(logits, reference.logits(network, images))
 
 
 def brightness(images):

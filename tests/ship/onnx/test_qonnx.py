@@ -14,15 +14,15 @@ from qonnx.core.onnx_exec import execute_onnx
 from qonnx.util.cleanup import cleanup
 from qonnx.util.inference_cost import inference_cost
 
-from qresnet_jax import layers
+from qresnet_jax import nn
 from qresnet_jax.data.sets import load_dataset
-from qresnet_jax.deploy import agreement, numpy_engine
-from qresnet_jax.deploy.fold import blocks, fold
-from qresnet_jax.deploy.nodes import BinaryConv
-from qresnet_jax.deploy.qonnx_writer import DOMAIN, write_qonnx
 from qresnet_jax.errors import ExportError
+from qresnet_jax.ship import agreement, reference
+from qresnet_jax.ship.fold import blocks, fold
+from qresnet_jax.ship.nodes import BinaryConvNode
+from qresnet_jax.ship.onnx.qonnx import DOMAIN, write_qonnx
 
-DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "onnx.md"
+DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "onnx.md"
 UNIFORM = (
     "basic pact",
     "preact_basic lsq",
@@ -67,7 +67,7 @@ def test_the_executor_computes_the_logits_of_the_simulation(name, trained_named,
     # Equal but for the last bits. Where float32 stands at an edge it may round otherwise: here in one image at most.
     same = np.all(np.abs(logits - simulated) < 1e-5, axis=1)
     assert np.sum(~same) <= 1
-    integers = numpy_engine.logits(network, images) * network.logit_scale
+    integers = reference.logits(network, images) * network.logit_scale
     assert np.sum(np.any(np.abs(logits - integers) > 1e-5, axis=1)) <= 1
 
 
@@ -78,7 +78,7 @@ def test_a_float_stream_gets_the_grid_that_ships(build_model, make_images, write
     with pytest.warns(UserWarning, match="trained on a float stream"):
         path = write(model, network)
     images = make_images(20, (6, 6, 3))
-    difference = execute(path, images) - numpy_engine.logits(network, images) * network.logit_scale
+    difference = execute(path, images) - reference.logits(network, images) * network.logit_scale
     assert np.sum(np.any(np.abs(difference) > 1e-5, axis=1)) <= 1
 
 
@@ -86,7 +86,7 @@ def readout(model, images, labels):
     """Gives the classifier the weights that predict the labels best, in least squares, from the features there are."""
     network = fold(model)
     pooled = len(network.nodes) - 2
-    features = numpy_engine.evaluate(network, images, [pooled])[pooled] * 2.0**-network.fraction_bits
+    features = reference.evaluate(network, images, [pooled])[pooled] * 2.0**-network.fraction_bits
     design = np.c_[features, np.ones(len(features))]
     solution = np.linalg.lstsq(design, np.eye(10)[labels], rcond=1e-6)[0]
     model.classifier.kernel[...] = jnp.float32(solution[:-1])
@@ -165,7 +165,7 @@ def test_the_command_line_tools_accept_the_file(trained_named, make_images, writ
     path, clean, cost = write(model, network), tmp_path / "clean.onnx", tmp_path / "cost.json"
     tool("cleanup", path, "--out-file", clean)
     tool("inference_cost", clean, "--output-json", cost)
-    convs = [node for node in network.nodes if isinstance(node, BinaryConv)]
+    convs = [node for node in network.nodes if isinstance(node, BinaryConvNode)]
     total = json.loads(cost.read_text())["total_cost"]
     assert total["mem_w_BIPOLAR"] == sum(node.signs.size for node in convs)
     types = [node.op_type for node in onnx.load(clean).graph.node]
@@ -173,7 +173,7 @@ def test_the_command_line_tools_accept_the_file(trained_named, make_images, writ
     np.save(tmp_path / "image.npy", make_images(1, (8, 8, 3)))
     tool("exec_qonnx", clean, tmp_path / "image.npy", "--output-prefix", tmp_path / "out_")
     (out,) = tmp_path.glob("out_*.npy")
-    expected = numpy_engine.logits(network, make_images(1, (8, 8, 3))) * network.logit_scale
+    expected = reference.logits(network, make_images(1, (8, 8, 3))) * network.logit_scale
     np.testing.assert_allclose(np.load(out).reshape(1, 5), expected, atol=1e-5)
 
 
@@ -192,7 +192,7 @@ def test_files_are_valid_and_run_as_they_are(trained_named, make_images, write):
     operators = {node.op_type for node in written.graph.node}
     assert {"Conv", "BatchNormalization", "Relu"} <= operators
     logits = execute_onnx(ModelWrapper(str(path)), {"image": images})["logits"]
-    expected = numpy_engine.logits(network, images) * network.logit_scale
+    expected = reference.logits(network, images) * network.logit_scale
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
@@ -221,7 +221,7 @@ def test_binary_kernels_are_the_trained_ones(trained_named, write):
             np.testing.assert_array_equal(constants[f"{name}.{part}/kernel"], kernel)
 
 
-@pytest.mark.parametrize("activation", sorted(layers.ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(nn.activations.ACTIVATIONS))
 def test_every_quantizer_has_a_form_or_is_refused(activation, build_model, tmp_path):
     model = build_model(activation)
     if activation != "power_of_two":

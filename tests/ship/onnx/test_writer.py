@@ -17,14 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.deploy import nodes, numpy_engine, onnx_graph
-from qresnet_jax.deploy.nodes import IntegerNetwork
-from qresnet_jax.deploy.onnx_writer import onnx_model, write_onnx
-from qresnet_jax.deploy.packed import save_packed
 from qresnet_jax.errors import ExportError, UserError
-from tests.deploy.random_networks import random_network
+from qresnet_jax.ship import nodes, reference
+from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.onnx import graph as onnx_graph
+from qresnet_jax.ship.onnx.writer import onnx_model, write_onnx
+from qresnet_jax.ship.packed.file import save_packed
+from tests.ship.random_networks import random_network
 
-DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "onnx.md"
+DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "onnx.md"
 
 
 def session(model):
@@ -39,7 +40,7 @@ def run(model, images):
 
 
 def all_results(network, images):
-    """What onnxruntime computes for every node, by position, in the layout of `numpy_engine.evaluate`."""
+    """What onnxruntime computes for every node, by position, in the layout of `reference.evaluate`."""
     model = onnx_model(network)
     position = {onnx_graph.layer_name(network, i): i for i in range(len(network.nodes))}
     # The last operator of a layer makes the result of its node.
@@ -51,7 +52,7 @@ def all_results(network, images):
 
 
 def assert_same_results(network, images):
-    expected, results = numpy_engine.evaluate(network, images), all_results(network, images)
+    expected, results = reference.evaluate(network, images), all_results(network, images)
     assert len(results) == len(network.nodes)
     for i, node in enumerate(network.nodes):
         np.testing.assert_array_equal(results[i], expected[i], err_msg=f"{i} {type(node).__name__}")
@@ -68,7 +69,7 @@ def test_logits_of_trained_networks_are_the_same_integers(trained, make_images, 
     write_onnx(network, tmp_path / "net.onnx")
     logits = run(str(tmp_path / "net.onnx"), images)
     assert logits.dtype == np.int32
-    np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(logits, reference.logits(network, images))
     assert len(np.unique(logits[:, 0])) > 12
 
 
@@ -80,7 +81,7 @@ def test_every_node_of_random_networks_gives_the_same_integers(seed):
     images = rng.integers(0, 256, (3, *size, network.channels)).astype(np.uint8)
     images[0] = 255 * rng.integers(0, 2, images[0].shape)
     assert_same_results(network, images)
-    np.testing.assert_array_equal(run(onnx_model(network), images), numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(run(onnx_model(network), images), reference.logits(network, images))
 
 
 def chain(channels, *middle):
@@ -88,13 +89,13 @@ def chain(channels, *middle):
     one, zero = np.ones(channels), np.zeros(channels)
     kernel = np.eye(channels, dtype=np.int16)[None, None]
     sequence = (
-        nodes.Stem(weights=kernel, double_mean=np.full(channels, 255, np.int16)),
+        nodes.StemNode(weights=kernel, double_mean=np.full(channels, 255, np.int16)),
         *middle,
-        nodes.Requantize(
+        nodes.RequantizeNode(
             multiplier=one.astype(np.int32), offset=zero.astype(np.int64), shift=zero.astype(np.uint8)
         ),
-        nodes.MeanPool(),
-        nodes.Classifier(weights=np.ones((channels, 2), np.int16), bias=np.zeros(2, np.int32)),
+        nodes.MeanPoolNode(),
+        nodes.ClassifierNode(weights=np.ones((channels, 2), np.int16), bias=np.zeros(2, np.int32)),
     )
     linked = (dataclasses.replace(node, inputs=(i - 1,) if i else ()) for i, node in enumerate(sequence))
     return IntegerNetwork(tuple(linked), fraction_bits=8, logit_scale=1.0)
@@ -105,7 +106,7 @@ def all_pixels(channels):
 
 
 def test_shifts_round_down_and_saturate_at_all_extremes():
-    node = nodes.Requantize(
+    node = nodes.RequantizeNode(
         multiplier=np.array([2**31 - 1, -(2**31), 1, -1, 0, 1, 3, -3, 2**31 - 1], np.int32),
         offset=np.array([2**60 - 2**10, 2**10 - 2**60, 0, 0, -1, 2**15 - 255, 1, 1, 0], np.int64),
         shift=np.array([40, 40, 1, 1, 40, 0, 2, 3, 23], np.uint8),
@@ -123,12 +124,12 @@ def test_thresholds_at_the_ends_of_int32(n):
     low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
     values = np.full((5, n), high, np.int32)
     values[0], values[1, :2], values[2, :2], values[3, : n - 1] = low, [low, -255], [254, 255], low
-    node = nodes.Thresholds(
+    node = nodes.ThresholdsNode(
         thresholds=values,
         direction=np.array([1, 1, 1, -1, -1], np.int8),
         levels=np.arange(n + 1, dtype=np.int32),
     )
-    network = chain(5, node, nodes.BinaryConv(signs=np.ones((1, 1, 5, 5), np.int8)))
+    network = chain(5, node, nodes.BinaryConvNode(signs=np.ones((1, 1, 5, 5), np.int8)))
     assert_same_results(network, all_pixels(5))
 
 
@@ -136,7 +137,7 @@ def test_sums_are_exact_up_to_2_to_the_24():
     # The first channel has the largest weights that the stem may have; the other ones make its sum odd.
     weights = np.ones((1, 1, 3, 2), np.int16)
     weights[..., 0] = [[[32_767, 127, 1]]]
-    stem = nodes.Stem(weights=weights, double_mean=np.array([510, 510, 509], np.int16))
+    stem = nodes.StemNode(weights=weights, double_mean=np.array([510, 510, 509], np.int16))
     _, *rest = chain(2).nodes
     network = IntegerNetwork((stem, *rest), fraction_bits=8, logit_scale=1.0)
     images = np.zeros((1, 1, 2, 3), np.uint8)
@@ -150,7 +151,7 @@ def test_the_package_onnx_computes_the_same_integers(trained_named, make_images)
     _, network = trained_named("basic power_of_two")
     images = make_images(3, (7, 6, 3))
     (logits,) = onnx.reference.ReferenceEvaluator(onnx_model(network)).run(None, {"image": images})
-    np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(logits, reference.logits(network, images))
 
 
 def test_convolutions_may_be_a_little_off(trained_named, make_images):
@@ -165,7 +166,7 @@ def test_convolutions_may_be_a_little_off(trained_named, make_images):
             add = onnx.helper.make_node("Add", [node.output[0], noise.name], [sums])
             model.graph.node.insert(i + 1, add)
     assert sum(node.op_type == "Conv" for node in model.graph.node) == 6
-    np.testing.assert_array_equal(run(model, images), numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(run(model, images), reference.logits(network, images))
 
 
 # What the file is.
@@ -212,7 +213,7 @@ def test_networks_without_names_and_sizes(tmp_path):
             np.random.default_rng(n).integers(0, 256, (n, height, width, network.channels)).astype(np.uint8)
         )
         logits = loaded.run(None, {"image": images})[0]
-        np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+        np.testing.assert_array_equal(logits, reference.logits(network, images))
 
 
 def test_any_number_of_images_even_none(trained_named, make_images):
@@ -221,7 +222,7 @@ def test_any_number_of_images_even_none(trained_named, make_images):
     for n in (0, 1, 40):
         logits = loaded.run(None, {"image": images[:n]})[0]
         assert logits.shape == (n, 5)
-        np.testing.assert_array_equal(logits, numpy_engine.logits(network, images[:n]))
+        np.testing.assert_array_equal(logits, reference.logits(network, images[:n]))
 
 
 def test_layers_of_one_name_are_told_apart(make_images):
@@ -229,7 +230,7 @@ def test_layers_of_one_name_are_told_apart(make_images):
     same = tuple(dataclasses.replace(node, name="image") for node in network.nodes)
     images = make_images(4, (*size, network.channels))
     logits = run(onnx_model(dataclasses.replace(network, nodes=same)), images)
-    np.testing.assert_array_equal(logits, numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(logits, reference.logits(network, images))
 
 
 def test_the_same_network_gives_the_same_bytes(trained_named, tmp_path):
@@ -282,15 +283,15 @@ def test_the_programs_of_the_document_run(trained_named, make_images, tmp_path, 
     for program in programs:
         exec(program, known)
         if "session = " in program:
-            np.testing.assert_array_equal(known["logits"], numpy_engine.logits(network, images))
+            np.testing.assert_array_equal(known["logits"], reference.logits(network, images))
             assert known["class_names"] == ["a", "b", "c", "d", "e"]
-    np.testing.assert_array_equal(known["integers"], numpy_engine.logits(network, images))
+    np.testing.assert_array_equal(known["integers"], reference.logits(network, images))
     np.testing.assert_allclose(known["logits"], known["integers"] * network.logit_scale, atol=1e-5)
 
 
 def test_the_writer_imports_neither_onnx_nor_jax_nor_train():
     code = (
-        "import qresnet_jax.deploy.onnx_writer, sys; "
+        "import qresnet_jax.ship.onnx.writer, sys; "
         "print([m for m in sys.modules if m in ('onnx', 'jax') or m.startswith('qresnet_jax.train')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,13 +11,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from qresnet_jax.deploy import numpy_engine
-from qresnet_jax.deploy.node_arrays import pack_signs, unpack_signs
-from qresnet_jax.deploy.nodes import BinaryConv, Thresholds
-from qresnet_jax.deploy.packed import read_packed, save_packed
 from qresnet_jax.errors import PackedError, UserError
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.nodes import BinaryConvNode, ThresholdsNode
+from qresnet_jax.ship.packed.arrays import pack_signs, unpack_signs
+from qresnet_jax.ship.packed.file import read_packed, save_packed
 
-DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "packed_format.md"
+DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "packed_format.md"
 
 
 def assert_same(a, b):
@@ -90,11 +90,11 @@ def test_the_reader_of_the_document_reads(trained, tmp_path):
     namespace = {}
     exec(code, namespace)
     signs, thresholds = namespace["read"](str(tmp_path / "net"))
-    convs = {node.name: node for node in network.nodes if isinstance(node, BinaryConv)}
+    convs = {node.name: node for node in network.nodes if isinstance(node, BinaryConvNode)}
     assert list(signs) == list(convs)
     for name, node in convs.items():
         np.testing.assert_array_equal(signs[name], node.signs.transpose(3, 0, 1, 2))
-    staircases = [node for node in network.nodes if isinstance(node, Thresholds)]
+    staircases = [node for node in network.nodes if isinstance(node, ThresholdsNode)]
     for (direction, values), node in zip(thresholds, staircases, strict=True):
         np.testing.assert_array_equal(direction, node.direction)
         np.testing.assert_array_equal(values, node.thresholds)
@@ -361,7 +361,7 @@ def test_thousands_of_forged_descriptions_are_refused_or_run(network, path, make
             accepted += 1
             size = (result.height or 8, result.width or 8)
             if size == (8, 8):
-                assert numpy_engine.logits(result, images).shape == (1, 5)
+                assert reference.logits(result, images).shape == (1, 5)
     assert accepted < 600
 
 

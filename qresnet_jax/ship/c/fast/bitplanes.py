@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_plan import Size, Step
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c.plan import Size, Step
 
 ALIGN = 64  # bytes; of all that lies in the buffer, and of the longest vectors
 
 
 class Taps:
-    """The shifted copies of bit planes that a convolution adds up, and where they lie; see `c/fast_planes.c`.
+    """The shifted copies of bit planes that a convolution adds up, and where they lie; see `planes.c`.
 
     Args:
       conv: a binary one.
@@ -18,7 +18,7 @@ class Taps:
       middle: whether only the rows of the kernel are copied that need no move by whole rows.
     """
 
-    def __init__(self, conv: nodes.BinaryConv, height: int, width: int, planes: int, middle: bool):
+    def __init__(self, conv: nodes.BinaryConvNode, height: int, width: int, planes: int, middle: bool):
         kh, kw, self.channels, _ = conv.signs.shape
         self.height, self.width, self.stride, self.planes = height, width, conv.stride, planes
         self.out = Size(-(-height // conv.stride), -(-width // conv.stride))
@@ -98,7 +98,7 @@ def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarra
     """
     offsets, signs = inputs.ravel(), step.conv.signs.reshape(-1, step.conv.signs.shape[3])
     polarity = np.where(2 * (signs > 0).sum(0) <= len(signs), 1, -1)
-    if isinstance(step.last, nodes.Requantize):
+    if isinstance(step.last, nodes.RequantizeNode):
         polarity[step.last.multiplier == -(2**31)] = 1  # -1 would need a multiplier of 2**31
     lists = [offsets[signs[:, o] == polarity[o]] for o in range(signs.shape[1])]
     return polarity, [offsets, *lists]

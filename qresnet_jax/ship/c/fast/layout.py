@@ -1,10 +1,10 @@
 """Where the profile `fast` keeps what it works with: results, taps, phases, tables and the stem's pixels, in bytes."""
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_bitplanes import ALIGN, Taps, plane_bytes, row_bytes
-from qresnet_jax.deploy.c_plan import Plan, Step, allocate
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c.fast.bitplanes import ALIGN, Taps, plane_bytes, row_bytes
+from qresnet_jax.ship.c.plan import Plan, Step, allocate
 
-STEM_OUTPUTS, STEM_PIXELS = 16, 16  # as in c/fast_stem.c
+STEM_OUTPUTS, STEM_PIXELS = 16, 16  # as in stem.c
 
 
 class Layout:
@@ -21,7 +21,7 @@ class Layout:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        convs = [step for step in plan.steps if isinstance(step.conv, nodes.BinaryConv)]
+        convs = [step for step in plan.steps if isinstance(step.conv, nodes.BinaryConvNode)]
         reach = max((self.taps(step).reach() for step in convs), default=0)
         self.slack = -(-reach // ALIGN) * ALIGN
         largest = max((max(self.taps(step).chunk, self.parts(step)[-1]) for step in convs), default=0)
@@ -98,12 +98,12 @@ class Layout:
         ]
 
     def _scratch(self, step):
-        if isinstance(step.conv, nodes.Stem):
+        if isinstance(step.conv, nodes.StemNode):
             return (
                 self.stem_pixels(step)
                 + STEM_OUTPUTS * self.stem_sums(step)
                 + STEM_PIXELS * 2 * self.stem_pitch(step)
             )
-        if isinstance(step.conv, nodes.BinaryConv):
+        if isinstance(step.conv, nodes.BinaryConvNode):
             return sum(self.parts(step))
         return 0

@@ -7,21 +7,22 @@ Shifted copies of the planes are the taps of a convolution. An output channel ad
 
 by full adders on whole planes (carry-save adders in blocks of 16, Harley and Seal), so that no multiplication and no
 population count is left. Thresholds are carries of comparisons with constants. The stream is int16, channel by channel.
-The code is `c/fast_*.c`; this module prints the constants and the calls.
+The code is `*.c` beside it; this module prints the constants and the calls.
 """
 
 import re
 
 import numpy as np
 
-from qresnet_jax.deploy import c_text, nodes
-from qresnet_jax.deploy.c_bitplanes import ALIGN, entries, minority, plane_bytes, row_bytes
-from qresnet_jax.deploy.c_layout import Layout
-from qresnet_jax.deploy.c_plan import IMAGE, Plan, Step
-from qresnet_jax.deploy.c_structs import Structs, is_search
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c import text as c_text
+from qresnet_jax.ship.c.fast.bitplanes import ALIGN, entries, minority, plane_bytes, row_bytes
+from qresnet_jax.ship.c.fast.layout import Layout
+from qresnet_jax.ship.c.fast.structs import Structs, is_search
+from qresnet_jax.ship.c.plan import IMAGE, Plan, Step
 
 _WIDTHS = (8, 16, 32, 64)
-_FILES = ("planes", "vectors", "sums", "table", "stream", "quantize", "stem")  # c/fast_*.c
+_FILES = ("planes", "vectors", "sums", "table", "stream", "quantize", "stem")
 _ORDER = (
     *("types", "words", "unpack", "rescale", "write", "rescale_narrow"),
     *("vector", "words_of_vectors", "count", "taps", "phases", "spread"),
@@ -67,7 +68,7 @@ class FastProfile:
 
     def source(self) -> str:
         """The text between the includes and the class names."""
-        found = c_text.sections(*(f"fast_{name}.c" for name in _FILES))
+        found = c_text.sections(__package__, *(f"{name}.c" for name in _FILES))
         code = [_every_width(name, found[name]) for name in _ORDER if name in self.used]
         head = f"typedef uint{self.layout.offset_bits}_t model_offset;\n"
         return (
@@ -102,23 +103,23 @@ class FastProfile:
         return "".join(f"    {line}\n" for line in [*lines, *self._body(t, step)])
 
     def _body(self, t, step):
-        if isinstance(step.conv, nodes.Stem):
+        if isinstance(step.conv, nodes.StemNode):
             return self._stem(t, step)
-        if isinstance(step.conv, nodes.BinaryConv):
+        if isinstance(step.conv, nodes.BinaryConvNode):
             return self._binary(t, step)
         channels, source = self.plan.values[step.result].channels, self._pointer(step.source)
         result, size = self._pointer(step.result, ""), self.plan.size(step.source)
         image = (f"{size.height}u", f"{size.width}u", f"{row_bytes(size.width)}u")
-        if isinstance(step.last, nodes.MaxPool):
+        if isinstance(step.last, nodes.MaxPoolNode):
             out_row = row_bytes(self.plan.size(step.result).width)
             return [self._use("max_pool", source, f"{channels}u", *image, f"{out_row}u", result)]
-        if isinstance(step.last, nodes.MeanPool):
+        if isinstance(step.last, nodes.MeanPoolNode):
             return [self._use("mean_pool", source, f"{channels}u", *image, result)]
-        if isinstance(step.last, nodes.Classifier):
+        if isinstance(step.last, nodes.ClassifierNode):
             weights = self.constants.array("classifier_weights", step.last.weights.T)
             bias = self.constants.array("classifier_bias", step.last.bias)
             return [self._use("classify", source, weights, bias, f"{len(step.last.weights)}u", "logits")]
-        if isinstance(step.last, nodes.Thresholds):
+        if isinstance(step.last, nodes.ThresholdsNode):
             quantizer = self.structs.quantizer(step, nodes.STREAM_MIN, nodes.STREAM_MAX)
             return [self._use("quantize", quantizer, source, result)]
         self.used |= {"rescale", "write"}
@@ -137,7 +138,7 @@ class FastProfile:
         sums = self._at(scratch + self.layout.stem_pixels(step), "model_int32", "")
         self.used.add("stem")
         calls = [f"model_stem_pixels({stem}, image, {pixels});"]
-        if isinstance(step.last, nodes.Thresholds):
+        if isinstance(step.last, nodes.ThresholdsNode):
             self.used.add("quantize_sums")
             quantizer = self.structs.quantizer(step, -(2**31), 2**31 - 1)
             return [
@@ -189,7 +190,7 @@ class FastProfile:
         sizes = [planes, len(moves), _count_bits(counts[0]), _count_bits(max(counts[1:])), bits]
         sizes.append(max(largest.bit_length(), 4))
         table = chunk == 0
-        if isinstance(step.last, nodes.Thresholds):
+        if isinstance(step.last, nodes.ThresholdsNode):
             sizes += [
                 step.last.thresholds.shape[1],
                 self.layout.planes(step.result),

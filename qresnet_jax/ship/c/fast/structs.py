@@ -1,12 +1,12 @@
-"""The constants of the profile `fast`: a struct for each step, with its arrays; see the types in `c/fast_planes.c`."""
+"""The constants of the profile `fast`: a struct for each step, with its arrays; see the types in `planes.c`."""
 
 import numpy as np
 
-from qresnet_jax.deploy import nodes
-from qresnet_jax.deploy.c_bitplanes import ALIGN, grouped, plane_bytes, row_bytes
-from qresnet_jax.deploy.c_layout import Layout
-from qresnet_jax.deploy.c_plan import Step
-from qresnet_jax.deploy.c_text import Constants
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c.fast.bitplanes import ALIGN, grouped, plane_bytes, row_bytes
+from qresnet_jax.ship.c.fast.layout import Layout
+from qresnet_jax.ship.c.plan import Step
+from qresnet_jax.ship.c.text import Constants
 
 
 class Structs:
@@ -198,7 +198,7 @@ class Structs:
         return self.constants.struct("stem", f"stem_{step.result}", fields)
 
 
-def is_search(node: nodes.Thresholds) -> bool:
+def is_search(node: nodes.ThresholdsNode) -> bool:
     """Whether the middle one of three thresholds tells which of the others matters."""
     return np.array_equal(node.levels, range(4))
 

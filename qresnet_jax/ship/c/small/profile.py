@@ -1,13 +1,14 @@
 """The profile `small` of the C export: one bit per weight, little code, one pixel after the other.
 
 Sums are population counts of levels' bit planes and signs, as many channels at once as a word has bits. The code is
-`c/small.c`; this module prints the constants and the calls.
+`small.c`; this module prints the constants and the calls.
 """
 
 import numpy as np
 
-from qresnet_jax.deploy import c_text, nodes
-from qresnet_jax.deploy.c_plan import IMAGE, Plan, Step, allocate
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c import text as c_text
+from qresnet_jax.ship.c.plan import IMAGE, Plan, Step, allocate
 
 ALIGN = 4  # bytes; of all that lies in the buffer
 _MAX_WASTE = 1 / 6  # of the bits of signs, for words that the channels do not fill
@@ -26,7 +27,7 @@ class SmallProfile:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.word_bits = _word_bits([s.conv for s in plan.steps if isinstance(s.conv, nodes.BinaryConv)])
+        self.word_bits = _word_bits([s.conv for s in plan.steps if isinstance(s.conv, nodes.BinaryConvNode)])
         sizes = {step.result: self._nbytes(step.result) for step in plan.steps}
         rows = [4 * _row(plan, step) for step in plan.steps]  # int32 of the channels of one pixel
         self.memory = allocate(plan.steps, sizes, rows, ALIGN)
@@ -38,7 +39,7 @@ class SmallProfile:
 
     def source(self) -> str:
         """The text between the includes and the class names."""
-        code = [text for name, text in c_text.sections("small.c").items() if name in self.used]
+        code = [text for name, text in c_text.sections(__package__, "small.c").items() if name in self.used]
         head = f"typedef uint{self.word_bits}_t MODEL_ALIAS model_word;\n#define MODEL_WORD_BITS {self.word_bits}u\n"
         return "\n".join([head, *code, self.constants.text()]) + "\n" + self._function()
 
@@ -79,7 +80,7 @@ class SmallProfile:
 
     def _conv(self, step):
         conv, size = step.conv, self.plan.size(step.source)
-        stem = isinstance(conv, nodes.Stem)
+        stem = isinstance(conv, nodes.StemNode)
         kernel = conv.weights if stem else conv.signs
         kh, kw, features, out = kernel.shape
         rows = np.moveaxis(kernel, 3, 0)  # [out, kh, kw, in]
@@ -139,13 +140,13 @@ class SmallProfile:
     def _body(self, t, step):
         channels, source = self.plan.values[step.result].channels, self._pointer(step.source)
         result, size = self._pointer(step.result, ""), self.plan.size(step.source)
-        if isinstance(step.last, nodes.MaxPool):
+        if isinstance(step.last, nodes.MaxPoolNode):
             return [
                 self._use("max_pool", source, f"{size.height}u", f"{size.width}u", f"{channels}u", result)
             ]
-        if isinstance(step.last, nodes.MeanPool):
+        if isinstance(step.last, nodes.MeanPoolNode):
             return [self._use("mean_pool", source, f"{size.height * size.width}u", f"{channels}u", result)]
-        if isinstance(step.last, nodes.Classifier):
+        if isinstance(step.last, nodes.ClassifierNode):
             weights = self.constants.array("classifier_weights", step.last.weights.T)
             bias = self.constants.array("classifier_bias", step.last.bias)
             features = len(step.last.weights)
@@ -156,11 +157,11 @@ class SmallProfile:
         """The loop over pixels: a row of sums or of a stream, then what becomes of it."""
         size = self.plan.size(step.result)
         read, write = self._read(step, channels), []
-        if isinstance(step.last, nodes.Requantize):
+        if isinstance(step.last, nodes.RequantizeNode):
             write.append(self._use("rescale", self._requantize(step), "row", f"{channels}u"))
         at = f"(y * {size.width}u + x) * {self._pixel_units(step.result)}u"
         result = f"{self._pointer(step.result, '')} + {at}"
-        if isinstance(step.last, nodes.Thresholds):
+        if isinstance(step.last, nodes.ThresholdsNode):
             write.append(self._use("quantize", self._thresholds(step), "row", f"{channels}u", result))
         else:
             addend = "NULL" if step.addend is None else f"{self._pointer(step.addend)} + {at}"
@@ -177,7 +178,7 @@ class SmallProfile:
         if step.conv is None:
             at = f"(y * {self.plan.size(step.source).width}u + x) * {channels}u"
             return self._use("read", f"{self._pointer(step.source)} + {at}", f"{channels}u", "row")
-        section = "stem" if isinstance(step.conv, nodes.Stem) else "binary"
+        section = "stem" if isinstance(step.conv, nodes.StemNode) else "binary"
         return self._use(section, self._conv(step), self._pointer(step.source), "y", "x", "row")
 
 
@@ -202,5 +203,5 @@ def _word_bits(convs):
 
 def _row(plan, step):
     """Channels of the row that a loop over pixels works on; 0 without such a loop."""
-    pointwise = step.last is None or isinstance(step.last, nodes.Thresholds | nodes.Requantize)
+    pointwise = step.last is None or isinstance(step.last, nodes.ThresholdsNode | nodes.RequantizeNode)
     return plan.values[step.result].channels if pointwise else 0

@@ -1,0 +1,1 @@
+"""What a mode of the command line does."""

@@ -1,0 +1,1 @@
+"""The networks that `create_model` builds, and the arithmetic of their depths and widths."""

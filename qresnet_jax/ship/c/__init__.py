@@ -1,0 +1,1 @@
+"""The C99 sources, in two profiles, and the engine that compiles them."""

@@ -1,0 +1,1 @@
+"""The profile `fast`: bit planes and vectors."""

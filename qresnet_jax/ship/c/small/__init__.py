@@ -1,0 +1,1 @@
+"""The profile `small`: little memory, for microcontrollers."""

@@ -1,0 +1,1 @@
+"""The JAX engine, and what it exports as StableHLO."""

@@ -1,0 +1,260 @@
+"""The integer network: a short list of typed nodes with arrays, which every engine and every writer walks.
+
+Each node reads the results of earlier nodes (`inputs`, their positions in the list) and makes one integer tensor
+`[N, H, W, C]`, of one of these kinds:
+
+    acc      |x| < 2**24, exact in int32 and in float32    StemNode, BinaryConv
+    levels   0 .. 16384                                     Thresholds
+    stream   int16, real value x * 2**-fraction_bits        RequantizeNode, AddNode, ReluNode, MaxPool
+    mean     int16, as stream, but [N, C]                   MeanPool
+    logits   int32, real value x * logit_scale, [N, C]      Classifier
+
+What a node computes stands in its docstring, and nowhere else is it defined; `numpy_engine` says the same in code.
+All divisions and shifts round down, `saturate` clips to -32768 .. 32767. Convolutions are cross-correlations, as in
+JAX and PyTorch, with `(k - 1) // 2` zeros around the image.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from qresnet_jax import pixels
+
+ACC_LIMIT = 2**24  # accumulators stay below: exact as float32 too
+STREAM_MIN, STREAM_MAX = -(2**15), 2**15 - 1
+MAX_LEVEL = 2**14
+MAX_SHIFT = 40
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """`name` is that of the module whose result the node completes: a binary convolution, a block, stem, classifier."""
+
+    name: str = ""
+    inputs: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class StemNode(Node):
+    """First node: `acc = conv(2 * pixel - double_mean, weights)` of uint8 pixels `[N, H, W, in]`."""
+
+    weights: np.ndarray  # int16 [kh, kw, in, out]
+    double_mean: np.ndarray  # int16 [in], 0 .. 510
+    stride: int = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class BinaryConvNode(Node):
+    """`acc = conv(levels, signs)`."""
+
+    signs: np.ndarray  # int8 [kh, kw, in, out], -1 or +1
+    stride: int = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ThresholdsNode(Node):
+    """`levels[i]`, where i counts the thresholds of the channel with `direction * x >= threshold`.
+
+    Batch norm, ReLU and quantizer in one. A direction of -1 comes from a negative gamma. Thresholds that every x
+    passes, or none, make a constant: a gamma of 0.
+    """
+
+    thresholds: np.ndarray  # int32 [C, n] ascending along n; or [1, n] for all channels alike
+    direction: np.ndarray  # int8 [C] or [1], -1 or +1
+    levels: np.ndarray  # int32 [n + 1], ascending from 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class RequantizeNode(Node):
+    """`saturate((x * multiplier + offset) >> shift)`, each per channel; batch norm onto the stream's grid."""
+
+    multiplier: np.ndarray  # int32 [C]
+    offset: np.ndarray  # int64 [C], with half a unit for rounding
+    shift: np.ndarray  # uint8 [C], 0 .. 40
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class AddNode(Node):
+    """`saturate(a + b)` of two streams."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ReluNode(Node):
+    """`max(x, 0)`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPoolNode(Node):
+    """Largest of 3x3 neighbours at stride 2, with a border that never wins."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MeanPoolNode(Node):
+    """`(2 * sum + count) // (2 * count)` over the `count` pixels of an image: the mean, halves rounded up."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ClassifierNode(Node):
+    """Last node: `logits = x @ weights + bias`."""
+
+    weights: np.ndarray  # int16 [in, classes]
+    bias: np.ndarray  # int32 [classes]
+
+
+class Value(NamedTuple):
+    """What is known of a node's result without running it."""
+
+    kind: str  # as in the module's docstring
+    channels: int
+    bound: int  # |x| is at most this
+    reduction: (
+        int  # height is ceil(image height / reduction), and so with the width; 0 once there is no image
+    )
+
+
+def value_types(nodes: Sequence[Node]) -> list[Value]:
+    """Infers kind, channels and range of every node's result.
+
+    Raises:
+      ValueError: the nodes do not fit together, or an array is not what its node's definition says.
+    """
+    if len(nodes) < 2 or not isinstance(nodes[0], StemNode) or not isinstance(nodes[-1], ClassifierNode):
+        raise ValueError("the first of the nodes must be the stem, the last the classifier")
+    values = []
+    for i, node in enumerate(nodes):
+        rule = _RULES.get(type(node))
+        try:
+            if rule is None:
+                raise ValueError("no such node")
+            if (i == 0) != isinstance(node, StemNode) or (i == len(nodes) - 1) != isinstance(
+                node, ClassifierNode
+            ):
+                raise ValueError("the stem comes first and the classifier last, and both once")
+            if not all(0 <= j < i for j in node.inputs):
+                raise ValueError(f"inputs {node.inputs} must be nodes before it")
+            values.append(rule(node, *(values[j] for j in node.inputs)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"node {i}, {kind(node)} {node.name!r}: {error}") from error
+    return values
+
+
+def kind(node: Node) -> str:
+    """Names a node by its class, without "Node"."""
+    return type(node).__name__.removesuffix("Node")
+
+
+def _require(condition, message):
+    if not condition:
+        raise ValueError(message)
+
+
+def _array(x, dtype, *shape):
+    """Checks dtype and shape; None stands for any size but 0."""
+    fits = len(x.shape) == len(shape) and all(
+        a > 0 and b in (None, a) for a, b in zip(x.shape, shape, strict=True)
+    )
+    _require(x.dtype == dtype and fits, f"expected {np.dtype(dtype)} {shape}, got {x.dtype} {x.shape}")
+
+
+def _kernel(x, dtype, stride):
+    _array(x, dtype, None, None, None, None)
+    odd = all(size % 2 == 1 for size in x.shape[:2])
+    _require(odd and stride in (1, 2), f"kernel {x.shape} must be odd, stride {stride} be 1 or 2")
+
+
+def _accumulator(channels, bound, reduction):
+    _require(
+        bound < ACC_LIMIT,
+        f"its sums reach {bound:,}, exact are those below 2**24; take fewer activation bits",
+    )
+    return Value("acc", channels, bound, reduction)
+
+
+def _is_kind(x, *kinds):
+    _require(x.kind in kinds, f"needs {' or '.join(kinds)}, its input is {x.kind}")
+
+
+def _stem(node):
+    _kernel(node.weights, np.int16, node.stride)
+    _array(node.double_mean, np.int16, node.weights.shape[2])
+    _require(np.all((node.double_mean >= 0) & (node.double_mean <= pixels.LARGEST)), "means must be 0 to 255")
+    largest = int(np.abs(node.weights.astype(np.int64)).sum((0, 1, 2)).max())
+    return _accumulator(node.weights.shape[3], pixels.LARGEST * largest, node.stride)
+
+
+def _binary_conv(node, x):
+    _is_kind(x, "levels")
+    _kernel(node.signs, np.int8, node.stride)
+    _array(node.signs, np.int8, None, None, x.channels, None)
+    _require(np.all(np.abs(node.signs) == 1), "signs must be -1 or +1")
+    taps = int(np.prod(node.signs.shape[:3]))
+    return _accumulator(node.signs.shape[3], x.bound * taps, x.reduction * node.stride)
+
+
+def _thresholds(node, x):
+    _is_kind(x, "acc", "stream")
+    rows, n = len(node.thresholds), len(node.levels) - 1
+    _array(node.thresholds, np.int32, rows, n)
+    _array(node.direction, np.int8, rows)
+    _array(node.levels, np.int32, n + 1)
+    _require(rows in (1, x.channels), f"{rows} rows of thresholds for {x.channels} channels")
+    _require(np.all(np.abs(node.direction) == 1), "directions must be -1 or +1")
+    # In int64, as a difference of two int32 may not fit.
+    ascending = np.all(np.diff(node.thresholds.astype(np.int64), axis=1) >= 0)
+    ascending &= node.levels[0] == 0 and np.all(np.diff(node.levels.astype(np.int64)) > 0)
+    _require(ascending and node.levels[-1] <= MAX_LEVEL, "thresholds must ascend, and levels from 0 to 16384")
+    return Value("levels", x.channels, int(node.levels[-1]), x.reduction)
+
+
+def _requantize(node, x):
+    _is_kind(x, "acc", "stream")
+    for array, dtype in ((node.multiplier, np.int32), (node.offset, np.int64), (node.shift, np.uint8)):
+        _array(array, dtype, x.channels)
+    in_range = np.all(np.abs(node.offset.astype(np.float64)) < 2**60) and np.all(node.shift <= MAX_SHIFT)
+    _require(in_range, f"offsets must be below 2**60, shifts 0 to {MAX_SHIFT}")
+    return x._replace(kind="stream", bound=-STREAM_MIN)
+
+
+def _add(node, a, b):
+    _is_kind(a, "stream")
+    _require(a == b, f"cannot add {a} and {b}")
+    return a
+
+
+def _relu(node, x):
+    _is_kind(x, "stream")
+    return x
+
+
+def _max_pool(node, x):
+    _is_kind(x, "stream")
+    return x._replace(reduction=2 * x.reduction)
+
+
+def _mean_pool(node, x):
+    _is_kind(x, "stream")
+    return x._replace(kind="mean", reduction=0)
+
+
+def _classifier(node, x):
+    _is_kind(x, "mean")
+    _array(node.weights, np.int16, x.channels, None)
+    _array(node.bias, np.int32, node.weights.shape[1])
+    bound = x.bound * np.abs(node.weights.astype(np.int64)).sum(0) + np.abs(node.bias.astype(np.int64))
+    _require(bound.max() < 2**31, f"sums reach {bound.max():,}; int32 holds less than 2**31")
+    return Value("logits", node.weights.shape[1], int(bound.max()), 0)
+
+
+_RULES = {
+    StemNode: _stem,
+    BinaryConvNode: _binary_conv,
+    ThresholdsNode: _thresholds,
+    RequantizeNode: _requantize,
+    AddNode: _add,
+    ReluNode: _relu,
+    MaxPoolNode: _max_pool,
+    MeanPoolNode: _mean_pool,
+    ClassifierNode: _classifier,
+}

@@ -1,0 +1,1 @@
+"""Files, the user's cache, and what the machine offers."""
