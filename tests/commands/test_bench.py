@@ -11,7 +11,7 @@ from qresnet_jax.config import default_config
 from qresnet_jax.errors import UserError
 from qresnet_jax.ship.jax.float_baseline import float_baseline
 from qresnet_jax.ship.load import ENGINES, find_packed
-from qresnet_jax.ship.nodes import StemNode
+from qresnet_jax.ship.nodes import BinaryConvNode, StemNode
 from qresnet_jax.ship.packed.file import read_packed, save_packed
 
 

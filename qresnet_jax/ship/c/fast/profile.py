@@ -99,7 +99,7 @@ class FastProfile:
 
     def _call(self, t, step: Step):
         name = self.plan.network.nodes[step.result].name
-        lines = [f"/* {c_text.comment(name or type(self.plan.network.nodes[step.result]).__name__)} */"]
+        lines = [f"/* {c_text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */"]
         return "".join(f"    {line}\n" for line in [*lines, *self._body(t, step)])
 
     def _body(self, t, step):

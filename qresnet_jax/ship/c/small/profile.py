@@ -133,7 +133,7 @@ class SmallProfile:
 
     def _call(self, t, step: Step):
         name = self.plan.network.nodes[step.result].name
-        lines = [f"/* {c_text.comment(name or type(self.plan.network.nodes[step.result]).__name__)} */", "{"]
+        lines = [f"/* {c_text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */", "{"]
         lines += ["    " + line for line in self._body(t, step)]
         return "".join(f"    {line}\n" for line in [*lines, "}"])
 
