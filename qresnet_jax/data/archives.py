@@ -14,12 +14,13 @@ import io
 import logging
 import lzma
 import math
+import os
 import pathlib
 import pickle
 import re
 import tarfile
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +67,7 @@ PUBLISHED = {
 }
 
 
-def read_raw(name: str, raw_dir: str | pathlib.Path) -> RawSet:
+def read_raw(name: str, raw_dir: str | os.PathLike[str]) -> RawSet:
     """Reads the published archive of a standard set.
 
     Args:
@@ -132,7 +133,7 @@ def _not_found(name: str, root: pathlib.Path) -> DataError:
 # ---- IDX ---------------------------------------------------------------------------------------------------
 
 
-def read_idx(path: str | pathlib.Path) -> np.ndarray:
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an IDX file of bytes: 0, 0, 8, number of axes, each axis as big-endian uint32, the values.
 
     Args:
@@ -231,7 +232,7 @@ def _read_cifar(name: str, root: pathlib.Path) -> RawSet:
         read_batches = [read(name, members[file + end], f"{source}, {file}{end}") for file in part]
         labels = {key: np.concatenate([b.labels[key] for b in read_batches]) for key in _LABELS[name]}
         splits.append(RawSplit(np.concatenate([b.images for b in read_batches]), labels))
-    return RawSet(*splits, class_names=_class_names(name, binary, members, source))
+    return RawSet(splits[0], splits[1], _class_names(name, binary, members, source))
 
 
 def _find_cifar(name: str, root: pathlib.Path, batches: list[str]) -> pathlib.Path:
@@ -257,8 +258,8 @@ def _members(source: pathlib.Path, wanted: set[str]) -> dict[str, bytes]:
         with tarfile.open(source, "r:*") as tar:
             for member in tar:
                 file = pathlib.PurePosixPath(member.name).name
-                if member.isreg() and file in wanted:
-                    members[file] = tar.extractfile(member).read()
+                if file in wanted and member.isreg() and (content := tar.extractfile(member)):
+                    members[file] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{source}: expected a tar.gz archive, but it is cut or damaged: {error}.") from error
     return members
@@ -324,7 +325,7 @@ def _class_names(
 # ---- Pickles that cannot act -------------------------------------------------------------------------------
 
 
-def load_pickle(data: bytes, where: str) -> dict:
+def load_pickle(data: bytes, where: str) -> dict[str, Any]:
     """A dictionary of plain values and NumPy arrays from a pickle, Python 2's included.
 
     Args:
@@ -348,7 +349,7 @@ def load_pickle(data: bytes, where: str) -> dict:
     return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in loaded.items()}
 
 
-def _number_dtype(spec: str, align=False, copy=True) -> np.dtype:
+def _number_dtype(spec: str, align: bool = False, copy: bool = True) -> np.dtype:
     if not re.fullmatch(r"[<>|=]?[biuf]\d{1,2}", spec):
         raise DataError(f"refused an array of type {spec!r}: CIFAR archives hold numbers only.")
     # Always a copy: the pickle goes on to set the state of what it gets.
@@ -374,7 +375,7 @@ _ALLOWED = {
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows what an array of numbers is rebuilt from; refuses every other name without importing it."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core")  # renamed in NumPy 2
         if (module, name) not in _ALLOWED:
             raise DataError(

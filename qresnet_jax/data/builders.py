@@ -18,10 +18,12 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from qresnet_jax.data.archives import PUBLISHED, DataError, RawSplit, read_raw
+from qresnet_jax.data.archives import PUBLISHED, DataError, RawSet, RawSplit, read_raw
 
 log = logging.getLogger("qresnet_jax")
 
@@ -62,13 +64,13 @@ SOURCES: dict[str, dict[str, str]] = {
 CONNECT_SECONDS = 4.0  # a user without a network gets the answer within 5 s, start-up included
 
 
-def data_root(data_dir: str | os.PathLike = "") -> pathlib.Path:
+def data_root(data_dir: str | os.PathLike[str] = "") -> pathlib.Path:
     """The directory of all sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, like TFDS."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(chosen).expanduser()
 
 
-def prepared_dir(name: str, data_dir: str | os.PathLike = "") -> pathlib.Path | None:
+def prepared_dir(name: str, data_dir: str | os.PathLike[str] = "") -> pathlib.Path | None:
     """Where a prepared set lies, without importing TFDS.
 
     Args:
@@ -109,7 +111,7 @@ def prepared_dir(name: str, data_dir: str | os.PathLike = "") -> pathlib.Path | 
     return newest(configs[0]) if configs else None
 
 
-def how_to_prepare(name: str, data_dir: str | os.PathLike = "") -> str:
+def how_to_prepare(name: str, data_dir: str | os.PathLike[str] = "") -> str:
     """The command that prepares a standard set from files, for messages."""
     elsewhere = f" --config.data.data_dir={data_dir}" if data_dir else ""
     debian = (
@@ -123,7 +125,9 @@ def how_to_prepare(name: str, data_dir: str | os.PathLike = "") -> str:
     )
 
 
-def prepare(name: str, data_dir: str | os.PathLike = "", raw_dir: str | os.PathLike = "") -> pathlib.Path:
+def prepare(
+    name: str, data_dir: str | os.PathLike[str] = "", raw_dir: str | os.PathLike[str] = ""
+) -> pathlib.Path:
     """Prepares a standard set, from files that are there or else from the network; once done, does nothing.
 
     Args:
@@ -161,34 +165,34 @@ def prepare(name: str, data_dir: str | os.PathLike = "", raw_dir: str | os.PathL
 
 
 @functools.cache
-def _builder_class(name: str):
+def _builder_class(name: str) -> Any:  # TFDS says nothing of its types
     """TFDS's builder of this name with our reading; not registered, so the stock one stays available."""
     import tensorflow_datasets as tfds
 
-    stock = tfds.builder_cls(name)
+    stock: Any = tfds.builder_cls(name)
 
-    class FromArchive(stock, skip_registration=True):
+    class FromArchive(stock, skip_registration=True):  # type: ignore[call-arg]  # a keyword of TFDS's base class
         """Needs `raw`, an `archives.RawSet`, before `download_and_prepare`."""
 
         name = stock.name
-        raw = None
+        raw: RawSet
 
-        def _log_download_bytes(self):
+        def _log_download_bytes(self) -> None:
             """Prints "Downloading" in the stock builder, which is not what happens here."""
 
-        def _log_download_done(self):
+        def _log_download_done(self) -> None:
             """Prints "downloaded" in the stock builder."""
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
             for key, names in self.raw.class_names.items():
                 self.info.features[key].names = names
             return {
                 part: self._generate_examples(part, getattr(self.raw, part)) for part in ("train", "test")
             }
 
-        def _generate_examples(self, part: str, split: RawSplit):
+        def _generate_examples(self, part: str, split: RawSplit) -> Iterator[tuple[int, dict[str, Any]]]:
             for i, image in enumerate(split.images):
-                example = {"image": io.BytesIO(_png(image))}
+                example: dict[str, Any] = {"image": io.BytesIO(_png(image))}
                 example |= {key: int(labels[i]) for key, labels in split.labels.items()}
                 if "id" in self.info.features:
                     example["id"] = f"{part}_{i:05d}"
@@ -206,7 +210,7 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _download(name: str, root: pathlib.Path, data_dir: str | os.PathLike) -> pathlib.Path:
+def _download(name: str, root: pathlib.Path, data_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Fetches the published archive into ROOT/downloads/NAME, unless it is there with the right checksum."""
     folder = root / "downloads" / name
     for url, sha256 in SOURCES[name].items():
@@ -237,14 +241,14 @@ def _download(name: str, root: pathlib.Path, data_dir: str | os.PathLike) -> pat
     return folder
 
 
-def _open(url: str):
+def _open(url: str) -> http.client.HTTPResponse:
     """An open response, or an exception within CONNECT_SECONDS.
 
     In a thread, because looking up a name can hang for far longer than any time limit of a socket.
     """
-    answer = queue.SimpleQueue()
+    answer: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
 
-    def connect():
+    def connect() -> None:
         try:
             answer.put(urllib.request.urlopen(url, timeout=60))
         except urllib.error.HTTPError as error:

@@ -14,9 +14,10 @@ import json
 import logging
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from qresnet_jax.data import builders
 from qresnet_jax.data.archives import DataError
@@ -48,7 +49,7 @@ class ImageDataset:
     std: np.ndarray  # float64 [C], of the same, 1 where a channel is constant
 
 
-def load_dataset(data_config) -> ImageDataset:
+def load_dataset(data_config: ConfigDict) -> ImageDataset:
     """Loads a set; prepares it first if it is one of `builders.STANDARD` and not yet prepared.
 
     Args:
@@ -82,7 +83,7 @@ def load_dataset(data_config) -> ImageDataset:
     return ImageDataset(name, train, validation, test, class_names, *_channel_statistics(train.images))
 
 
-def prepare_dataset(data_config) -> pathlib.Path:
+def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
     """Prepares a set for `load_dataset`, or does nothing if that is done.
 
     Args:
@@ -108,7 +109,7 @@ def prepare_dataset(data_config) -> pathlib.Path:
     raise _unknown(name, data_dir)
 
 
-def _fields(data_config) -> tuple[str, str, str]:
+def _fields(data_config: ConfigDict) -> tuple[str, str, str]:
     return data_config.name, getattr(data_config, "data_dir", ""), getattr(data_config, "raw_dir", "")
 
 
@@ -188,7 +189,8 @@ def read_prepared(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...
     except Exception as error:  # TFDS meets damaged metadata with whatever exception comes
         raise DataError(f"{directory}: the description of the set is damaged ({error}). {again}") from error
     features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
-    image, label = features.get("image"), features.get("label")
+    image: Any = features.get("image")
+    label: Any = features.get("label")
     has_classes = isinstance(label, tfds.features.ClassLabel) and label.num_classes
     if not isinstance(image, tfds.features.Image) or not has_classes:
         raise DataError(
@@ -197,23 +199,23 @@ def read_prepared(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...
         )
     if image.np_dtype != np.uint8:
         raise DataError(f"{directory}: expected uint8 images, got {np.dtype(image.np_dtype)}.")
-    test = "test" if "test" in info.splits else "validation"
-    if "train" not in info.splits or test not in info.splits:
+    last = "test" if "test" in info.splits else "validation"
+    if "train" not in info.splits or last not in info.splits:
         raise DataError(f"{directory}: expected the splits train and test, there are {list(info.splits)}.")
-    if test != "test":
+    if last != "test":
         log.info("%s has no test split: its validation split is used as test", info.full_name)
-    train, test = (_read_split(directory, info.splits[s], image, label, again) for s in ("train", test))
+    train, test = (_read_split(directory, info.splits[s], image, label, again) for s in ("train", last))
     if train.images.shape[1:] != test.images.shape[1:]:
         raise _uneven(directory, train.images.shape[1:], test.images.shape[1:])
     return train, test, tuple(label.names)
 
 
-def _read_split(directory, split, image, label, again: str) -> Split:
+def _read_split(directory: pathlib.Path, split: Any, image: Any, label: Any, again: str) -> Split:
     """Whole files at once and Pillow alone: per item, as TFDS reads, it takes several times as long."""
     from array_record.python.array_record_module import ArrayRecordReader
     from tensorflow_datasets.proto import tf_example_pb2
 
-    images, labels = None, np.empty(split.num_examples, np.int32)
+    images, labels = np.empty((0,), np.uint8), np.empty(split.num_examples, np.int32)
     i = 0
     for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
         try:
@@ -227,7 +229,7 @@ def _read_split(directory, split, image, label, again: str) -> Split:
             for record in records:
                 feature = tf_example_pb2.Example.FromString(record).features.feature
                 pixels = _decode(feature["image"].bytes_list.value[0], image.shape[-1])
-                if images is None:
+                if not i:
                     images = np.empty((split.num_examples, *pixels.shape), np.uint8)
                 if pixels.shape != images.shape[1:]:
                     raise _uneven(directory, images.shape[1:], pixels.shape)
@@ -253,7 +255,8 @@ def _decode(data: bytes, channels: int | None) -> np.ndarray:
 
     # Image.open tries one format after the other; nearly all of this is PNG, and then half the time is saved.
     is_png = data[:8] == b"\x89PNG\r\n\x1a\n"
-    picture = PngImagePlugin.PngImageFile(io.BytesIO(data)) if is_png else Image.open(io.BytesIO(data))
+    file = io.BytesIO(data)
+    picture: Image.Image = PngImagePlugin.PngImageFile(file) if is_png else Image.open(file)
     mode = {1: "L", 3: "RGB", 4: "RGBA", None: "L" if picture.mode in ("1", "L") else "RGB"}[channels]
     if picture.mode != mode:
         picture = picture.convert(mode)
@@ -261,7 +264,7 @@ def _decode(data: bytes, channels: int | None) -> np.ndarray:
     return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width, -1)
 
 
-def _uneven(directory, first: tuple[int, ...], other: tuple[int, ...]) -> DataError:
+def _uneven(directory: pathlib.Path, first: tuple[int, ...], other: tuple[int, ...]) -> DataError:
     return DataError(
         f"{directory}: expected images of one size, got {first} and {other}. Sets that must be streamed and "
         "resized are not supported yet: choose one of equally large images."
