@@ -4,13 +4,18 @@ python -m qresnet_jax.report.compare DIR DIR ... [--out=compare]
 """
 
 import argparse
+import os
 import pathlib
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from qresnet_jax.errors import UserError
 from qresnet_jax.report.runs import Run, group, read_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = ("Runs", "n", "Seeds", "Validation", "Test", "Worst", "Epochs")
 
@@ -56,16 +61,16 @@ def sign_rows(groups: dict[str, list[Run]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _tests(runs):
+def _tests(runs: Sequence[Run]) -> list[float]:
     return [run.test for run in runs if run.test is not None]
 
 
-def _epochs(run):
+def _epochs(run: Run) -> str:
     planned = str(run.fields.get("num_epochs", "?"))
     return planned if run.test is not None else f"< {planned}"
 
 
-def _mean_and_deviation(shares, count) -> str:
+def _mean_and_deviation(shares: Sequence[float], count: int) -> str:
     if not shares:
         return ""
     text = f"{100 * statistics.mean(shares):.2f}"
@@ -88,17 +93,17 @@ def as_markdown(groups: dict[str, list[Run]], picture: str) -> str:
     return "\n\n".join([*parts, f"![Comparison]({picture})", "\n".join(places)]) + "\n"
 
 
-def _markdown(lines):
+def _markdown(lines: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def as_tables(groups: dict[str, list[Run]]) -> list:
+def as_tables(groups: dict[str, list[Run]]) -> "list[Table]":
     """The tables for a console, of type `rich.table.Table`."""
     tables = [_table(COLUMNS, rows(groups), NOTE)]
     return [*tables, _table(SIGN_COLUMNS, sign_rows(groups), SIGN_NOTE)] if sign_rows(groups) else tables
 
 
-def _table(columns, lines, note):
+def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], note: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -111,7 +116,7 @@ def _table(columns, lines, note):
     return table
 
 
-def compare(workdirs: Sequence, out) -> dict[str, list[Run]]:
+def compare(workdirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> dict[str, list[Run]]:
     """Writes `OUT.md` and `OUT.png`.
 
     Args:

@@ -1,8 +1,10 @@
 """The picture of a comparison: validation accuracy over the epochs, and the test accuracy of every run."""
 
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qresnet_jax.report.runs import Run
@@ -35,7 +37,7 @@ def comparison(groups: dict[str, list[Run]]) -> Figure:
     return fig
 
 
-def _validation(ax, runs, colour, line, label):
+def _validation(ax: Axes, runs: Sequence[Run], colour: str, line: str, label: str) -> None:
     """Up to the last epoch that all runs have reached."""
     curves = [run.validation for run in runs if run.validation]
     length = min(map(len, curves), default=0)
@@ -47,13 +49,13 @@ def _validation(ax, runs, colour, line, label):
         ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
 
 
-def _lowest(groups):
+def _lowest(groups: Mapping[str, Sequence[Run]]) -> float:
     """A bottom of the axis that cuts off the steepest tenth of training, where all rise from chance."""
     curves = [100 * np.array(run.validation) for runs in groups.values() for run in runs if run.validation]
     return min((np.quantile(curve, 0.1) for curve in curves), default=1) - 1
 
 
-def _tests(ax, runs, row, colour):
+def _tests(ax: Axes, runs: Sequence[Run], row: int, colour: str) -> None:
     tests = [100 * run.test for run in runs if run.test is not None]
     if tests:
         ax.plot(tests, [row] * len(tests), "o", color=colour, alpha=0.6, markersize=5, markeredgewidth=0)

@@ -1,6 +1,6 @@
 """What is worth knowing about a run's layers, read off its last metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
@@ -58,7 +58,7 @@ _STREAM_CHECK = _Check(
 )
 
 
-def findings(records: Sequence[dict]) -> list[str]:
+def findings(records: Sequence[Mapping[str, float]]) -> list[str]:
     """A sentence for each kind of unusual value, naming the layers that have it; [] if all is as usual.
 
     Looked at are signs that never flip (from 95 % of a layer), weights that the loop holds back (from 20 %), clipping
@@ -72,13 +72,13 @@ def findings(records: Sequence[dict]) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _last(records, metric, of_block) -> dict[str, float]:
+def _last(records: Sequence[Mapping[str, float]], metric: str, of_block: bool) -> dict[str, float]:
     """The last value by layer; of blocks, whose paths end in their number, or of all else."""
     layers = [name for name in layers_with(records, metric) if (name.count(".") == 2) == of_block]
     return {layer: series(records, f"{metric}/{layer}")[1][-1] for layer in layers}
 
 
-def _sentence(check, values):
+def _sentence(check: _Check, values: Mapping[str, float]) -> str:
     names = [
         f"`{layer}` ({check.shown.format(x)})"
         for layer, x in values.items()

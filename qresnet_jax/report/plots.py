@@ -6,6 +6,7 @@ A figure is None where a run has nothing to show: a float network has no flips a
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qresnet_jax.report.style import (
@@ -27,7 +28,7 @@ MOST_IN_LEGEND = 8
 _STEP = "training step"
 
 
-def curves(records: Sequence[dict]) -> Figure | None:
+def curves(records: Sequence[Mapping[str, float]]) -> Figure | None:
     """Loss and accuracy over training, of the training images, the validation images, and the final test.
 
     Args:
@@ -51,7 +52,7 @@ def curves(records: Sequence[dict]) -> Figure | None:
     return fig
 
 
-def _mark_test(ax, records, metric, factor):
+def _mark_test(ax: Axes, records: Sequence[Mapping[str, float]], metric: str, factor: float) -> None:
     _, values = series(records, f"test_{metric}")
     steps, chosen = series(records, "test_of_step")
     if len(steps):
@@ -66,7 +67,7 @@ _SIGN_METRICS = {
 }
 
 
-def flips(records: Sequence[dict]) -> Figure | None:
+def flips(records: Sequence[Mapping[str, float]]) -> Figure | None:
     """How signs move, by stage: the mean over a stage's layers, and between which layers it lies.
 
     Args:
@@ -92,19 +93,21 @@ def flips(records: Sequence[dict]) -> Figure | None:
     return fig
 
 
-def _largest(records, kind):
+def _largest(records: Sequence[Mapping[str, float]], kind: str) -> float:
     return max(
         (max(series(records, f"{kind}/{layer}")[1]) for layer in layers_with(records, kind)), default=0
     )
 
 
-def _of_layers(records, kind, layers) -> tuple[np.ndarray, np.ndarray]:
+def _of_layers(
+    records: Sequence[Mapping[str, float]], kind: str, layers: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Steps, and values `[layers, steps]`."""
     found = [series(records, f"{kind}/{layer}") for layer in layers]
     return found[0][0], np.stack([values for _, values in found])
 
 
-def _mean_and_range(ax, steps, values, colour, label):
+def _mean_and_range(ax: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
     mean, low = values.mean(0), values.min(0)
     if ax.get_yscale() == "log":  # gaps where there is nothing to show
         mean, low = (np.where(x > 0, x, np.nan) for x in (mean, low))
@@ -113,7 +116,7 @@ def _mean_and_range(ax, steps, values, colour, label):
         ax.fill_between(steps, low, values.max(0), color=colour, alpha=0.18, linewidth=0)
 
 
-def clipping(records: Sequence[dict]) -> Figure | None:
+def clipping(records: Sequence[Mapping[str, float]]) -> Figure | None:
     """The clipping level alpha of each quantizer over training, a panel for each stage.
 
     Args:
@@ -134,12 +137,13 @@ def clipping(records: Sequence[dict]) -> Figure | None:
     axes[0].set_ylabel("alpha")
     lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     if len(lines) <= MOST_IN_LEGEND:  # the same names, in the same colours, in every stage
-        where = {"loc": "outside lower center", "ncols": len(lines)}
-        fig.legend(lines.values(), lines, frameon=False, fontsize=8, **where)
+        fig.legend(
+            lines.values(), lines, frameon=False, fontsize=8, loc="outside lower center", ncols=len(lines)
+        )
     return fig
 
 
-def occupancy(records: Sequence[dict]) -> Figure | None:
+def occupancy(records: Sequence[Mapping[str, float]]) -> Figure | None:
     """How much each activation level is used, layer by layer, in the last measurement.
 
     Args:
@@ -164,14 +168,22 @@ def occupancy(records: Sequence[dict]) -> Figure | None:
     many = f" (dark: 0, bright: {top})" if top >= MOST_IN_LEGEND else ""
     ax.set_title(f"Use of the activation levels at step {measured[-1]['step']:,}{many}", pad=26)
     if not many:
-        where = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": top + 1}
-        ax.legend(frameon=False, fontsize=9, handlelength=1, columnspacing=1.2, **where)
+        ax.legend(
+            frameon=False,
+            fontsize=9,
+            handlelength=1,
+            columnspacing=1.2,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=top + 1,
+        )
     return fig
 
 
 def _level_shares(record: Mapping[str, float]) -> dict[str, dict[int, float]]:
     """`{layer: {level: share}}`, in the order of the network."""
-    shares = {layer_level.rsplit("/", 1)[0]: {} for layer_level in layers_with([record], "occupancy")}
+    names = (name.rsplit("/", 1)[0] for name in layers_with([record], "occupancy"))
+    shares: dict[str, dict[int, float]] = {name: {} for name in names}
     for layer, levels in shares.items():
         prefix = f"occupancy/{layer}/"
         levels.update({int(k.removeprefix(prefix)): v for k, v in record.items() if k.startswith(prefix)})

@@ -4,12 +4,14 @@ Everything comes from the workdir: the checkpoint that ships, `metrics.jsonl` an
 """
 
 import logging
+import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
@@ -43,7 +45,7 @@ CAPTIONS = {
 }
 
 
-def write_report(config: ConfigDict, workdir) -> pathlib.Path:
+def write_report(config: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
     """Writes `WORKDIR/report.md` and `WORKDIR/plots/*.png`, all of them or none.
 
     Args:
@@ -76,7 +78,7 @@ def write_report(config: ConfigDict, workdir) -> pathlib.Path:
     return workdir / REPORT
 
 
-def report_packed(path, image_size: tuple[int, int] | None = None) -> str:
+def report_packed(path: str | os.PathLike[str], image_size: tuple[int, int] | None = None) -> str:
     """The layer table of a packed file, for the console.
 
     Args:
@@ -93,7 +95,7 @@ def report_packed(path, image_size: tuple[int, int] | None = None) -> str:
     return as_text(network_table(network, image_size), "weights")
 
 
-def _draw(config, run: Run, records):
+def _draw(config: ConfigDict, run: Run, records: Sequence[Mapping[str, float]]) -> dict[str, Figure | None]:
     """Pictures by name, in the order of the report; None where the run has nothing to show."""
     loop = config.optim.hysteresis
     binary = config.model.weight_bits == 1
@@ -111,7 +113,7 @@ def _draw(config, run: Run, records):
     }
 
 
-def _kernels(run, field) -> dict[str, np.ndarray]:
+def _kernels(run: Run, field: str) -> dict[str, np.ndarray]:
     """A field of the hysteresis state by layer."""
     found = by_layer(optax.tree.get(run.state.opt_state, field), BinaryKernel)
     return {name: np.asarray(x) for name, x in found.items()}
@@ -120,7 +122,13 @@ def _kernels(run, field) -> dict[str, np.ndarray]:
 # The text.
 
 
-def _markdown(config, run: Run, records, workdir, pictures) -> str:
+def _markdown(
+    config: ConfigDict,
+    run: Run,
+    records: Sequence[Mapping[str, float]],
+    workdir: pathlib.Path,
+    pictures: Sequence[str],
+) -> str:
     network = fold_run(run) if has_integer_form(config.model) else None
     table = layer_table(run.model(), tuple(run.meta["image_shape"]), network)
     packed = None if network is None else len(packed_bytes(network))
@@ -145,11 +153,11 @@ _NOTHING_UNUSUAL = (
 )
 
 
-def _pairs(pairs):
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in pairs)])
 
 
-def _results(run, records, packed):
+def _results(run: Run, records: Sequence[Mapping[str, float]], packed: int | None) -> list[tuple[str, str]]:
     last = max(record["step"] for record in records)
     pairs = [("Checkpoint", f"step {run.step:,}; metrics up to step {last:,}")]
     steps, accuracy = series(records, "eval_accuracy")
@@ -171,7 +179,7 @@ def _results(run, records, packed):
     return pairs
 
 
-def _circumstances(workdir):
+def _circumstances(workdir: pathlib.Path) -> list[tuple[str, str]]:
     """When and on what, from `train.log`, if it is there."""
     path = workdir / "train.log"
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
@@ -187,7 +195,7 @@ def _circumstances(workdir):
     return pairs
 
 
-def _settings(saved: Mapping) -> str:
+def _settings(saved: Mapping[str, object]) -> str:
     """What differs from the defaults first, the rest folded away."""
     fields = configs.flatten(ConfigDict(saved))
     defaults = configs.flatten(ConfigDict(to_json(configs.default_config().to_dict())))
@@ -200,5 +208,5 @@ def _settings(saved: Mapping) -> str:
     return f"{text}\n\n<details><summary>Defaults</summary>\n\n{_pairs(same)}\n\n</details>"
 
 
-def _code(value):
+def _code(value: object) -> str:
     return f"`{value!r}`".replace("|", "\\|")

@@ -2,9 +2,10 @@
 
 import itertools
 import json
+import os
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from qresnet_jax.config import WITHOUT_EFFECT
@@ -17,7 +18,7 @@ class Run(NamedTuple):
 
     workdir: pathlib.Path
     fields: dict[str, object]  # of the config, by dotted name
-    records: list[dict]
+    records: list[dict[str, float]]
 
     @property
     def validation(self) -> list[float]:
@@ -46,11 +47,11 @@ class Run(NamedTuple):
         return {"flips": sum(flips)} | {kind: _over_layers(measured[-1], kind) for kind in ends}
 
 
-def _over_layers(record, kind) -> float:
+def _over_layers(record: Mapping[str, float], kind: str) -> float:
     return statistics.fmean(value for name, value in record.items() if name.startswith(f"{kind}/"))
 
 
-def read_run(workdir) -> Run:
+def read_run(workdir: str | os.PathLike[str]) -> Run:
     """Reads `config.json` and `metrics.jsonl`.
 
     Raises:
@@ -73,8 +74,8 @@ def read_run(workdir) -> Run:
     return Run(workdir, fields, records)
 
 
-def _flatten(tree, prefix=""):
-    fields = {}
+def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    fields: dict[str, object] = {}
     for name, value in tree.items():
         fields |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return fields
@@ -90,16 +91,16 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     fields = dict.fromkeys(name for name in names if name != "seed" and not name.startswith(WITHOUT_EFFECT))
     _refuse_repeated(runs, fields)
     differing = [name for name in fields if len({_value(run, name) for run in runs}) > 1]
-    groups = {}
+    groups: dict[str, list[Run]] = {}
     for run in runs:
         settings = [f"{_short(name, differing)}={_value(run, name)}" for name in differing]
         groups.setdefault(", ".join(settings) or "all alike", []).append(run)
     return groups
 
 
-def _refuse_repeated(runs, fields):
+def _refuse_repeated(runs: Sequence[Run], fields: Collection[str]) -> None:
     """The same config and seed give the same result: two such runs say nothing of the spread."""
-    known = {}
+    known: dict[tuple[str, ...], pathlib.Path] = {}
     for run in runs:
         key = tuple(_value(run, name) for name in ("seed", *fields))
         if key in known:
@@ -109,7 +110,7 @@ def _refuse_repeated(runs, fields):
         known[key] = run.workdir
 
 
-def _value(run, name) -> str:
+def _value(run: Run, name: str) -> str:
     """As it is written on the command line."""
     if name not in run.fields:
         return "not set"
@@ -117,7 +118,7 @@ def _value(run, name) -> str:
     return f"({','.join(map(str, value))})" if isinstance(value, list) else str(value) or "''"
 
 
-def _short(name, names):
+def _short(name: str, names: Sequence[str]) -> str:
     """The last part of a dotted name, where no other has the same."""
     last = name.split(".")[-1]
     return last if [n.split(".")[-1] for n in names].count(last) == 1 else name

@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -31,7 +32,7 @@ def png(fig: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def grid(count: int, columns: int, height: float, **options) -> tuple[Figure, list[Axes]]:
+def grid(count: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure with `count` panels, row by row.
 
     Args:
@@ -67,19 +68,19 @@ def logarithmic(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def shades(count: int) -> list:
+def shades(count: int) -> list[tuple[float, float, float, float]]:
     """Colours for an ordered series, dark to bright; the brightest of viridis is too pale on white."""
     return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0, 0.9, count)]
 
 
-def series(records: Sequence[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(records: Sequence[Mapping[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """`(steps, values)` of a metric, from the records that have it."""
     found = [(record["step"], record[name]) for record in records if name in record]
     steps, values = zip(*found, strict=True) if found else ((), ())
     return np.array(steps, int), np.array(values, float)
 
 
-def layers_with(records: Sequence[dict], kind: str) -> list[str]:
+def layers_with(records: Sequence[Mapping[str, float]], kind: str) -> list[str]:
     """The layers that have a metric `kind/<layer>`, in the order of the network."""
     names = {
         name.removeprefix(f"{kind}/") for record in records for name in record if name.startswith(f"{kind}/")
@@ -99,7 +100,7 @@ def stage_of(layer: str) -> str:
 
 def by_stage(layers: Sequence[str]) -> dict[str, list[str]]:
     """Layers grouped by stage, both in their order."""
-    stages = {}
+    stages: dict[str, list[str]] = {}
     for layer in layers:
         stages.setdefault(stage_of(layer), []).append(layer)
     return stages

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qresnet_jax.report.style import BLUE, COLOURS, GREY, VERMILION, figure, grid, network_order, plain
@@ -49,7 +50,7 @@ def latents(
     return fig
 
 
-def _sign_histogram(ax, w, sign, threshold):
+def _sign_histogram(ax: Axes, w: np.ndarray, sign: np.ndarray, threshold: float) -> None:
     count = int(np.clip(np.sqrt(w.size) / 2, 10, 30))  # on each side; small layers need wide bins
     bins = _bins(max(np.quantile(np.abs(w), SHOWN), 1.1 * threshold), count, threshold)
     minus, plus = (np.histogram(w[sign == s], bins)[0] for s in (-1, 1))
@@ -65,7 +66,7 @@ def _sign_histogram(ax, w, sign, threshold):
     ax.grid(visible=False)
 
 
-def _bins(limit, count, threshold):
+def _bins(limit: float, count: int, threshold: float) -> np.ndarray:
     """Edges of about `2 * count` bins from -limit to limit; thresholds that are no finer are among them."""
     width = (limit or 1.0) / count
     if threshold > width / 3:
@@ -114,7 +115,7 @@ def hysteresis(
     return fig
 
 
-def _walk(ax, x, sign, offset, colour, label):
+def _walk(ax: Axes, x: np.ndarray, sign: np.ndarray, offset: float, colour: str, label: str) -> None:
     """Along the old sign to the new latent weight, then up or down to the new sign, with an arrow."""
     xs, ys = np.repeat(x, 2)[1:], np.repeat(sign, 2)[:-1] + offset
     ax.plot(xs, ys, color=colour, linewidth=1, alpha=0.75, label=label)
@@ -126,7 +127,7 @@ def _walk(ax, x, sign, offset, colour, label):
         )
 
 
-def _label_thresholds(ax, threshold):
+def _label_thresholds(ax: Axes, threshold: float) -> None:
     if threshold:
         for t, side in ((-threshold, "right"), (threshold, "left")):
             ax.text(t, 1.4, f" {t:+g} ", ha=side, va="top", size=9, color=GREY)
