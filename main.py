@@ -1,4 +1,4 @@
-"""The same as `qresnet` and `python -m qresnet_jax`: python main.py --config=digits"""
+"""Runs the command in a checkout: `python main.py --config=digits` is `qresnet --config=digits`."""
 
 from qresnet_jax.__main__ import run
 

@@ -1,8 +1,10 @@
-"""1-bit weights, 2-bit activations on scikit-learn's 8x8 digits: the embedded default, no download.
+"""ResNet-8 with 1-bit weights and 2-bit activations on scikit-learn's 8x8 digits. Needs no download.
 
-python main.py --config=configs/digits.py
+    qresnet --config=digits
 
-Test accuracy 97.4 % on average over 5 seeds, standard deviation 0.7, in about a minute on 2 cores.
+Accuracy: 97.4 % on the test set, mean of the seeds 0 to 4; standard deviation 0.7 points, 96.4 % at worst.
+Time: about a minute.
+Hardware: 2 CPU cores.
 """
 
 from qresnet_jax.config import default_config

@@ -1,8 +1,13 @@
-"""ImageNet, ResNet-18, 1-bit weights, 2-bit activations: network, schedule and config.
+"""ResNet-18 with 1-bit weights and 2-bit activations on ImageNet. It cannot be trained yet.
 
-    python main.py --config=configs/imagenet_resnet18_w1a2.py
+    qresnet --config=imagenet_resnet18_w1a2
 
-ImageNet must be streamed and its images resized, which the data path does not do yet: the command says so.
+This command ends with a message: ImageNet must be streamed and its images resized, which the data path cannot do yet. The
+config describes the network and the schedule.
+
+Accuracy: not measured yet.
+Time: not measured yet.
+Hardware: not known yet.
 """
 
 from qresnet_jax.config import default_config

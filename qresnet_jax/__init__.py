@@ -1,4 +1,4 @@
-"""Training and shipping of convolutional networks with 1-bit weights and low-bit feature maps, in JAX."""
+"""Trains networks with 1-bit weights and low-bit activations in JAX, and ships them as integer networks."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` im
     from qresnet_jax.quantize.weights import binarize as binarize
     from qresnet_jax.ship.fold import fold as fold
     from qresnet_jax.ship.load import load_packed as load_packed
+    from qresnet_jax.system.config_files import load_config as load_config
     from qresnet_jax.train.loop import train_and_evaluate as train_and_evaluate
 
 _HOME = {
@@ -30,6 +31,7 @@ _HOME = {
     "default_config": "config",
     "fold": "ship.fold",
     "hysteresis_binarize": "quantize.hysteresis",
+    "load_config": "system.config_files",
     "load_packed": "ship.load",
     "nn": "",  # a module
     "pact": "quantize.activations",
@@ -47,6 +49,7 @@ __all__ = [
     "default_config",
     "fold",
     "hysteresis_binarize",
+    "load_config",
     "load_packed",
     "nn",
     "pact",

@@ -1,1 +1,90 @@
-"""What a mode of the command line does."""
+"""The modes of the command line: what each does, what it writes, an example, and the function behind it.
+
+Each function takes `(config, workdir)`. Its module is imported when the mode runs, so that `--help` and the refusal of a wrong
+config do not wait for JAX.
+"""
+
+import dataclasses
+import importlib
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One mode of the command line.
+
+    Args:
+      function: `module.function`, inside this package.
+      does: one or two sentences for `--help`.
+      writes: a sentence that names every file it leaves behind.
+      examples: command lines without the program's name.
+      takes_packed: whether it can work on a packed file (`--config.packed`) instead of a run.
+    """
+
+    function: str
+    does: str
+    writes: str
+    examples: tuple[str, ...]
+    takes_packed: bool = True
+
+    def __call__(self, config, workdir):
+        """Imports the function and calls it."""
+        module, _, name = self.function.rpartition(".")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(config, workdir)
+
+
+COMMANDS = {
+    "train": Command(
+        function="train.train",
+        does="Trains a network, tests the checkpoint with the best validation accuracy, and reports on the run. The same "
+        "command again continues a run that was interrupted.",
+        writes="Writes config.json, train.log, metrics.jsonl, TensorBoard event files, checkpoints/, report.md and plots/ "
+        "into the run's directory.",
+        examples=("--config=digits", "--config=digits --config.num_epochs=20 --workdir=runs/short"),
+        takes_packed=False,
+    ),
+    "eval": Command(
+        function="evaluate.evaluate",
+        does="Measures a run's best checkpoint, or a packed file, on the test set.",
+        writes="Writes nothing; prints the accuracy.",
+        examples=(
+            "--config=digits --mode=eval",
+            "--config=digits --mode=eval --config.packed=digits_resnet8_w1a2",
+        ),
+    ),
+    "predict": Command(
+        function="predict.predict_files",
+        does="Classifies the image files in --config.predict.images, by a run's best checkpoint or by a packed file.",
+        writes="Writes nothing; prints the three most probable classes of each image.",
+        examples=("--config=digits --mode=predict --config.predict.images=one.png,two.jpg",),
+    ),
+    "export": Command(
+        function="export.export",
+        does="Folds a run's best checkpoint into an integer network, compares the two on the test set, writes the network, "
+        "and checks that the written files compute the same. --config.export.format is packed (the default), c, onnx, "
+        "qonnx or stablehlo. With --config.packed it converts a packed file.",
+        writes="Writes model.safetensors, a directory model_c, or model.onnx, model.qonnx.onnx or model.stablehlo into the "
+        "run's directory, or --config.export.path.",
+        examples=("--config=digits --mode=export", "--config=digits --mode=export --config.export.format=c"),
+    ),
+    "bench": Command(
+        function="bench.bench",
+        does="Measures how fast every engine predicts with a run's integer network or a packed file, beside the same "
+        "network in float.",
+        writes="Writes nothing; prints a table.",
+        examples=("--config=digits --mode=bench --config.packed=digits_resnet8_w1a2",),
+    ),
+    "report": Command(
+        function="report.report",
+        does="Reports on a run, finished or not: its settings, results, pictures, and what each layer costs. Of a packed "
+        "file it prints the table of layers.",
+        writes="Writes report.md and plots/*.png into the run's directory; for a packed file, nothing.",
+        examples=("--config=digits --mode=report",),
+    ),
+    "prepare_data": Command(
+        function="prepare_data.prepare_data",
+        does="Downloads and prepares the data set of the config, or makes it from the archives in --config.data.raw_dir.",
+        writes="Writes the data set into --config.data.data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
+        examples=("--config=cifar10_w1a2 --mode=prepare_data --config.data.raw_dir=downloads",),
+        takes_packed=False,
+    ),
+}

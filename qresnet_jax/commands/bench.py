@@ -1,4 +1,4 @@
-"""How fast each engine predicts, and what the same network costs in float."""
+"""`--mode=bench`: how fast each engine predicts, and what the same network costs in float."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""From a trained run to files that ship, measured before they are written and run before they are kept."""
+"""`--mode=export`: from a trained run to files that ship, measured before they are written and run before they are kept."""
 
 import functools
 import logging
@@ -19,6 +19,11 @@ from qresnet_jax.train.evaluator import fold_run, restore_run
 log = logging.getLogger("qresnet_jax")
 
 _ANY_SIZE = 32  # height and width of what a network is tried on that takes images of any size
+
+
+def export(config, workdir) -> list[pathlib.Path]:
+    """Exports `config.packed`, see `export_packed`, or without one the run in `workdir`, see `export_run`."""
+    return export_packed(config, workdir) if config.packed else export_run(config, workdir)
 
 
 def export_run(config, workdir) -> list[pathlib.Path]:

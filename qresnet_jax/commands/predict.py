@@ -1,4 +1,4 @@
-"""Classes of image files, by a trained run or by a packed file."""
+"""`--mode=predict`: the classes of image files, by a trained run or by a packed file."""
 
 import dataclasses
 import logging

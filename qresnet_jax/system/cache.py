@@ -1,16 +1,18 @@
-"""The user's cache directory."""
+"""The user's cache directory, and the compiled programs that JAX keeps there."""
 
+import logging
 import os
 import pathlib
 
 from qresnet_jax.errors import UserError
+from qresnet_jax.system.machine import processors
 
 
 def cache_directory(name: str) -> pathlib.Path:
-    """`$XDG_CACHE_HOME/qresnet_jax/NAME`, by default in `~/.cache`; made for this user alone.
+    """Returns `$XDG_CACHE_HOME/qresnet_jax/NAME`, in `~/.cache` by default; makes it, for this user alone.
 
     Raises:
-      UserError: it cannot be made, or others may write to it: what lies there is run as this user.
+      UserError: it cannot be made, or other users may write to it: what lies there is run as this user.
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = pathlib.Path(base) / "qresnet_jax" / name
@@ -26,3 +28,23 @@ def cache_directory(name: str) -> pathlib.Path:
             f"{path} belongs to or can be written by other users: chmod go-w it, or set XDG_CACHE_HOME"
         )
     return path
+
+
+def cache_compilations() -> None:
+    """Makes JAX keep compiled programs in the user's cache, unless JAX has been told where to keep them.
+
+    Where the cache cannot be made, it logs a warning and everything works, only more slowly.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return
+    # XLA divides its work over the processors when it compiles, but JAX's cache keys leave their number out.
+    try:
+        directory = cache_directory(f"jax_{processors()}_processors")
+    except UserError as error:
+        logging.getLogger("qresnet_jax").warning("compiled programs are not kept: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    # Hundreds of small functions build a network: without the cache they take 7 seconds to compile.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

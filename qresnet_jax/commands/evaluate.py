@@ -1,0 +1,8 @@
+"""`--mode=eval`: the accuracy of a run's best checkpoint, or of a packed file, on the test set."""
+
+
+def evaluate(config, workdir) -> dict[str, float]:
+    """Measures `config.packed`, see `evaluate_packed`, or without one the run in `workdir`, see `evaluate_checkpoint`."""
+    from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed
+
+    return evaluate_packed(config) if config.packed else evaluate_checkpoint(config, workdir)

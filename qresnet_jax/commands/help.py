@@ -1,0 +1,66 @@
+"""What `--help` prints."""
+
+import textwrap
+
+from qresnet_jax import config
+from qresnet_jax.commands import COMMANDS
+from qresnet_jax.system.config_files import shipped_configs
+
+WIDTH = 100
+
+_HEAD = """\
+Trains ResNets with 1-bit weights and low-bit activations, and ships them as integer networks.
+
+Usage:
+  qresnet --config=CONFIG [--mode=MODE] [--workdir=DIR] [--config.FIELD=VALUE ...]
+
+`python -m qresnet_jax` and, in a checkout, `python main.py` are the same command.
+
+Options:
+"""
+
+_FOOT = """\
+Exit status: 0 when the work is done, also after SIGTERM or Ctrl-C once everything is saved; 2 after a mistake that you can
+correct, with one line that says how; 130 when Ctrl-C stops it before everything is saved.
+"""
+
+
+def help_text() -> str:
+    """Returns the text of `--help`: options, then each mode with what it does, what it writes, and examples."""
+    options = [
+        (
+            "--config=CONFIG",
+            f"The name of a config that ships with the package ({', '.join(shipped_configs())}), or the path of a Python "
+            "file that defines get_config().",
+        ),
+        ("--mode=MODE", f"One of {', '.join(COMMANDS)}; train by default."),
+        (
+            "--workdir=DIR",
+            "The directory of the run; runs/NAME by default, where NAME is that of the config.",
+        ),
+        (
+            "--config.FIELD=VALUE",
+            "Changes a field of the config, as in --config.num_epochs=2 or --config.model.act_bits='(2,2,4)'. "
+            f"All fields, with their defaults and meanings, are listed in {config.__file__}.",
+        ),
+        (
+            "--config.packed=FILE",
+            "A packed file, or the name of a network of the zoo, to work on instead of a run. Only "
+            f"{' and '.join(name for name, command in COMMANDS.items() if not command.takes_packed)} do not take it.",
+        ),
+        ("--help", "Prints this text; --helpfull adds the flags of the libraries."),
+    ]
+    indent = 2 + max(len(name) for name, _ in options) + 2
+    parts = [_HEAD, *(_entry(name, text, indent) for name, text in options), "\nModes:\n"]
+    for name, command in COMMANDS.items():
+        parts += [_entry(name, command.does, 16), _entry("", command.writes, 16)]
+        parts += [f"{' ' * 18}qresnet {example}\n" for example in command.examples]
+        parts += ["\n"]
+    return "".join([*parts, textwrap.fill(_FOOT, WIDTH), "\n"])
+
+
+def _entry(name: str, text: str, indent: int) -> str:
+    lines = textwrap.fill(
+        text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent, break_long_words=False
+    )
+    return f"  {name}".ljust(indent) + lines[indent:] + "\n"

@@ -1,0 +1,14 @@
+"""`--mode=prepare_data`: makes the data set of a config ready for training."""
+
+import logging
+
+
+def prepare_data(config, workdir) -> None:
+    """Prepares the data set of `config.data`, see `prepare_dataset`; `workdir` is not used.
+
+    Raises:
+      DataError: the set cannot be prepared.
+    """
+    from qresnet_jax.data import prepare_dataset
+
+    logging.getLogger("qresnet_jax").info("the data set is ready in %s", prepare_dataset(config.data))

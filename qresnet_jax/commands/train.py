@@ -1,0 +1,31 @@
+"""`--mode=train`: trains or continues a run, then reports on it."""
+
+import logging
+
+from qresnet_jax.errors import UserError
+
+
+def train(config, workdir) -> None:
+    """Trains the run in `workdir`, or continues it, and writes its report when it is complete.
+
+    Args:
+      config: see `qresnet_jax.config.default_config`.
+      workdir: directory of the run, made if need be.
+
+    Raises:
+      UserError: see `qresnet_jax.train_and_evaluate`.
+    """
+    from qresnet_jax.commands.report import report
+    from qresnet_jax.train.interrupt import StopSignal
+    from qresnet_jax.train.loop import train_and_evaluate
+    from qresnet_jax.train.parallel import cores_as_devices
+
+    cores_as_devices(config.batch_size)
+    metrics = train_and_evaluate(config, workdir)
+    if "test_accuracy" not in metrics:  # interrupted
+        return
+    with StopSignal():
+        try:
+            report(config, workdir)
+        except UserError as error:  # the training itself is done
+            logging.getLogger("qresnet_jax").warning("no report: %s", error)
