@@ -14,7 +14,7 @@ export PYTHONPYCACHEPREFIX := $(CACHE)/pycache
 .PHONY: quickstart test slow lint clean
 
 quickstart: $(VENV)/done  ## train, then test, on scikit-learn's digits: 1-bit weights, 2-bit activations
-	$(BIN)/python main.py --config=configs/digits.py
+	$(BIN)/qresnet --config=digits
 
 test: $(VENV)/done  ## all tests but the slow ones
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
@@ -26,11 +26,11 @@ lint: $(VENV)/done  ## ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(VENV)/done: pyproject.toml constraints.txt
+$(VENV)/done: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
-clean:
-	rm -rf $(VENV) $(CACHE)
+clean:  ## the environment, the caches, and what builds leave behind
+	rm -rf $(VENV) $(CACHE) build dist *.egg-info

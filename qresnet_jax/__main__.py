@@ -88,7 +88,9 @@ def _with_paths_of_configs(argv):
 
     def with_path(value):
         name, colon, argument = value.partition(":")
-        return f"{find_config(name)}{colon}{argument}" if name else value
+        if not name:
+            raise UserError(f"no config is given: {how_to_name_a_config()}")
+        return f"{find_config(name)}{colon}{argument}"
 
     replaced = argv[:1]
     for before, flag in itertools.pairwise(argv):

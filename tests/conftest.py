@@ -1,4 +1,4 @@
-"""The surroundings of all tests: CPU, 8 virtual devices, a compilation cache in the clone, and `main.py` as a process."""
+"""The surroundings of all tests: CPU, 8 virtual devices, a compilation cache in the clone, and the command as a process."""
 
 import functools
 import gc
@@ -48,7 +48,10 @@ def pytest_collection_finish():
     gc.set_threshold(50_000, 20, 20)
 
 
-def _command(args, devices, env):
+MAIN = (sys.executable, str(REPO / "main.py"))
+
+
+def _command(program, args, devices, env):
     kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith("JAX_")}
     environment = {
         **kept,
@@ -56,15 +59,18 @@ def _command(args, devices, env):
         "XLA_FLAGS": f"{DEVICES.format(devices)} {QUICKLY}",
         "PYTHONUNBUFFERED": "1",
     }
-    return [sys.executable, str(REPO / "main.py"), *map(str, args)], {**environment, **env}
+    return [*map(str, program), *map(str, args)], {**environment, **env}
 
 
 @pytest.fixture(scope="session")
 def run_main():
-    """`run_main(*args, devices=1, cwd=REPO, **env)`: `python main.py args`, finished; text in stdout and stderr."""
+    """`run_main(*args, devices=1, cwd=REPO, program=MAIN, **env)` runs `python main.py args`, or another program.
 
-    def run(*args, devices=1, cwd=REPO, **env):
-        command, environment = _command(args, devices, env)
+    Returns the finished process, with text in stdout and stderr.
+    """
+
+    def run(*args, devices=1, cwd=REPO, program=MAIN, **env):
+        command, environment = _command(program, args, devices, env)
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
     return run
@@ -72,11 +78,11 @@ def run_main():
 
 @pytest.fixture
 def start_main():
-    """`start_main(*args, devices=1, cwd=REPO, **env)`: the same, running; killed at the test's end if need be."""
+    """`start_main(*args, devices=1, cwd=REPO, **env)` starts `python main.py args`, which the test's end kills if need be."""
     started = []
 
     def start(*args, devices=1, cwd=REPO, **env):
-        command, environment = _command(args, devices, env)
+        command, environment = _command(MAIN, args, devices, env)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes))
         return started[-1]

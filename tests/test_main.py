@@ -1,9 +1,79 @@
-"""`main.py` as a person runs it, with a packed file instead of a run."""
+"""The command as a person runs it: its names, its configs, and its modes with a packed file instead of a run."""
+
+import pathlib
+import re
+import sys
+import sysconfig
 
 import pytest
 from PIL import Image
 
-DIGITS = ("--config=configs/digits.py", "--config.packed=digits_resnet8_w1a2")
+from qresnet_jax.commands import COMMANDS
+from qresnet_jax.system.config_files import shipped_configs
+
+REPO = pathlib.Path(__file__).parents[1]
+PACKED = "--config.packed=digits_resnet8_w1a2"
+DIGITS = ("--config=digits", PACKED)
+
+# The ways to call the command; `qresnet` is the console script of the installed package.
+QRESNET = (pathlib.Path(sysconfig.get_path("scripts")) / "qresnet",)
+MODULE = (sys.executable, "-m", "qresnet_jax")
+MAIN = (sys.executable, "main.py")
+
+
+def test_the_three_ways_to_call_the_command_give_the_same_help(run_main):
+    helps = [run_main("--help", program=program) for program in (QRESNET, MODULE, MAIN)]
+    assert [result.returncode for result in helps] == [0, 0, 0], [result.stderr for result in helps]
+    assert len({result.stdout for result in helps}) == 1
+    assert helps[0].stdout.startswith("Trains ResNets") and helps[0].stderr == ""
+
+
+def test_help_names_every_mode_with_what_it_writes_and_an_example(run_main):
+    text = run_main("--help").stdout
+    for mode, command in COMMANDS.items():
+        entry = re.search(rf"^  {mode}  .*?(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+        words = " ".join(entry.group().split())
+        assert command.does in words and command.writes in words
+        assert all(f"qresnet {example}" in words for example in command.examples)
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_the_flags_of_the_libraries_are_listed_by_helpfull(run_main):
+    result = run_main("--helpfull")
+    assert result.returncode == 0 and "--workdir" in result.stdout and "absl.app:" in result.stdout
+
+
+@pytest.mark.parametrize("form", [["--config={}"], ["--config", "{}"]], ids=["joined", "apart"])
+@pytest.mark.parametrize("name", ["digits", "configs/digits.py", str(REPO / "configs" / "digits.py")])
+def test_a_config_is_named_or_given_as_a_path(run_main, form, name):
+    flags = [part.format(name) for part in form]
+    # The message comes after the config has been read, and before anything slow.
+    result = run_main(*flags, "--mode=train", PACKED)
+    assert result.returncode == 2
+    assert result.stderr == "error: --config.packed has no use in --mode=train: leave it out\n"
+
+
+def test_a_shipped_config_is_found_in_any_directory_and_its_run_is_named_after_it(run_main, tmp_path):
+    result = run_main(*DIGITS, "--mode=export", cwd=tmp_path, program=MODULE, PYTHONPATH=str(REPO))
+    assert result.returncode == 0, result.stderr
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")] == [
+        pathlib.Path("runs/digits/model.safetensors")
+    ]
+
+
+@pytest.mark.parametrize("name", ["digit", "configs/none.py", "configs"])
+def test_a_wrong_config_gives_one_line_with_the_names_of_all_that_ship(run_main, name):
+    result = run_main(f"--config={name}")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith(f"error: there is no config file {name}: ")
+    assert result.stderr.count("\n") == 1 and result.stderr.endswith("as in --config=digits\n")
+    assert ", ".join(shipped_configs()) in result.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--config="]])
+def test_without_a_config_the_message_says_how_to_give_one(run_main, flags):
+    result = run_main(*flags)
+    assert result.returncode == 2 and "--config=digits" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_a_packed_file_is_evaluated(run_main):

@@ -48,7 +48,7 @@ def help_text() -> str:
             "A packed file, or the name of a network of the zoo, to work on instead of a run. Only "
             f"{' and '.join(name for name, command in COMMANDS.items() if not command.takes_packed)} do not take it.",
         ),
-        ("--help", "Prints this text; --helpfull adds the flags of the libraries."),
+        ("--help", "Prints this text; --helpfull prints the flags of all libraries."),
     ]
     indent = 2 + max(len(name) for name, _ in options) + 2
     parts = [_HEAD, *(_entry(name, text, indent) for name, text in options), "\nModes:\n"]
