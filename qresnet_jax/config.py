@@ -7,8 +7,8 @@ from ml_collections import ConfigDict, FieldReference
 
 from qresnet_jax.errors import ConfigError
 from qresnet_jax.models import architecture
-
-ACTIVATIONS = ("pact", "fixed", "lsq", "sigmoid", "power_of_two", "none")
+from qresnet_jax.quantize import registry
+from qresnet_jax.quantize.exact import SUM_LIMIT
 
 # How names of fields begin that are of a call, not of a run: where its data lie, what to do with what it trained.
 OF_THE_CALL = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.")
@@ -141,7 +141,7 @@ _RULES = {
     "model.weight_bits": _one_of(1, 32),
     "model.weight_scale": _one_of("layer", "channel"),
     "model.act_bits": _BITS,
-    "model.activation": _one_of(*ACTIVATIONS),
+    "model.activation": (lambda v: v in registry.names(), f"one of {', '.join(registry.names())}"),
     "model.stem_weight_bits": _integer(2),
     "model.stream_fraction_bits": (
         lambda v: v is None or (type(v) is int and 0 <= v <= 14),
@@ -236,22 +236,29 @@ def _validate_model(model: ConfigDict) -> None:
         raise ConfigError(
             f"config.model.act_bits={model.act_bits}: needs {len(stages)} entries, one per stage of this network"
         )
-    if model.activation == "power_of_two" and any(4 < bits < 32 for bits in model.act_bits):
-        raise ConfigError(
-            f"config.model.act_bits={model.act_bits}: power_of_two activations have 1 to 4 bits"
-        )
-    widest = 9 * architecture.stage_widths(model.width, model.stem)[-1]
-    largest = max(architecture.max_level(model.activation, bits) for bits in model.act_bits)
-    if widest * largest >= 2**24:
-        raise ConfigError(
-            f"config.model.act_bits={model.act_bits} with {model.activation} levels up to {largest}: sums over "
-            f"{widest} inputs reach 2**24 and are no longer exact; take fewer bits or a smaller model.width"
-        )
+    if quantizer := registry.QUANTIZERS.get(model.activation):
+        _validate_levels(model, quantizer)
     most = architecture.max_stem_weight_bits(model.stem, model.in_channels)
     if model.stem_weight_bits > most:
         raise ConfigError(
             f"config.model.stem_weight_bits={model.stem_weight_bits}: at most {most} with the {model.stem} stem and "
             f"{model.in_channels} channels, so that its integer sums stay below 2**24"
+        )
+
+
+def _validate_levels(model: ConfigDict, quantizer: registry.QuantizerInfo) -> None:
+    bits = [n for n in model.act_bits if n != 32]
+    if any(n > quantizer.most_bits for n in bits):
+        raise ConfigError(
+            f"config.model.act_bits={model.act_bits}: {model.activation} activations have 1 to "
+            f"{quantizer.most_bits} bits"
+        )
+    widest = 9 * architecture.stage_widths(model.width, model.stem)[-1]
+    largest = max((quantizer.max_level(n) for n in bits), default=0)
+    if widest * largest >= SUM_LIMIT:
+        raise ConfigError(
+            f"config.model.act_bits={model.act_bits} with {model.activation} levels up to {largest}: sums over "
+            f"{widest} inputs reach 2**24 and are no longer exact; take fewer bits or a smaller model.width"
         )
 
 

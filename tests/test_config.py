@@ -19,6 +19,7 @@ from qresnet_jax.config import (
 )
 from qresnet_jax.data import ImageDataset, Split
 from qresnet_jax.errors import ConfigError, UserError
+from qresnet_jax.quantize import registry
 
 REPO = pathlib.Path(__file__).parents[1]
 CONFIG_FILES = sorted((REPO / "configs").glob("*.py"))
@@ -145,7 +146,9 @@ def test_an_impossible_value_is_refused_by_name_with_what_it_may_be(name, value,
 def test_activations_are_those_that_there_are():
     from qresnet_jax import nn
 
-    assert set(configs.ACTIVATIONS) == {*nn.activations.ACTIVATIONS, "none"}
+    for name in registry.names():
+        validate(changed(**{"model.activation": name}))
+        nn.activation(name, 2)
 
 
 @pytest.mark.parametrize("start", configs.WITHOUT_EFFECT)

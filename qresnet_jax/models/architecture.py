@@ -1,6 +1,7 @@
 """The arithmetic of ResNet depths, free of JAX so that a wrong config is refused at once."""
 
 from qresnet_jax import pixels
+from qresnet_jax.quantize.exact import most_weight_bits
 
 BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
 STEMS = ("cifar", "imagenet")
@@ -55,17 +56,9 @@ def stage_widths(width: int, stem: str) -> tuple[int, ...]:
 
 
 def max_stem_weight_bits(stem: str, in_channels: int) -> int:
-    """The most stem weight bits for which every sum of `2 * pixel - 2 * mean` times a weight is below 2**24."""
-    taps = (9 if stem == "cifar" else 49) * in_channels
-    largest = (2**24 - 1) // (pixels.LARGEST * taps)
-    return (largest + 1).bit_length()
-
-
-def max_level(activation: str, bits: int) -> int:
-    """The largest integer level of a quantizer in units of its step; 0 for float activations."""
-    if activation == "none" or bits == 32:
-        return 0
-    return 2 ** (2**bits - 2) if activation == "power_of_two" else 2**bits - 1
+    """Returns the most bits of the stem's integer weights for which all its sums are exact in float32."""
+    kernel_size = 3 if stem == "cifar" else 7
+    return most_weight_bits(pixels.LARGEST, kernel_size**2 * in_channels)
 
 
 def has_integer_form(config) -> bool:

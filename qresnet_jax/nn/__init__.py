@@ -6,6 +6,7 @@ from qresnet_jax.nn.activations import (
     Fixed,
     FloatActivation,
     PowerOfTwo,
+    Quantizer,
     Sigmoid,
     activation,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "FloatConv",
     "NormParam",
     "PowerOfTwo",
+    "Quantizer",
     "Sigmoid",
     "StemConv",
     "Temperature",

@@ -14,9 +14,28 @@ class Classifier(nnx.Linear):
     Its inputs are then on the residual stream's grid, its weights are rounded to as many bits (at most 11) as keep
     every sum below 2**31, its bias to the unit of the sums; the gradient passes straight through. One scale for the
     whole layer, so that the integers compare like logits.
+
+    Args:
+      in_features: input features.
+      out_features: number of classes.
+      fraction_bits: of the residual stream's grid; None for a float layer.
+      rngs: gives the `params` key.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> Classifier(64, 10, rngs=nnx.Rngs(0))(jnp.ones((1, 64))).shape
+      (1, 10)
     """
 
-    def __init__(self, in_features: int, out_features: int, *, fraction_bits: int | None, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        fraction_bits: int | None = fixed_point.FRACTION_BITS,
+        rngs: nnx.Rngs,
+    ):
         super().__init__(in_features, out_features, rngs=rngs)
         self.fraction_bits = fraction_bits
         self.weight_bits = min(11, 32 - 15 - (in_features - 1).bit_length())

@@ -1,5 +1,7 @@
 """Convolutions as Flax NNX modules: with 1-bit weights, in float, and of pixels."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,8 +10,10 @@ from qresnet_jax import pixels
 from qresnet_jax.nn.variables import BinaryKernel
 from qresnet_jax.ops.convolution import accumulate, binary_conv, exact_conv
 from qresnet_jax.ops.plain import plain_conv
-from qresnet_jax.quantize import weights
+from qresnet_jax.quantize import exact, weights
 from qresnet_jax.quantize.straight_through import straight_through
+
+WEIGHT_BITS = 11  # of a stem's integer weights: more change no class, fewer do
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -115,23 +119,55 @@ class FloatConv(nnx.Module):
 
 
 class StemConv(nnx.Module):
-    """The first convolution, on pixels, in integers where `weight_bits` is set.
+    """The first convolution, on normalised pixels, in integers where `weight_bits` is set.
 
-    Normalised pixels are `(pixel - mean) / 64` with half-integer means, so `x * 128` is an integer of at most 510. The
-    weights are rounded to `weight_bits` with one scale per output channel, gradients straight through; with
-    `weight_bits <= architecture.max_stem_weight_bits` every sum stays below 2**24, exact in float32.
+    Normalised pixels are integers of at most `pixels.LARGEST`, divided by `pixels.UNITS` (see `qresnet_jax.pixels`). The
+    weights are rounded to `weight_bits` with one scale per output channel, gradients straight through; with no
+    more than `exact_weight_bits()` every sum is exact in float32.
 
     Args:
       in_features, out_features, kernel_size, strides: as in `BinaryConv`.
-      weight_bits: of the integer weights; None for a float convolution.
+      weight_bits: of the integer weights, 2 or more; "auto" for 11, or fewer where sums of 11-bit weights would not be
+        exact; None for a float convolution.
       dtype: of the float convolution's operands, and of the kernel gradient's; the integer one itself needs float32.
+      rngs: gives the `params` key.
+
+    Raises:
+      ValueError: fewer than 2 `weight_bits`, or so many inputs that not even 2 bits would be exact.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> StemConv(3, 16, 3, rngs=nnx.Rngs(0))(jnp.ones((1, 8, 8, 3))).shape
+      (1, 8, 8, 16)
     """
 
-    def __init__(self, in_features, out_features, kernel_size, strides=(1, 1), *, weight_bits, dtype, rngs):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = (1, 1),
+        *,
+        weight_bits: int | Literal["auto"] | None = "auto",
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         self.in_features, self.out_features = in_features, out_features
         self.kernel_size, self.strides = _pair(kernel_size), _pair(strides)
+        if weight_bits == "auto":
+            weight_bits = self.exact_weight_bits()
+        if weight_bits is not None and weight_bits < 2:
+            raise ValueError(
+                f"StemConv needs 2 or more weight_bits, got {weight_bits} for a kernel {self.kernel_size} and "
+                f"{in_features} input channels; weight_bits=None makes it a float convolution"
+            )
         self.weight_bits, self.dtype = weight_bits, dtype
         self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
+
+    def exact_weight_bits(self) -> int:
+        """Returns 11, or as many bits as weights may have for all sums to be exact in float32, if those are fewer."""
+        return min(WEIGHT_BITS, exact.most_weight_bits(pixels.LARGEST, self._taps()))
 
     def __call__(self, x: jax.Array, step: None = None, max_level: None = None) -> jax.Array:
         """Convolves normalised images `[N, H, W, in]` to `[N, H', W', out]`."""
@@ -161,5 +197,7 @@ class StemConv(nnx.Module):
 
     def acc_max(self, max_level: int = pixels.LARGEST) -> int:
         """The largest possible `|acc|`."""
-        taps = self.kernel_size[0] * self.kernel_size[1] * self.in_features
-        return max_level * taps * (2 ** (self.weight_bits - 1) - 1)
+        return max_level * self._taps() * (2 ** (self.weight_bits - 1) - 1)
+
+    def _taps(self):
+        return self.kernel_size[0] * self.kernel_size[1] * self.in_features

@@ -9,10 +9,26 @@ from qresnet_jax.ops.batch_norm import normalize_batch
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch norm with momentum 0.9 and epsilon 1e-5, statistics in float32 (Ioffe and Szegedy 2015)."""
+    """Batch norm over all axes but the last, with statistics in float32 (Ioffe and Szegedy 2015).
 
-    def __init__(self, num_features: int, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        super().__init__(num_features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
+    Args:
+      num_features: size of the last axis.
+      momentum: how much of the running statistics each batch leaves.
+      epsilon: added to the variance.
+      dtype: of the result.
+      rngs: as Flax's layers take it; there is nothing random here.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(num_features, momentum=momentum, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.scale = NormParam(self.scale[...])
         self.bias = NormParam(self.bias[...])
 

@@ -10,13 +10,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from qresnet_jax.quantize.registry import MOST_BITS
+
 MIN_CLIPPING_LEVEL = 1e-2  # a clipping level at 0 would divide by 0 and never recover
 
 
 def check_bits(bits: int) -> None:
     """Raises a ValueError unless an activation quantizer can have so many bits."""
-    if not 1 <= bits <= 8:
-        raise ValueError(f"an activation quantizer has 1 to 8 bits, got {bits}")
+    if not 1 <= bits <= MOST_BITS:
+        raise ValueError(f"an activation quantizer has 1 to {MOST_BITS} bits, got {bits}")
 
 
 def _uniform(x, alpha, bits):

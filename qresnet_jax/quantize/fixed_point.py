@@ -22,7 +22,7 @@ import numpy as np
 from qresnet_jax.quantize.straight_through import straight_through
 
 STREAM_MAX = 2**15 - 1  # int16
-EXACT_FLOAT32 = 2**24  # integers up to here are exact in float32, in any order of summation
+FRACTION_BITS = 8  # of the grid, unless a network asks for others
 _SPLIT = 12
 _MULTIPLIER_BITS = 18  # magnitude of M; with its sign, 19 bits
 

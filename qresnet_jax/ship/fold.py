@@ -23,14 +23,10 @@ from flax import nnx
 
 from qresnet_jax import nn, pixels
 from qresnet_jax.errors import ExportError
-from qresnet_jax.models.architecture import max_stem_weight_bits
 from qresnet_jax.models.resnet import PreactBlock, ResNet
 from qresnet_jax.quantize import fixed_point, weights
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
-
-FLOAT_STREAM_BITS = 8  # of the grid for a stream that was trained in float
-_FLOAT_STEM_BITS = 11
 
 
 def fold(
@@ -59,9 +55,9 @@ def fold(
     _check_foldable(model)
     if model.fraction_bits is None:
         warnings.warn(
-            f"this network was trained on a float stream; it ships on the grid 2**-{FLOAT_STREAM_BITS}, which it has "
+            f"this network was trained on a float stream; it ships on the grid 2**-{fixed_point.FRACTION_BITS}, which it has "
             "not seen in training: look at the agreement, or train with model.stream_fraction_bits="
-            f"{FLOAT_STREAM_BITS}",
+            f"{fixed_point.FRACTION_BITS}",
             stacklevel=2,
         )
         model = _on_grid(model)
@@ -126,9 +122,8 @@ def _on_grid(model):
     """A copy whose evaluation is in integers, as if trained on the grid."""
     model = nnx.clone(model)
     for module in (model, model.classifier, *(block for _, block in blocks(model))):
-        module.fraction_bits = FLOAT_STREAM_BITS
-    stem = "imagenet" if model.imagenet_stem else "cifar"
-    model.stem.weight_bits = min(_FLOAT_STEM_BITS, max_stem_weight_bits(stem, model.stem.in_features))
+        module.fraction_bits = fixed_point.FRACTION_BITS
+    model.stem.weight_bits = model.stem.exact_weight_bits()
     return model
 
 
@@ -245,29 +240,33 @@ _integer_weights = nnx.jit(nn.Classifier.integer_weights)
 # The trained formula in float64.
 
 
-def fold_quantizer(norm, act, factor: float | np.ndarray, bound: int) -> nodes.ThresholdsNode:
+def fold_quantizer(
+    norm: nn.BatchNorm | None, act: nn.Quantizer, factor: float | np.ndarray, bound: int
+) -> nodes.ThresholdsNode:
     """Batch norm, ReLU and quantizer of `integer * factor` as thresholds on the integer.
 
     Args:
       norm: in evaluation mode; None for none.
-      act: quantizer, of `nn.ACTIVATIONS`.
+      act: the quantizer.
       factor: what one unit is worth, scalar or `[C]`.
       bound: of the integer's magnitude.
     """
     direction, affine = _batch_norm(norm)
 
     def stairs(x):
-        return stairs_climbed(act, affine(x * factor))
+        return act.level_index(affine(x * factor))
 
-    thresholds = find_thresholds(stairs, direction, bound, 2**act.bits - 1)
-    return nodes.ThresholdsNode(thresholds=thresholds, direction=direction, levels=_levels(act))
+    thresholds = find_thresholds(stairs, direction, bound, len(act.levels) - 1)
+    return nodes.ThresholdsNode(
+        thresholds=thresholds, direction=direction, levels=np.array(act.levels, np.int32)
+    )
 
 
 def _factor(conv, act):
     """What one unit of the accumulator of `conv`, on levels of `act`, is worth: scalar or `[out]`."""
     size = np.abs(np.asarray(conv.kernel[...], np.float64))
     scale = size.mean() if conv.scale == "layer" else size.mean((0, 1, 2))
-    return scale * (_clipping_level(act) / act.max_level)
+    return scale * (float(act.clipping_level) / act.max_level)
 
 
 def _batch_norm(norm):
@@ -303,26 +302,3 @@ def find_thresholds(
         reached = (middle <= bound) & (stairs(direction * middle) >= stair)
         low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
     return low.T.astype(np.int32)
-
-
-def stairs_climbed(act, x: np.ndarray) -> np.ndarray:
-    """How many of its n stairs the quantizer `act` climbs at `x` (float64), ReLU included: 0 .. n."""
-    n, alpha = 2**act.bits - 1, _clipping_level(act)
-    x = np.clip(x, 0, alpha)
-    if isinstance(act, nn.PowerOfTwo):
-        # The edges of `activations.power_of_two`, of which x must pass more than the edge itself.
-        edges = np.array([0.5, *(0.75 * 2.0 ** np.arange(1, n))])
-        return np.searchsorted(edges, x / (alpha * 2.0 ** (1 - n)), side="left")
-    return np.rint(x * (n / alpha)).astype(np.int64)
-
-
-def _clipping_level(act):
-    if isinstance(act, nn.Fixed | nn.Sigmoid):
-        return float(2**act.bits - 1)
-    return float(act.clipping_level)
-
-
-def _levels(act):
-    n = 2**act.bits - 1
-    levels = [0, *(2**i for i in range(n))] if isinstance(act, nn.PowerOfTwo) else range(n + 1)
-    return np.array(levels, np.int32)

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from qresnet_jax import pixels
+from qresnet_jax.quantize.exact import SUM_LIMIT
 
-ACC_LIMIT = 2**24  # accumulators stay below: exact as float32 too
+ACC_LIMIT = SUM_LIMIT  # accumulators stay below: exact as float32 too
 STREAM_MIN, STREAM_MAX = -(2**15), 2**15 - 1
 MAX_LEVEL = 2**14
 MAX_SHIFT = 40

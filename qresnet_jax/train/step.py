@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from qresnet_jax.nn.activations import Sigmoid
+from qresnet_jax.nn.variables import Temperature
 from qresnet_jax.pixels import normalize
 from qresnet_jax.train.batches import train_batch
 from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
@@ -72,10 +72,10 @@ def make_train_step(
 
     def loss_fn(params, model_state, step, images, labels):
         model = merge(graphdef, params, model_state)
-        for _, module in nnx.iter_modules(model):
-            if isinstance(module, Sigmoid):
+        for _, variable in nnx.iter_graph(model):
+            if isinstance(variable, Temperature):
                 done = step / total_steps
-                module.temperature[...] = temperature.start + (temperature.end - temperature.start) * done
+                variable[...] = temperature.start + (temperature.end - temperature.start) * done
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.optim.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()

@@ -10,6 +10,7 @@ from qresnet_jax import nn
 from qresnet_jax.config import default_config
 from qresnet_jax.models.architecture import BLOCKS
 from qresnet_jax.models.resnet import Block, PreactBlock, Precision, create_model
+from qresnet_jax.quantize import registry
 
 UNIT = 2.0**-8
 
@@ -253,7 +254,7 @@ def test_every_network_trains_and_evaluates(block):
     assert np.all(np.isfinite(logits))
 
 
-@pytest.mark.parametrize("activation", [*nn.activations.ACTIVATIONS, "none"])
+@pytest.mark.parametrize("activation", registry.names())
 def test_every_activation_trains_and_evaluates_in_every_block(activation):
     stream = jnp.float32(np.random.default_rng(9).integers(-300, 900, (2, 7, 5, 6)) * UNIT)
     precision = Precision(
@@ -354,7 +355,10 @@ def test_images_of_another_shape_are_refused(shape):
         ({"block": "wide"}, "model.block must be one of basic, .*, got 'wide'"),
         ({"stem": "mnist"}, "model.stem must be one of cifar, imagenet, got 'mnist'"),
         ({"activation": "relu"}, "model.activation must be one of pact, .*; got 'relu'"),
-        ({"act_bits": (2, 9, 2)}, "model.act_bits must be 1 to 8, or 32 for float; got 9"),
+        (
+            {"act_bits": (2, 9, 2)},
+            "model.act_bits must be 1 to 8 with pact activations, or 32 for float; got 9",
+        ),
         ({"weight_scale": "row"}, "scale must be one of .*, got 'row'"),
     ],
 )

@@ -6,11 +6,11 @@ from flax import nnx
 
 from qresnet_jax import nn
 from qresnet_jax.models.architecture import max_stem_weight_bits
-from qresnet_jax.quantize import activations
+from qresnet_jax.quantize import activations, registry
 from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
 from tests.nn.layer_cases import RNGS, batch_norm, integer_conv, pixels
 
-QUANTIZERS = sorted(nn.activations.ACTIVATIONS)
+QUANTIZERS = sorted(registry.QUANTIZERS)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,30 @@ def test_stem_sums_are_exact_integers_below_2_to_the_24(in_channels):
     np.testing.assert_array_equal(acc, integer_conv(x, np.asarray(q)))
     np.testing.assert_array_equal(unit, factor / 128)
     assert np.abs(acc).max() == stem.acc_max() < 2**24
+
+
+@pytest.mark.parametrize("shape, bits", [((3, 3), 11), ((1, 3), 11), ((4, 3), 10), ((3, 7), 8)])
+def test_a_stem_is_integer_by_default_with_11_bits_or_as_many_as_are_exact(shape, bits):
+    channels, kernel_size = shape
+    stem = nn.StemConv(channels, 5, kernel_size, rngs=RNGS)
+    assert stem.weight_bits == bits and stem.acc_max() < 2**24
+    assert bits == 11 or 510 * kernel_size**2 * channels * (2**bits - 1) >= 2**24
+    assert nn.StemConv(channels, 5, kernel_size, weight_bits=None, rngs=RNGS).weight_bits is None
+
+
+@pytest.mark.parametrize("channels, options", [(3, {"weight_bits": 1}), (20_000, {})])
+def test_a_stem_without_room_for_two_bits_is_refused(channels, options):
+    with pytest.raises(
+        ValueError, match=r"StemConv needs 2 or more weight_bits, got [01] for a kernel \(3, 3\)"
+    ):
+        nn.StemConv(channels, 5, 3, rngs=RNGS, **options)
+
+
+def test_layers_are_built_as_flax_builds_its_own():
+    classifier, norm = nn.Classifier(64, 10, rngs=RNGS), nn.BatchNorm(16, rngs=RNGS)
+    assert (classifier.fraction_bits, classifier(jnp.zeros((2, 64))).shape) == (8, (2, 10))
+    assert (norm.momentum, norm.epsilon) == (0.9, 1e-5)
+    assert nn.BatchNorm(16, momentum=0.5, epsilon=1e-3, rngs=RNGS).momentum == 0.5
 
 
 def test_stem_gradients_are_those_of_the_float_convolution():
@@ -254,21 +278,26 @@ def test_binary_conv_refuses_single_images_and_other_ranks_of_kernels():
 
 @pytest.mark.parametrize("bits", [0, 9])
 def test_impossible_bits_of_a_module_or_function_are_refused(bits):
-    for quantize in (lambda: nn.PACT(bits), lambda: activations.pact(jnp.ones(3), jnp.float32(1), bits)):
-        with pytest.raises(ValueError, match=f"an activation quantizer has 1 to 8 bits, got {bits}"):
-            quantize()
+    with pytest.raises(ValueError, match=f"PACT has 1 to 8 bits, got {bits}"):
+        nn.PACT(bits)
+    with pytest.raises(ValueError, match=f"an activation quantizer has 1 to 8 bits, got {bits}"):
+        activations.pact(jnp.ones(3), jnp.float32(1), bits)
 
 
 @pytest.mark.parametrize("bits", [0, 9, -1])
 def test_impossible_bits_are_refused(bits):
-    for name in set(QUANTIZERS) - {"power_of_two"}:
-        with pytest.raises(ValueError, match=f"act_bits must be 1 to 8, or 32 for float; got {bits}"):
+    for name in QUANTIZERS:
+        most = 4 if name == "power_of_two" else 8
+        message = f"model.act_bits must be 1 to {most} with {name} activations, or 32 for float; got {bits}"
+        with pytest.raises(ValueError, match=message):
             nn.activation(name, bits)
 
 
 def test_impossible_activations_are_refused():
-    with pytest.raises(ValueError, match="power_of_two activations have 1 to 4 bits, got 5"):
+    with pytest.raises(ValueError, match="act_bits must be 1 to 4 with power_of_two activations, .* got 5"):
         nn.activation("power_of_two", 5)
+    with pytest.raises(ValueError, match="PowerOfTwo has 1 to 4 bits, got 5"):
+        nn.PowerOfTwo(5)
     with pytest.raises(
         ValueError, match="model.activation must be one of pact, fixed, .*, none; got 'relu6'"
     ):

@@ -14,6 +14,7 @@ from qresnet_jax import nn
 from qresnet_jax.config import default_config
 from qresnet_jax.errors import ExportError, UserError
 from qresnet_jax.models.architecture import has_integer_form
+from qresnet_jax.quantize import registry
 from qresnet_jax.ship import nodes, reference
 from qresnet_jax.ship.fold import find_thresholds, fold, fold_quantizer, why_float
 
@@ -106,7 +107,7 @@ def test_networks_have_falling_rising_and_constant_channels(trained_named):
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(sorted(nn.activations.ACTIVATIONS)),
+    st.sampled_from(sorted(registry.QUANTIZERS)),
     st.integers(1, 8),
     st.integers(1, 3000),
     st.integers(0, 2**32 - 1),

@@ -29,7 +29,6 @@ from qresnet_jax.ship.nodes import Node
 from qresnet_jax.ship.onnx import graph as onnx_graph
 
 DOMAIN = "qonnx.custom_op.general"
-_UNIFORM = nn.PACT | nn.LSQ | nn.Fixed | nn.Sigmoid
 _DESCRIPTION = (
     "An image classifier in QONNX. image: uint8 pixels as they are, [N, height, width, channel]; the network itself "
     "subtracts the mean. logits: float32, those of training."
@@ -78,7 +77,7 @@ def qonnx_model(model: ResNet, *, image_shape, mean=127.5, class_names=None):
 def _check_quantizers(model):
     for name, block in blocks(model):
         for act in block.acts:
-            if not isinstance(act, _UNIFORM | nn.FloatActivation):
+            if isinstance(act, nn.Quantizer) and not act.is_uniform:
                 raise ExportError(
                     f"{name} has {type(act).__name__} activations, which have no QONNX form: the levels of its Quant "
                     "are evenly spaced. Export to another format, or train with config.model.activation=pact"
@@ -206,8 +205,7 @@ class _Layer(onnx_graph.Layer):
         if norm is not None:
             values = {"gamma": norm.scale, "beta": norm.bias, "mean": norm.mean, "variance": norm.var}
             x = self("Relu", self.batch_norm(x, {k: v[...] for k, v in values.items()}, norm.epsilon))
-        has_level = isinstance(act, nn.PACT | nn.LSQ)
-        x = self.scaled(x, "steps", act.max_level / act.clipping_level if has_level else 1)
+        x = self.scaled(x, "steps", act.max_level / act.clipping_level)
         return self.quant(x, bits=act.bits, signed=False)
 
     def scaled(self, x, name, factor):

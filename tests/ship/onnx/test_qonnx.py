@@ -14,9 +14,9 @@ from qonnx.core.onnx_exec import execute_onnx
 from qonnx.util.cleanup import cleanup
 from qonnx.util.inference_cost import inference_cost
 
-from qresnet_jax import nn
 from qresnet_jax.data.sets import load_dataset
 from qresnet_jax.errors import ExportError
+from qresnet_jax.quantize import registry
 from qresnet_jax.ship import agreement, reference
 from qresnet_jax.ship.fold import blocks, fold
 from qresnet_jax.ship.nodes import BinaryConvNode
@@ -221,7 +221,7 @@ def test_binary_kernels_are_the_trained_ones(trained_named, write):
             np.testing.assert_array_equal(constants[f"{name}.{part}/kernel"], kernel)
 
 
-@pytest.mark.parametrize("activation", sorted(nn.activations.ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(registry.QUANTIZERS))
 def test_every_quantizer_has_a_form_or_is_refused(activation, build_model, tmp_path):
     model = build_model(activation)
     if activation != "power_of_two":
