@@ -1,0 +1,98 @@
+"""The examples run as they stand, and what they print is true."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from qresnet_jax import load_config, load_packed
+from qresnet_jax.data import load_dataset
+from qresnet_jax.ship.nodes import ThresholdsNode
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+MAIN = EXAMPLES.parent / "main.py"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The test images of the digits, and their classes."""
+    return load_dataset(load_config("digits").data).test
+
+
+def example(run_main, name, *args, cwd):
+    """What an example of that name prints, in another directory than the checkout."""
+    program = (sys.executable, EXAMPLES / name)
+    result = run_main(*args, cwd=cwd, program=program, PYTHONPATH=str(EXAMPLES.parent))
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_load_and_predict_names_real_images_correctly(run_main, digits, tmp_path):
+    printed = example(run_main, "load_and_predict.py", cwd=tmp_path)
+    lines = re.findall(r"image (\d+) shows a (\d), and is classified as (\d)", printed)
+    assert len(lines) == 5
+    assert all(shown == found == str(digits.labels[int(i)]) for i, shown, found in lines)
+    right = load_packed("digits_resnet8_w1a2", "numpy").predict(digits.images) == digits.labels
+    assert f"{np.mean(right):.2%} of the {len(right)} test images are classified correctly" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_and_ship_trains_and_ships_the_same_network(run_main, digits, tmp_path):
+    printed = example(run_main, "train_and_ship.py", "--epochs=2", cwd=tmp_path)
+    path = tmp_path / "runs" / "train_and_ship" / "model.safetensors"
+    shipped = re.search(
+        r"shipped: (\S+) has (\d+) bytes and classifies (\S+) % correctly", printed.replace("%", " %")
+    )
+    network = load_packed(path, "numpy")
+    assert shipped[1] == "runs/train_and_ship/model.safetensors" and int(shipped[2]) == path.stat().st_size
+    assert shipped[3] == f"{100 * np.mean(network.predict(digits.images) == digits.labels):.2f}"
+    levels = {len(node.levels) for node in network.network.nodes if isinstance(node, ThresholdsNode)}
+    assert levels == {2**2, 2**4}  # 2 and 4 bits
+
+
+@pytest.fixture(scope="module")
+def c_project(tmp_path_factory):
+    """A function that calls `make` in a copy of the C project; returns the finished process."""
+    if shutil.which("make") is None:
+        pytest.skip("there is no make")
+    copy = tmp_path_factory.mktemp("c") / "c_project"
+    shutil.copytree(EXAMPLES / "c_project", copy, ignore=shutil.ignore_patterns("model", "classify"))
+
+    def make(*args):
+        command = ["make", f"QRESNET={sys.executable} {MAIN}", *args]
+        return subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300, check=False)
+
+    return copy, make
+
+
+def test_the_c_project_prints_the_class_of_a_real_image(c_project, compiler, digits):
+    directory, make = c_project
+    done = make(f"CC={compiler}", "CFLAGS=-std=c99 -O1 -Wall -Wextra -Werror -pedantic")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(digits.labels[0])
+    assert (directory / "image.raw").read_bytes() == digits.images[0].tobytes()
+    assert f"It prints the class, `{digits.labels[0]}`" in (directory / "README.md").read_text()
+
+
+def test_the_c_project_classifies_other_images_and_refuses_what_is_none(c_project, compiler, digits):
+    directory, make = c_project
+    for i in (1, 2, 3):
+        digits.images[i].tofile(directory / "other.raw")
+        done = make(f"CC={compiler}", "CFLAGS=-std=c99 -O1", "IMAGE=other.raw")
+        assert done.stdout.splitlines()[-1] == str(digits.labels[i]), done.stderr
+    for size in (63, 65):
+        (directory / "other.raw").write_bytes(bytes(size))
+        done = make(f"CC={compiler}", "CFLAGS=-std=c99 -O1", "IMAGE=other.raw")
+        assert done.returncode != 0
+        assert "other.raw must have 64 bytes: 8 rows of 8 pixels with 1 channels" in done.stderr
+
+
+def test_the_c_project_cleans_up(c_project):
+    directory, make = c_project
+    assert make("clean").returncode == 0
+    names = {path.name for path in directory.iterdir()} - {"other.raw"}
+    assert names == {".gitignore", "Makefile", "README.md", "image.raw", "main.c"}
