@@ -165,7 +165,7 @@ def test_an_installed_wheel_trains_exports_and_predicts(environment, run_main, d
     assert (tmp_path / "runs" / "digits" / "report.md").is_file()
     assert "wrote runs/digits/model.safetensors" in succeed("--config=digits", "--mode=export")
     predicted = succeed("--config=digits", "--mode=predict", "--config.predict.images=digit.png")
-    assert predicted.startswith("digit.png (8x8 L -> 8x8 L): ") and predicted.count("%") == 3
+    assert "digit.png (8x8 L -> 8x8 L): " in predicted and predicted.count("%") == 3
 
     assert succeed("--help", program=(python, "-m", "qresnet_jax")) == succeed("--help")
     code = (
