@@ -7,16 +7,22 @@ So every input is a multiple of `1 / UNITS`, and the sums of an integer stem are
 the division by each channel's standard deviation; the batch norm behind the stem takes up the difference.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import jax
+
+Array = TypeVar("Array", "jax.Array", np.ndarray)
 
 SCALE = 64  # a power of two near the usual standard deviation, so that dividing by it rounds nothing
 UNITS = 2 * SCALE
 LARGEST = 2 * 255  # |2 * pixel - 2 * mean| is at most this
 
 
-def normalize(pixels: Any, mean: Any) -> Any:
+def normalize(pixels: Array, mean: Array | np.floating) -> Array:
     """Returns `(pixels - mean) / SCALE` per channel, float32, as an array of the same library (JAX or NumPy).
 
     Args:
@@ -31,7 +37,7 @@ def round_mean(mean: np.ndarray) -> np.ndarray:
     return np.round(2 * mean) / 2
 
 
-def double_mean(mean: Any, channels: int) -> np.ndarray:
+def double_mean(mean: npt.ArrayLike, channels: int) -> np.ndarray:
     """Returns `2 * mean`, int16 `[channels]`.
 
     Args:

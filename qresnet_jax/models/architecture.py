@@ -1,7 +1,12 @@
 """The arithmetic of ResNet depths, free of JAX so that a wrong config is refused at once."""
 
+from typing import TYPE_CHECKING
+
 from qresnet_jax import pixels
 from qresnet_jax.quantize.exact import most_weight_bits
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
 STEMS = ("cifar", "imagenet")
@@ -61,7 +66,7 @@ def max_stem_weight_bits(stem: str, in_channels: int) -> int:
     return most_weight_bits(pixels.LARGEST, kernel_size**2 * in_channels)
 
 
-def has_integer_form(config) -> bool:
+def has_integer_form(config: "ConfigDict") -> bool:
     """Whether a `model` config describes a network that can be folded to integers: binary weights, no float activation."""
     return (
         config.weight_bits == 1

@@ -6,10 +6,13 @@ Each block quantizes its own copy of the stream; the stream itself is never cut 
 """
 
 import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from qresnet_jax import nn
 from qresnet_jax.models.architecture import (
@@ -21,6 +24,9 @@ from qresnet_jax.models.architecture import (
 )
 from qresnet_jax.nn.stream import renormalize, to_stream
 from qresnet_jax.quantize.fixed_point import mean_pool, saturating_add
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +42,17 @@ class Precision:
     fraction_bits: int | None
     dtype: jnp.dtype
 
-    def conv(self, in_features, out_features, kernel_size, strides, rngs):
+    def conv(
+        self, in_features: int, out_features: int, kernel_size: int, strides: int, rngs: nnx.Rngs
+    ) -> nn.BinaryConv | nn.FloatConv:
+        """Returns a convolution inside the blocks."""
         shape = (in_features, out_features, kernel_size, strides)
         if self.binary:
             return nn.BinaryConv(*shape, scale=self.weight_scale, dtype=self.dtype, rngs=rngs)
         return nn.FloatConv(*shape, dtype=self.dtype, rngs=rngs)
 
-    def norm(self, features, rngs):
+    def norm(self, features: int, rngs: nnx.Rngs) -> nn.BatchNorm:
+        """Returns a batch norm."""
         # bfloat16 has too few bits for a stream on the grid, or for a threshold.
         dtype = jnp.float32 if self.binary else self.dtype
         return nn.BatchNorm(features, dtype=dtype, rngs=rngs)
@@ -63,9 +73,19 @@ class Block(nnx.Module):
 
     preact = False
 
-    def __init__(self, in_features: int, shapes, bits: int, precision: Precision, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_features: int,
+        shapes: Iterable[tuple[int, int, int]],
+        bits: int,
+        precision: Precision,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.fraction_bits = precision.fraction_bits
-        self.acts, self.convs, self.norms = nnx.List(), nnx.List(), nnx.List()
+        self.acts: nnx.List[nn.Quantizer | nn.FloatActivation] = nnx.List()
+        self.convs: nnx.List[nn.BinaryConv | nn.FloatConv] = nnx.List()
+        self.norms: nnx.List[nn.BatchNorm] = nnx.List()
         features, total_strides = in_features, 1
         for out_features, kernel_size, strides in shapes:
             self.acts.append(nn.activation(precision.activation, bits))
@@ -87,7 +107,8 @@ class Block(nnx.Module):
         y = to_stream(self.convs[-1], self.norms[-1], y, self.acts[-1], self.fraction_bits)
         return nnx.relu(saturating_add(y, self.shortcut(stream, first), self.fraction_bits))
 
-    def shortcut(self, stream, first):
+    def shortcut(self, stream: jax.Array, first: jax.Array) -> jax.Array:
+        """Returns what is added to the block's last convolution: the stream, or the projection of `first`."""
         if self.project is None:
             return stream
         return to_stream(self.project, self.project_norm, first, self.acts[0], self.fraction_bits)
@@ -110,7 +131,7 @@ class PreactBlock(Block):
 class ResNet(nnx.Module):
     """A ResNet for images; build it with `create_model`."""
 
-    def __init__(self, config, precision: Precision, *, rngs: nnx.Rngs):
+    def __init__(self, config: "ConfigDict", precision: Precision, *, rngs: nnx.Rngs) -> None:
         kind, preact = block_kind(config.block)
         block = PreactBlock if preact else Block
         self.fraction_bits = precision.fraction_bits
@@ -128,11 +149,11 @@ class ResNet(nnx.Module):
         # Pre-activation CIFAR networks start their first block with BN and ReLU; all others have them here.
         self.stem_norm = None if preact and not self.imagenet_stem else precision.norm(widths[0], rngs)
 
-        self.stages = nnx.List()
+        self.stages: nnx.List[nnx.List[Block]] = nnx.List()
         features = widths[0]
         counts = blocks_per_stage(config.depth, config.block, config.stem)
         for i, (width, count, bits) in enumerate(zip(widths, counts, config.act_bits, strict=True)):
-            stage = nnx.List()
+            stage: nnx.List[Block] = nnx.List()
             for j in range(count):
                 strides = 2 if i > 0 and j == 0 else 1
                 if kind == "basic":
@@ -174,7 +195,7 @@ class ResNet(nnx.Module):
         return self.classifier(mean_pool(stream, self.fraction_bits))
 
 
-def create_model(config, *, rngs: nnx.Rngs, dtype="float32") -> ResNet:
+def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "float32") -> ResNet:
     """Builds the network that `config.model` describes.
 
     Args:

@@ -26,7 +26,7 @@ class Quantizer(nnx.Module):
       TypeError: the class, or one it derives from, has no line in `qresnet_jax.quantize.registry.QUANTIZERS`.
     """
 
-    def __init__(self, bits: int):
+    def __init__(self, bits: int) -> None:
         most = self.info().most_bits
         if not 1 <= bits <= most:
             raise ValueError(f"{type(self).__name__} has 1 to {most} bits, got {bits}")
@@ -88,7 +88,7 @@ class Quantizer(nnx.Module):
 class ClippedQuantizer(Quantizer):
     """A quantizer with a trainable clipping level, initialised to `n = 2**bits - 1`."""
 
-    def __init__(self, bits: int):
+    def __init__(self, bits: int) -> None:
         super().__init__(bits)
         self.alpha = ClippingLevel(jnp.float32(2**bits - 1))
 
@@ -148,7 +148,7 @@ class Fixed(Quantizer):
 class Sigmoid(Quantizer):
     """Like `Fixed`, with the gradient of a staircase of sigmoids whose temperature training raises; bits 1 to 8."""
 
-    def __init__(self, bits: int, temperature: float = 1.0):
+    def __init__(self, bits: int, temperature: float = 1.0) -> None:
         super().__init__(bits)
         self.temperature = Temperature(jnp.float32(temperature))
 
@@ -166,7 +166,7 @@ class FloatActivation(nnx.Module):
         return x
 
 
-def activation(name: str, bits: int) -> nnx.Module:
+def activation(name: str, bits: int) -> Quantizer | FloatActivation:
     """Returns a new quantizer.
 
     Args:
@@ -185,4 +185,5 @@ def activation(name: str, bits: int) -> nnx.Module:
         raise ValueError(
             f"model.act_bits must be 1 to {info.most_bits} with {name} activations, or 32 for float; got {bits}"
         )
-    return globals()[info.layer](bits)
+    quantizer: type[Quantizer] = globals()[info.layer]
+    return quantizer(bits)

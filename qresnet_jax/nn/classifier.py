@@ -28,6 +28,8 @@ class Classifier(nnx.Linear):
       (1, 10)
     """
 
+    bias: nnx.Param[jax.Array]
+
     def __init__(
         self,
         in_features: int,
@@ -35,12 +37,12 @@ class Classifier(nnx.Linear):
         *,
         fraction_bits: int | None = fixed_point.FRACTION_BITS,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         super().__init__(in_features, out_features, rngs=rngs)
         self.fraction_bits = fraction_bits
         self.weight_bits = min(11, 32 - 15 - (in_features - 1).bit_length())
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # takes no sharding
         """Logits, float32 `[N, out]`, of `[N, in]`."""
         logits = super().__call__(x.astype(jnp.float32))
         if self.fraction_bits is None:
@@ -52,6 +54,7 @@ class Classifier(nnx.Linear):
 
     def integer_weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """`(kernel int32 [in, out], bias int32 [out], unit float32 [])`: logits are `unit * (x_int @ kernel + bias)`."""
+        assert self.fraction_bits is not None  # a float layer has no integers
         kernel, bias = self.kernel[...], self.bias[...]
         largest = 2.0 ** (self.weight_bits - 1) - 1
         factor = jnp.maximum(jnp.max(jnp.abs(kernel)), 1e-12) / largest

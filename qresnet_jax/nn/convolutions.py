@@ -5,12 +5,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from qresnet_jax import pixels
 from qresnet_jax.nn.variables import BinaryKernel
 from qresnet_jax.ops.convolution import accumulate, binary_conv, exact_conv
 from qresnet_jax.ops.plain import plain_conv
-from qresnet_jax.quantize import exact, weights
+from qresnet_jax.quantize import exact
 from qresnet_jax.quantize.straight_through import straight_through
 
 WEIGHT_BITS = 11  # of a stem's integer weights: more change no class, fewer do
@@ -60,15 +61,19 @@ class BinaryConv(nnx.Module):
         strides: int | tuple[int, int] = (1, 1),
         *,
         scale: str = "layer",
-        dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-    ):
-        if scale not in weights.SCALES:
-            raise ValueError(f"scale must be one of {weights.SCALES}, got {scale!r}")
+    ) -> None:
         self.in_features, self.out_features = in_features, out_features
         self.kernel_size, self.strides = _pair(kernel_size), _pair(strides)
-        self.scale, self.dtype = scale, dtype
-        self.kernel = BinaryKernel(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
+        self.dtype = dtype
+        kernel = _conv_init(rngs, (*self.kernel_size, in_features, out_features))
+        self.kernel = BinaryKernel(kernel, weight_scale=scale)
+
+    @property
+    def scale(self) -> str:
+        """What the weights' magnitude is the mean of, "layer" or "channel": the kernel says it."""
+        return self.kernel.weight_scale
 
     def __call__(
         self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
@@ -88,7 +93,7 @@ class BinaryConv(nnx.Module):
         return binary_conv(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
 
     def accumulate(
-        self, x: jax.Array, step: jax.Array, max_level: int | None = None
+        self, x: jax.Array, step: jax.Array | None, max_level: int | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """The integers behind `__call__`: `(acc, factor)` with output `acc * factor`; no gradient to the kernel."""
         self._check(x)
@@ -98,7 +103,7 @@ class BinaryConv(nnx.Module):
         """The largest possible `|acc|` for activation levels up to `max_level`."""
         return max_level * self.kernel_size[0] * self.kernel_size[1] * self.in_features
 
-    def _check(self, x):
+    def _check(self, x: jax.Array) -> None:
         if x.ndim != 4 or x.shape[-1] != self.in_features:
             raise ValueError(f"BinaryConv expects [N, H, W, {self.in_features}], got shape {x.shape}")
 
@@ -106,12 +111,23 @@ class BinaryConv(nnx.Module):
 class FloatConv(nnx.Module):
     """The float twin of `BinaryConv`: same shape, padding and initialisation, kernel of plain `nnx.Param`."""
 
-    def __init__(self, in_features, out_features, kernel_size, strides=(1, 1), *, dtype=jnp.float32, rngs):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = (1, 1),
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.in_features, self.out_features = in_features, out_features
         self.kernel_size, self.strides, self.dtype = _pair(kernel_size), _pair(strides), dtype
         self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
 
-    def __call__(self, x: jax.Array, step=None, max_level=None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
+    ) -> jax.Array:
         """Convolves `[N, H, W, in]` to `[N, H', W', out]` of `dtype`; the binary twin's other arguments have no use here."""
         return plain_conv(
             x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.strides, out_dtype=self.dtype
@@ -150,9 +166,9 @@ class StemConv(nnx.Module):
         strides: int | tuple[int, int] = (1, 1),
         *,
         weight_bits: int | Literal["auto"] | None = "auto",
-        dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         self.in_features, self.out_features = in_features, out_features
         self.kernel_size, self.strides = _pair(kernel_size), _pair(strides)
         if weight_bits == "auto":
@@ -169,7 +185,9 @@ class StemConv(nnx.Module):
         """Returns 11, or as many bits as weights may have for all sums to be exact in float32, if those are fewer."""
         return min(WEIGHT_BITS, exact.most_weight_bits(pixels.LARGEST, self._taps()))
 
-    def __call__(self, x: jax.Array, step: None = None, max_level: None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
+    ) -> jax.Array:
         """Convolves normalised images `[N, H, W, in]` to `[N, H', W', out]`."""
         if self.weight_bits is None:
             kernel = self.kernel[...].astype(self.dtype)
@@ -179,6 +197,7 @@ class StemConv(nnx.Module):
 
     def integer_kernel(self) -> tuple[jax.Array, jax.Array]:
         """`(q, factor)` with kernel `q * factor`: integral float32 `[kh, kw, in, out]`, and float32 `[out]`."""
+        assert self.weight_bits is not None  # a float convolution has no integers
         kernel = self.kernel[...]
         largest = 2.0 ** (self.weight_bits - 1) - 1
         size = jnp.maximum(jnp.max(jnp.abs(kernel), axis=(0, 1, 2)), 1e-12)
@@ -187,7 +206,7 @@ class StemConv(nnx.Module):
         return straight_through(jnp.round(scaled), scaled), factor
 
     def accumulate(
-        self, x: jax.Array, step: None = None, max_level: None = None
+        self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """`(acc, factor)` with output `acc * factor`: acc integral float32, factor float32 `[out]`."""
         kernel, factor = self.integer_kernel()
@@ -197,7 +216,8 @@ class StemConv(nnx.Module):
 
     def acc_max(self, max_level: int = pixels.LARGEST) -> int:
         """The largest possible `|acc|`."""
+        assert self.weight_bits is not None  # a float convolution has no integers
         return max_level * self._taps() * (2 ** (self.weight_bits - 1) - 1)
 
-    def _taps(self):
+    def _taps(self) -> int:
         return self.kernel_size[0] * self.kernel_size[1] * self.in_features

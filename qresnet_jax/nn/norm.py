@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from qresnet_jax.nn.variables import NormParam
 from qresnet_jax.ops.batch_norm import normalize_batch
@@ -19,20 +20,23 @@ class BatchNorm(nnx.BatchNorm):
       rngs: as Flax's layers take it; there is nothing random here.
     """
 
+    scale: NormParam
+    bias: NormParam
+
     def __init__(
         self,
         num_features: int,
         *,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
-        dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         super().__init__(num_features, momentum=momentum, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.scale = NormParam(self.scale[...])
         self.bias = NormParam(self.bias[...])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # its mode alone says how to normalise
         """Normalises `[N, H, W, C]`; in training mode by the batch, whose statistics enter the running ones."""
         if self.use_running_average:
             return super().__call__(x)

@@ -3,12 +3,20 @@
 import jax
 import jax.numpy as jnp
 
+from qresnet_jax.nn.activations import FloatActivation, Quantizer
+from qresnet_jax.nn.convolutions import BinaryConv, FloatConv, StemConv
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.quantize import fixed_point
 from qresnet_jax.quantize.straight_through import straight_through
 
 
-def to_stream(conv, norm: BatchNorm | None, x, act, fraction_bits: int | None) -> jax.Array:
+def to_stream(
+    conv: BinaryConv | StemConv | FloatConv,
+    norm: BatchNorm | None,
+    x: jax.Array,
+    act: Quantizer | FloatActivation | None,
+    fraction_bits: int | None,
+) -> jax.Array:
     """Convolution, batch norm (None for none), rounding to the residual stream's grid.
 
     In training mode batch statistics normalise, and the result is rounded. In evaluation mode the integers that ship
@@ -29,8 +37,13 @@ def to_stream(conv, norm: BatchNorm | None, x, act, fraction_bits: int | None) -
         return out
     if norm is not None and not norm.use_running_average:
         return fixed_point.round_to_grid(out, fraction_bits)
+    assert not isinstance(conv, FloatConv)  # whose network has no grid
     acc, factor = conv.accumulate(x, step, max_level)
-    acc_max = conv.acc_max() if act is None else conv.acc_max(max_level)
+    if isinstance(conv, StemConv):
+        acc_max = conv.acc_max()
+    else:
+        assert max_level is not None  # a network on a grid has quantizers everywhere
+        acc_max = conv.acc_max(max_level)
     return straight_through(_requantized(acc, factor, norm, acc_max, fraction_bits), out)
 
 
@@ -46,7 +59,9 @@ def renormalize(norm: BatchNorm, stream: jax.Array, fraction_bits: int | None) -
     return straight_through(exact, out)
 
 
-def _requantized(acc, factor, norm, acc_max, fraction_bits):
+def _requantized(
+    acc: jax.Array, factor: jax.Array, norm: BatchNorm | None, acc_max: int, fraction_bits: int
+) -> jax.Array:
     channels = acc.shape[-1]
     multiplier, offset = (jnp.ones(channels), jnp.zeros(channels)) if norm is None else norm.affine()
     constants = fixed_point.requantizer(multiplier * factor, offset, acc_max, fraction_bits)

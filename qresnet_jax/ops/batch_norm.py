@@ -31,7 +31,9 @@ def normalize_batch(
     return _forward(x, gamma, beta, epsilon, axis_name)[0]
 
 
-def _forward(x, gamma, beta, epsilon, axis_name):
+def _forward(
+    x: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float, axis_name: str | None
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
     x32 = x.astype(jnp.float32)
     mean, square = _pmean(_sums(x32, x32 * x32) / _count(x), axis_name)
     variance = jnp.maximum(square - mean * mean, 0)
@@ -40,7 +42,12 @@ def _forward(x, gamma, beta, epsilon, axis_name):
     return (y, mean, variance), (x, gamma, mean, inverse)
 
 
-def _backward(epsilon, axis_name, residuals, cotangents):
+def _backward(
+    epsilon: float,
+    axis_name: str | None,
+    residuals: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    cotangents: tuple[jax.Array, jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, gamma, mean, inverse = residuals
     g, centered = cotangents[0], x.astype(jnp.float32) - mean
     sums = _sums(g, g * centered)
@@ -54,15 +61,15 @@ def _backward(epsilon, axis_name, residuals, cotangents):
 normalize_batch.defvjp(_forward, _backward)
 
 
-def _count(x):
+def _count(x: jax.Array) -> int:
     return x.size // x.shape[-1]
 
 
-def _sums(*values):
+def _sums(*values: jax.Array) -> jax.Array:
     """Sums per channel of arrays `[N, ..., C]`, as one array `[values, C]`: first of each image, then of the images."""
     per_image = jnp.stack([v.reshape(v.shape[0], -1, v.shape[-1]).sum(1) for v in values])
     return per_image.sum(1)
 
 
-def _pmean(x, axis_name):
+def _pmean(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else jax.lax.pmean(x, axis_name)

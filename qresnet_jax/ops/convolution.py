@@ -9,12 +9,17 @@ bfloat16 operands and float32 sums (levels up to 255 are bfloat16 numbers).
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from qresnet_jax.ops import cpu, gpu, plain
 from qresnet_jax.quantize.weights import binary_scale, sign
+
+# Levels, signs, their scale, the step of the levels, and an empty array of the input's dtype.
+_Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array]
 
 
 def levels(x: jax.Array, step: jax.Array | None) -> jax.Array:
@@ -22,10 +27,12 @@ def levels(x: jax.Array, step: jax.Array | None) -> jax.Array:
     return x if step is None else jnp.round(x.astype(jnp.float32) * (1 / step))
 
 
-def integer_conv(q, signs, strides, max_level, dtype) -> jax.Array:
+def integer_conv(
+    q: jax.Array, signs: jax.Array, strides: tuple[int, int], max_level: int | None, dtype: DTypeLike
+) -> jax.Array:
     """`plain_conv(q, signs)` of integral levels `q` up to `max_level` (None: arbitrary values), float32 sums."""
 
-    def default(q, signs):
+    def default(q: jax.Array, signs: jax.Array) -> jax.Array:
         return cpu.keep(plain.plain_conv(q.astype(dtype), signs.astype(dtype), strides))
 
     if max_level is None or max_level > 127:
@@ -37,7 +44,7 @@ def integer_conv(q, signs, strides, max_level, dtype) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], dtype) -> jax.Array:
+def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], dtype: DTypeLike) -> jax.Array:
     """`plain_conv` of float32 integers whose sums stay below 2**24: exact on every device, in any order.
 
     `dtype` is that of the operands of the kernel's gradient.
@@ -48,11 +55,15 @@ def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], dtype)
     )
 
 
-def _exact_conv_fwd(x, kernel, strides, dtype):
+def _exact_conv_fwd(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], dtype: DTypeLike
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return exact_conv(x, kernel, strides, dtype), (x, kernel)
 
 
-def _exact_conv_bwd(strides, dtype, operands, g):
+def _exact_conv_bwd(
+    strides: tuple[int, int], dtype: DTypeLike, operands: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = operands
     dx = plain.input_gradient(g, kernel, strides, x.shape)
     return dx, _kernel_gradient(g, x, strides, kernel.shape, dtype)
@@ -61,11 +72,21 @@ def _exact_conv_bwd(strides, dtype, operands, g):
 exact_conv.defvjp(_exact_conv_fwd, _exact_conv_bwd)
 
 
-def _kernel_gradient(g, x, strides, shape, dtype):
+def _kernel_gradient(
+    g: jax.Array, x: jax.Array, strides: tuple[int, int], shape: tuple[int, ...], dtype: DTypeLike
+) -> jax.Array:
     return plain.kernel_gradient(g.astype(dtype), x.astype(dtype), strides, shape).astype(jnp.float32)
 
 
-def accumulate(x, kernel, step, strides, scale, dtype, max_level=None):
+def accumulate(
+    x: jax.Array,
+    kernel: jax.Array,
+    step: jax.Array | None,
+    strides: tuple[int, int],
+    scale: str,
+    dtype: DTypeLike,
+    max_level: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """`(acc, factor)` with `conv(x, binarize(kernel)) = acc * factor`; acc float32, integral when `step` is given."""
     acc = integer_conv(levels(x, step), sign(kernel), strides, None if step is None else max_level, dtype)
     factor = binary_scale(kernel, scale)
@@ -79,7 +100,7 @@ def binary_conv(
     step: jax.Array | None,
     strides: tuple[int, int],
     scale: str,
-    dtype,
+    dtype: DTypeLike,
     max_level: int | None = None,
 ) -> jax.Array:
     """`conv(x, binarize(kernel, scale))`, computed on integers where `step` is given.
@@ -104,7 +125,15 @@ def binary_conv(
     return acc * factor
 
 
-def _binary_conv_fwd(x, kernel, step, strides, scale, dtype, max_level):
+def _binary_conv_fwd(
+    x: jax.Array,
+    kernel: jax.Array,
+    step: jax.Array | None,
+    strides: tuple[int, int],
+    scale: str,
+    dtype: DTypeLike,
+    max_level: int | None,
+) -> tuple[jax.Array, _Residuals]:
     q, signs, s = levels(x, step), sign(kernel), binary_scale(kernel, scale)
     # Computed once: otherwise XLA computes s again wherever it is needed, and keeps a copy of the weights for that.
     s, factor = jax.lax.optimization_barrier((s, s if step is None else s * step))
@@ -116,17 +145,25 @@ def _binary_conv_fwd(x, kernel, step, strides, scale, dtype, max_level):
     return out, (q, signs, s, step, jnp.zeros((0,), x.dtype))
 
 
-def _binary_conv_bwd(strides, scale, dtype, max_level, residuals, g):
+def _binary_conv_bwd(
+    strides: tuple[int, int],
+    scale: str,
+    dtype: DTypeLike,
+    max_level: int | None,
+    residuals: _Residuals,
+    g: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     q, signs, s, step, like_x = residuals
     # One operand of each product stays a small integer; the scales are applied in float32, outside. A scale of the
     # whole layer can wait until after the product, which then takes the same g as the kernel's gradient.
     g = cpu.keep(g)
     before, after = (1, s) if scale == "layer" else (s, 1)
-    of_x, of_kernel = {"strides": strides, "shape": q.shape}, {"strides": strides, "shape": signs.shape}
+    of_x: dict[str, Any] = {"strides": strides, "shape": q.shape}
+    of_kernel: dict[str, Any] = {"strides": strides, "shape": signs.shape}
     x_ways, kernel_ways = {"cpu": partial(cpu.input_gradient, **of_x)}, {}
-    integral = step is not None and max_level is not None
-    may_halve = integral and dtype == jnp.float32 and gpu.may_round()
-    bound = gpu.gradient_bound(g.shape, signs.shape, max_level) if may_halve else None
+    bound = None
+    if step is not None and max_level is not None and dtype == jnp.float32 and gpu.may_round():
+        bound = gpu.gradient_bound(g.shape, signs.shape, max_level)
     if bound is not None:
         x_ways["cuda"] = partial(gpu.input_gradient, **of_x, bound=bound)
         kernel_ways["cuda"] = partial(gpu.kernel_gradient, **of_kernel, bound=bound)

@@ -10,6 +10,7 @@ therefore doubled to compute two neighbouring columns at once.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from qresnet_jax.ops import plain
 from qresnet_jax.ops.plain import LAYOUT
@@ -69,7 +70,7 @@ def input_gradient(
     return plain.input_gradient(g, signs, strides, shape)
 
 
-def _is_narrow(kernel, strides, width):
+def _is_narrow(kernel: jax.Array, strides: tuple[int, int], width: int) -> bool:
     return (
         kernel.shape[:2] == (3, 3)
         and strides == (1, 1)
@@ -78,7 +79,9 @@ def _is_narrow(kernel, strides, width):
     )
 
 
-def _two_columns(x, kernel, strides, out_dtype=jnp.float32):
+def _two_columns(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], out_dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """A 3x3 convolution of even width: the kernel beside itself, one column further, at stride 2 along W."""
     assert strides == (1, 1)
     out = kernel.shape[3]
@@ -91,7 +94,7 @@ def _two_columns(x, kernel, strides, out_dtype=jnp.float32):
     return y.reshape(*x.shape[:3], out)
 
 
-def _four_phases(g, kernel):
+def _four_phases(g: jax.Array, kernel: jax.Array) -> jax.Array:
     """Input gradient of a 3x3 convolution of stride 2: one 2x2 convolution makes the even and odd rows and columns.
 
     Input row 2a is reached by tap 1 from output row a; row 2a + 1 by tap 2 from a and by tap 0 from a + 1.

@@ -37,7 +37,8 @@ def kernel_gradient(
 
 def may_round() -> bool:
     """Whether `jax_default_matmul_precision` lets float32 be multiplied in TF32."""
-    return jax.config.jax_default_matmul_precision in (None, "default", "bfloat16", "tensorfloat32", "high")
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # JAX adds its options at run time
+    return precision in (None, "default", "bfloat16", "tensorfloat32", "high")
 
 
 def gradient_bound(out_shape: tuple[int, ...], kernel_shape: tuple[int, ...], max_level: int) -> float | None:

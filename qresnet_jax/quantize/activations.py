@@ -5,7 +5,9 @@ so a convolution can recover the integers exactly (see `qresnet_jax.ops.convolut
 gradient of each stand side by side, as rounding has no useful derivative of its own.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ from qresnet_jax.quantize.registry import MOST_BITS
 
 MIN_CLIPPING_LEVEL = 1e-2  # a clipping level at 0 would divide by 0 and never recover
 
+_Pair = tuple[jax.Array, jax.Array]
+
 
 def check_bits(bits: int) -> None:
     """Raises a ValueError unless an activation quantizer can have so many bits."""
@@ -21,14 +25,14 @@ def check_bits(bits: int) -> None:
         raise ValueError(f"an activation quantizer has 1 to {MOST_BITS} bits, got {bits}")
 
 
-def _uniform(x, alpha, bits):
+def _uniform(x: jax.Array, alpha: jax.Array | float, bits: int) -> jax.Array:
     """Rounds `clip(x, 0, alpha)` to `2**bits` evenly spaced values, 0 and alpha among them."""
     check_bits(bits)
     n = 2**bits - 1
     return jnp.round(jnp.clip(x, 0, alpha) * (n / alpha)) * (alpha / n)
 
 
-def _in_float32(forward, x, *args):
+def _in_float32(forward: Callable[..., jax.Array], x: jax.Array, *args: Any) -> jax.Array:
     """Levels are found in float32 whatever the dtype of `x`: bfloat16 cannot hold a threshold well enough."""
     return forward(x.astype(jnp.float32), *args).astype(x.dtype)
 
@@ -52,11 +56,11 @@ def pact(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
     return _in_float32(_uniform, x, alpha, bits)
 
 
-def _pact_fwd(x, alpha, bits):
+def _pact_fwd(x: jax.Array, alpha: jax.Array, bits: int) -> tuple[jax.Array, _Pair]:
     return pact(x, alpha, bits), (x, alpha)
 
 
-def _pact_bwd(bits, residuals, g):
+def _pact_bwd(bits: int, residuals: _Pair, g: jax.Array) -> _Pair:
     x, alpha = residuals
     dx = jnp.where((x > 0) & (x < alpha), g, 0)
     dalpha = jnp.sum(jnp.where(x >= alpha, g, 0).astype(jnp.float32))
@@ -83,11 +87,11 @@ def lsq(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
     return _in_float32(_uniform, x, alpha, bits)
 
 
-def _lsq_fwd(x, alpha, bits):
+def _lsq_fwd(x: jax.Array, alpha: jax.Array, bits: int) -> tuple[jax.Array, _Pair]:
     return lsq(x, alpha, bits), (x, alpha)
 
 
-def _lsq_bwd(bits, residuals, g):
+def _lsq_bwd(bits: int, residuals: _Pair, g: jax.Array) -> _Pair:
     x, alpha = residuals
     n = 2**bits - 1
     dx = jnp.where((x > 0) & (x < alpha), g, 0)
@@ -123,11 +127,11 @@ def sigmoid(x: jax.Array, temperature: jax.Array, bits: int) -> jax.Array:
     return _in_float32(_uniform, x, 2.0**bits - 1, bits)
 
 
-def _sigmoid_fwd(x, temperature, bits):
+def _sigmoid_fwd(x: jax.Array, temperature: jax.Array, bits: int) -> tuple[jax.Array, _Pair]:
     return sigmoid(x, temperature, bits), (x, temperature)
 
 
-def _sigmoid_bwd(bits, residuals, g):
+def _sigmoid_bwd(bits: int, residuals: _Pair, g: jax.Array) -> _Pair:
     x, t = residuals
     slope = jnp.zeros(x.shape, jnp.float32)
     for i in range(1, 2**bits):
@@ -155,7 +159,7 @@ def power_of_two(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
     return _in_float32(_power_of_two, x, alpha, bits)
 
 
-def _power_of_two(x, alpha, bits):
+def _power_of_two(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
     n = 2**bits - 1
     step = alpha * 2.0 ** (1 - n)
     v = jnp.clip(x, 0, alpha) / step

@@ -131,7 +131,7 @@ def requantizer(multiplier: jax.Array, offset: jax.Array, acc_max: int, fraction
     )
 
 
-def _exponent(x):
+def _exponent(x: jax.Array) -> jax.Array:
     """The least integer e with `|x| < 2**e`, 0 for `x = 0`."""
     return jnp.frexp(jnp.abs(x))[1]
 

@@ -1,11 +1,24 @@
 """Binary weights as pure functions: the sign, the scale, and `s * sign` with its straight-through gradient."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 SCALES = ("layer", "channel")
+
+
+def check_scale(scale: str) -> None:
+    """Raises a ValueError unless `scale` is one of `SCALES`."""
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
+
+
+def own_scale(variable: Any) -> str | None:
+    """Returns the `weight_scale` that a variable carries, as `qresnet_jax.nn.BinaryKernel` does; None for plain arrays."""
+    scale = getattr(variable, "weight_scale", None)
+    return scale if isinstance(scale, str) else None
 
 
 def sign(w: jax.Array) -> jax.Array:
@@ -33,10 +46,9 @@ def binary_scale(w: jax.Array, scale: str = "layer") -> jax.Array:
     return origin + jnp.mean(size - origin, axis)
 
 
-def _averaged(w, scale):
+def _averaged(w: jax.Array, scale: str) -> tuple[int, ...] | None:
     """The axes of `w` that share a scale; None for all."""
-    if scale not in SCALES:
-        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
+    check_scale(scale)
     return None if scale == "layer" else tuple(range(w.ndim - 1))
 
 

@@ -9,6 +9,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.figure import Figure
@@ -100,7 +101,9 @@ def _draw(config: ConfigDict, run: Run, records: Sequence[Mapping[str, float]]) 
     loop = config.optim.hysteresis
     binary = config.model.weight_bits == 1
     latent, sign = (_kernels(run, field) if binary else {} for field in ("latent", "sign"))
-    scale = {name: np.asarray(magnitude(w, config.model.weight_scale)) for name, w in latent.items()}
+    scale = {
+        name: np.asarray(magnitude(jnp.asarray(w), config.model.weight_scale)) for name, w in latent.items()
+    }
     walk = {name: np.asarray(x) for name, x in run.state.walk.items()}
     layer = walked_layer(run.state.params) if binary else ""
     return {
