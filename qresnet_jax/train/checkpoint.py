@@ -6,8 +6,10 @@ WORKDIR/checkpoints/STEP/meta    JSON: config, class names, pixel means
 
 import contextlib
 import json
+import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,8 +19,13 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from qresnet_jax.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from qresnet_jax.train.step import TrainState
 
-def _accuracy(metrics):
+_Tree = TypeVar("_Tree")
+
+
+def _accuracy(metrics: Mapping[str, float]) -> float:
     return metrics["eval_accuracy"]
 
 
@@ -36,7 +43,7 @@ class Checkpoints:
       CheckpointError: read only, and there is no checkpoint.
     """
 
-    def __init__(self, workdir, *, read_only: bool = False):
+    def __init__(self, workdir: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         if read_only and not self.directory.is_dir():
             raise CheckpointError(
@@ -83,7 +90,9 @@ class Checkpoints:
         known = (_metrics_of(self._manager, step) for step in self._manager.all_steps())
         return max((_accuracy(metrics) for metrics in known if metrics), default=None)
 
-    def save(self, step: int, state, meta: dict, eval_accuracy: float | None) -> None:
+    def save(
+        self, step: int, state: "TrainState", meta: Mapping[str, Any], eval_accuracy: float | None
+    ) -> None:
         """Begins to save; returns once the state is copied, so that it may be donated.
 
         Args:
@@ -102,11 +111,11 @@ class Checkpoints:
         with self._writing():
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
-    def meta(self, step: int) -> dict:
+    def meta(self, step: int) -> dict[str, Any]:
         """The description saved with a step."""
         return self._read(step, meta=ocp.args.JsonRestore())["meta"]
 
-    def restore(self, step: int, like) -> Any:
+    def restore(self, step: int, like: _Tree) -> _Tree:
         """The state of a step.
 
         Args:
@@ -144,7 +153,7 @@ class Checkpoints:
                 self._manager.close()
 
     @contextlib.contextmanager
-    def _writing(self):
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax's writers raise whatever comes
@@ -158,11 +167,11 @@ class Checkpoints:
                 "command goes on"
             ) from error
 
-    def _complete(self):
+    def _complete(self) -> list[int]:
         """Steps whose directory has its final name, ascending."""
         return sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
 
-    def _check_metrics(self):
+    def _check_metrics(self) -> None:
         """Orbax reads all steps' metrics at once and does not say whose are damaged."""
         steps = self._complete()
         for step in steps:
@@ -173,7 +182,7 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise self._damaged(step, error, steps) from error
 
-    def _check_same_tree(self, step, like):
+    def _check_same_tree(self, step: int, like: Any) -> None:
         try:
             stored = tree_paths(self._manager.item_metadata(step)["state"].tree)
             found = {path: tuple(x.shape) for path, x in stored.items()}
@@ -201,13 +210,13 @@ class Checkpoints:
                 )
             )
 
-    def _read(self, step, **items):
+    def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # the same for damaged arrays
             raise self._damaged(step, error) from error
 
-    def _damaged(self, step, error, steps=None):
+    def _damaged(self, step: int, error: Exception, steps: Sequence[int] | None = None) -> CheckpointError:
         if not (self.directory / str(step)).exists():
             return CheckpointError(
                 f"the checkpoint {self.directory / str(step)} has been deleted meanwhile, as by a run that goes on: try again"
@@ -223,30 +232,32 @@ class Checkpoints:
         )
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-def _metrics_of(manager, step):
+def _metrics_of(manager: ocp.CheckpointManager, step: int) -> Mapping[str, float] | None:
     try:
         return manager.metrics(step)
     except (FileNotFoundError, KeyError, ValueError):
         return None
 
 
-def dotted(path) -> str:
+def dotted(path: jax.tree_util.KeyPath) -> str:
     """A path of keys as `params.stem.kernel.value`, the same for a live state and for one that Orbax has read."""
     return ".".join(str(next(getattr(k, a) for a in ("key", "idx", "name") if hasattr(k, a))) for k in path)
 
 
-def tree_paths(tree) -> dict[str, Any]:
+def tree_paths(tree: Any) -> dict[str, Any]:
     """The arrays of a tree by dotted path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {dotted(path): leaf for path, leaf in leaves}
 
 
-def warm_start(source: str, params: nnx.State, model_state: nnx.State) -> tuple[nnx.State, nnx.State, str]:
+def warm_start(
+    source: str | os.PathLike[str], params: nnx.State, model_state: nnx.State
+) -> tuple[nnx.State, nnx.State, str]:
     """Takes over what fits, by path and shape, from another run.
 
     Latent weights are preferred to the binary weights that the source's network computes with.
@@ -272,13 +283,16 @@ def warm_start(source: str, params: nnx.State, model_state: nnx.State) -> tuple[
         step = checkpoints.best_step
     elif step not in checkpoints.steps:
         raise CheckpointError(f"there is no checkpoint {source}; there are the steps {checkpoints.steps}")
+    assert step is not None  # there are checkpoints, or the directory would have been refused
     stored = checkpoints.arrays(step)
     checkpoints.close()
     latents = {p.split(".latent.", 1)[1]: x for p, x in stored.items() if ".latent." in p}
-    matched, missing, reshaped = [], [], []
+    matched: list[str] = []
+    missing: list[str] = []
+    reshaped: list[str] = []
 
-    def take(prefix, state):
-        def one(keys, value):
+    def take(prefix: str, state: nnx.State) -> nnx.State:
+        def one(keys: jax.tree_util.KeyPath, value: jax.Array) -> jax.Array:
             name = dotted(keys)
             found = latents.get(name) if prefix == "params" else None
             found = stored.get(f"{prefix}.{name}") if found is None else found
@@ -300,10 +314,10 @@ def warm_start(source: str, params: nnx.State, model_state: nnx.State) -> tuple[
     return params, model_state, "; ".join(lines)
 
 
-def _few(names):
+def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def to_json(value) -> Any:
+def to_json(value: Any) -> Any:
     """A config's values as JSON holds them."""
     return json.loads(json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))

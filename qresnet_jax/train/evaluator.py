@@ -1,19 +1,22 @@
 """Loss and accuracy over a whole split, every image once; and of a finished run on the test split."""
 
 import logging
-from typing import NamedTuple
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.data import load_dataset
+from qresnet_jax.data import Split, load_dataset
 from qresnet_jax.errors import DataError
 from qresnet_jax.models.architecture import has_integer_form
-from qresnet_jax.models.resnet import create_model
+from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.ship.fold import fold
 from qresnet_jax.ship.jax import engine as jax_engine
 from qresnet_jax.ship.load import load_packed
@@ -37,12 +40,12 @@ class Evaluator:
       mesh: of the devices that share the work.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, mean: np.ndarray, mesh):
+    def __init__(self, graphdef: nnx.GraphDef[ResNet], mean: np.ndarray, mesh: Mesh) -> None:
         self._step = map_eval_step(make_eval_step(graphdef), mesh)
         self._mean = replicate(jnp.asarray(mean, jnp.float32), mesh)
         self._batch = -(-BATCH // mesh.size) * mesh.size
 
-    def __call__(self, params: nnx.State, model_state: nnx.State, split) -> dict[str, float]:
+    def __call__(self, params: nnx.State, model_state: nnx.State, split: Split) -> dict[str, float]:
         """`{"loss", "accuracy"}` over all images of `split`, whatever the batch size and the number of devices.
 
         Args:
@@ -63,18 +66,18 @@ class Evaluator:
 class Run(NamedTuple):
     """A finished or running training, read from its workdir."""
 
-    graphdef: nnx.GraphDef  # of the model in evaluation mode
+    graphdef: nnx.GraphDef[ResNet]  # of the model in evaluation mode
     state: TrainState
-    meta: dict  # saved with the checkpoint: config, class_names, mean, image_shape
+    meta: dict[str, Any]  # saved with the checkpoint: config, class_names, mean, image_shape
     step: int
     config: ConfigDict  # that of the run; where its data lie, as given
 
-    def model(self) -> nnx.Module:
+    def model(self) -> ResNet:
         """The trained network, in evaluation mode."""
         return nnx.merge(self.graphdef, self.state.params, self.state.model_state)
 
 
-def restore_run(config, workdir, *, mesh=None) -> Run:
+def restore_run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: Mesh | None = None) -> Run:
     """Reads a run's best checkpoint, or its last one where nothing was held out.
 
     Network and optimizer are those that the run was trained with, whatever `config` says: other activation bits, say, would
@@ -90,21 +93,21 @@ def restore_run(config, workdir, *, mesh=None) -> Run:
     """
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.best_step
+    assert step is not None  # there are checkpoints, or the directory would have been refused
     meta = checkpoints.meta(step)
     config = _as_trained(config, meta["config"])
     model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
     model.eval()
-    graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-    tx = optim.optimizer(
-        config.optim, params, 1, 1, config.model.weight_scale
-    )  # the tree of its state does not depend on the schedule
+    graphdef, params, *others = nnx.split(model, nnx.Param, ...)
+    (model_state,) = others
+    tx = optim.optimizer(config.optim, params, 1, 1)  # the tree of its state does not depend on the schedule
     like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
     run = Run(graphdef, checkpoints.restore(step, like), meta, step, config)
     checkpoints.close()
     return run
 
 
-def _as_trained(config, saved: dict) -> ConfigDict:
+def _as_trained(config: ConfigDict, saved: dict[str, Any]) -> ConfigDict:
     """The run's config, with what was asked for now."""
     trained, given = configs.from_json(saved), configs.flatten(config)
     now = {name: value for name, value in given.items() if name.startswith(configs.OF_THE_CALL)}
@@ -123,7 +126,9 @@ def fold_run(run: Run) -> IntegerNetwork:
     return fold(run.model(), mean=np.asarray(run.meta["mean"]), class_names=names, image_shape=shape)
 
 
-def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
+def evaluate_checkpoint(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, devices: Sequence[jax.Device] | None = None
+) -> dict[str, float]:
     """Test loss and accuracy of a run's best checkpoint, or of its last one where nothing was held out.
 
     Args:
@@ -161,7 +166,7 @@ def evaluate_checkpoint(config, workdir, *, devices=None) -> dict[str, float]:
     return values
 
 
-def evaluate_packed(config) -> dict[str, float]:
+def evaluate_packed(config: ConfigDict) -> dict[str, float]:
     """Test accuracy of a packed file.
 
     Args:

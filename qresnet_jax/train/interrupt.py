@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from types import FrameType
+from typing import Any, Self
 
 
 class StopSignal:
@@ -12,27 +14,27 @@ class StopSignal:
     stays false.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._name = ""
-        self._previous = {}
+        self._previous: dict[int, Any] = {}  # the handlers to put back
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._caught)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self._name)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self._name
 
-    def _caught(self, number, _frame):
+    def _caught(self, number: int, _frame: FrameType | None) -> None:
         if self._name and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._name = signal.Signals(number).name

@@ -4,22 +4,26 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import pathlib
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
 from qresnet_jax.errors import CheckpointError, DivergedError
 from qresnet_jax.models.architecture import has_integer_form
-from qresnet_jax.models.resnet import create_model
+from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.pixels import normalize
-from qresnet_jax.ship.costs import as_text, layer_table
+from qresnet_jax.ship.costs import Layer, as_text, layer_table
 from qresnet_jax.ship.fold import fold
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import epoch_order, steps_per_epoch
@@ -27,18 +31,23 @@ from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
 from qresnet_jax.train.diagnostics import make_diagnose, named
 from qresnet_jax.train.evaluator import Evaluator
 from qresnet_jax.train.interrupt import StopSignal
-from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
+from qresnet_jax.train.parallel import TrainStep, device_mesh, map_train_step, replicate
 from qresnet_jax.train.progress import Progress, log_to
 from qresnet_jax.train.records import Metrics
-from qresnet_jax.train.step import AXIS, METRICS, TrainData, init_state, make_train_step
+from qresnet_jax.train.step import AXIS, METRICS, TrainData, TrainState, init_state, make_train_step
 from qresnet_jax.train.workdir import claim_workdir
 
 log = logging.getLogger("qresnet_jax")
 
+_Tree = TypeVar("_Tree")
+_Dispatch = Callable[[TrainState, TrainData, int], tuple[TrainState, int]]
+
 DIAGNOSED_IMAGES = 128  # of the training set, for what is read off a forward pass
 
 
-def train_and_evaluate(config, workdir, *, devices=None) -> dict[str, float]:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, devices: Sequence[jax.Device] | None = None
+) -> dict[str, float]:
     """Trains, or goes on with, the run in `workdir`, and evaluates it on the test split at the end.
 
     The same call after an interruption gives the same result, to the bit, as without it. SIGTERM or Ctrl-C saves and
@@ -59,8 +68,8 @@ def train_and_evaluate(config, workdir, *, devices=None) -> dict[str, float]:
     configs.validate(config)
     mesh = device_mesh(devices)
     configs.validate_devices(config, mesh.size)
-    with claim_workdir(workdir) as workdir, log_to(workdir), StopSignal() as stop:
-        run = _Run(config, workdir, mesh)
+    with claim_workdir(workdir) as directory, log_to(directory), StopSignal() as stop:
+        run = _Run(config, directory, mesh)
         if stop:
             log.info("stopped by %s before the first step", stop)
             return {}
@@ -70,7 +79,7 @@ def train_and_evaluate(config, workdir, *, devices=None) -> dict[str, float]:
 class _Run:
     """One run's parts: what does not change while it trains."""
 
-    def __init__(self, config, workdir: pathlib.Path, mesh):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> None:
         self.config, self.workdir, self.mesh = config, workdir, mesh
         self.dataset = load_dataset(config.data)
         configs.validate_dataset(config, self.dataset)
@@ -81,13 +90,12 @@ class _Run:
         as_shipped = nnx.graphdef(nnx.view(model, use_running_average=True))
         self.evaluate = Evaluator(as_shipped, self.dataset.mean, mesh)
         loop = config.optim.hysteresis
-        self.diagnose = make_diagnose(as_shipped, loop.threshold, loop.relative, config.model.weight_scale)
+        self.diagnose = make_diagnose(as_shipped, loop.threshold, loop.relative)
         if config.model.sync_bn:
             model.set_attributes(BatchNorm, axis_name=AXIS)
-        self.graphdef, self.params, self.model_state = nnx.split(model, nnx.Param, ...)
-        self.tx = optim.optimizer(
-            config.optim, self.params, self.total_steps, self.steps_per_epoch, config.model.weight_scale
-        )
+        self.graphdef, self.params, *others = nnx.split(model, nnx.Param, ...)
+        (self.model_state,) = others
+        self.tx = optim.optimizer(config.optim, self.params, self.total_steps, self.steps_per_epoch)
         self.course = jax.jit(optim.schedule(config.optim, self.total_steps, self.steps_per_epoch))
         self.meta = {
             "config": to_json(config.to_dict()),
@@ -97,7 +105,7 @@ class _Run:
         }
         self.layers = self._layers(model)
 
-    def _layers(self, model):
+    def _layers(self, model: ResNet) -> list[Layer]:
         shape = tuple(self.meta["image_shape"])
         if not has_integer_form(self.config.model):
             return layer_table(model, shape)
@@ -130,7 +138,7 @@ class _Run:
             as_text(self.layers),
         )
 
-    def train(self, stop) -> dict[str, float]:
+    def train(self, stop: StopSignal) -> dict[str, float]:
         """Goes on from the latest checkpoint to the end, or until `stop` is set."""
         config = self.config
         checkpoints = Checkpoints(self.workdir)
@@ -157,14 +165,14 @@ class _Run:
             progress.close()
             return self.finish(state, checkpoints, metrics)
 
-    def start(self, checkpoints):
+    def start(self, checkpoints: Checkpoints) -> TrainState:
         """The state to begin with: of this workdir, else warm-started, else from scratch."""
         latest = checkpoints.latest_step
         params, model_state = self.params, self.model_state
         if latest is None and self.config.init_from:
             params, model_state, report = warm_start(self.config.init_from, params, model_state)
             log.info(report)
-        state = replicate(init_state(params, model_state, self.tx), self.mesh)
+        state: TrainState = replicate(init_state(params, model_state, self.tx), self.mesh)
         if latest is None:
             return state
         state = checkpoints.restore(latest, state)
@@ -177,13 +185,21 @@ class _Run:
         log.info("going on from step %d of %d in %s", latest, self.total_steps, self.workdir)
         return state
 
-    def _epochs(self, state, checkpoints, metrics, progress, stop):
+    def _epochs(
+        self,
+        state: TrainState,
+        checkpoints: Checkpoints,
+        metrics: Metrics,
+        progress: Progress,
+        stop: StopSignal,
+    ) -> TrainState:
         config, n = self.config, self.steps_per_epoch
         dispatch, data_of = self._dispatcher(), self._data()
         step, best = int(state.step), checkpoints.best_accuracy
-        waiting = []  # `(step, state, accuracy)` of the best since the last checkpoint, which it joins on the disk
+        # The best since the last checkpoint, which it joins on the disk.
+        waiting: list[tuple[int, TrainState, float | None]] = []
 
-        def save(*states):
+        def save(*states: tuple[int, TrainState, float | None]) -> None:
             for saved_step, saved, accuracy in states:
                 checkpoints.save(saved_step, saved, self.meta, accuracy)
 
@@ -214,7 +230,16 @@ class _Run:
         checkpoints.wait()
         return state
 
-    def _epoch(self, state, step, data, dispatch, metrics, progress, stop):
+    def _epoch(
+        self,
+        state: TrainState,
+        step: int,
+        data: TrainData,
+        dispatch: _Dispatch,
+        metrics: Metrics,
+        progress: Progress,
+        stop: StopSignal,
+    ) -> tuple[TrainState, int]:
         """`(state, step)` at the end of the epoch of `step`, or where `stop` was seen; logs each interval's metrics."""
         end = step - step % self.steps_per_epoch + self.steps_per_epoch
         clock, timed_from = time.monotonic(), step
@@ -235,13 +260,13 @@ class _Run:
                 break
         return state, step
 
-    def _interval_end(self, step) -> int:
+    def _interval_end(self, step: int) -> int:
         """Where the interval of `step` is logged: each `log_every_steps` of an epoch, and at its end."""
         every, n = self.config.log_every_steps, self.steps_per_epoch
         epoch, in_epoch = divmod(step, n)
         return epoch * n + min(in_epoch - in_epoch % every + every, n)
 
-    def _dispatcher(self):
+    def _dispatcher(self) -> _Dispatch:
         """`(state, data, step) -> (state, step)`, one dispatch on: as many steps as the interval has left, up to a most."""
         config, n = self.config, self.steps_per_epoch
         train_step = make_train_step(
@@ -256,31 +281,30 @@ class _Run:
         most = config.steps_per_dispatch or (1 if on_cpu else config.log_every_steps)
 
         @functools.cache  # one program for each length: two or three, as intervals and epochs end
-        def program(length):
+        def program(length: int) -> TrainStep:
             return map_train_step(train_step, self.mesh, config.parallel, length)
 
-        def dispatch(state, data, step):
+        def dispatch(state: TrainState, data: TrainData, step: int) -> tuple[TrainState, int]:
             # A run stops between dispatches, so that a resumed one cuts its epochs as an uninterrupted one does.
             length = min(most, self._interval_end(step) - step)
             return program(length)(state, data), step + length
 
         return dispatch
 
-    def _data(self):
+    def _data(self) -> Callable[[int], TrainData]:
         """`epoch -> TrainData`, on all devices; only the order changes with the epoch."""
         order_key, data_key = jax.random.split(jax.random.key(self.config.seed))
-        images, labels = self.dataset.train
-        count, order_of = len(labels), jax.jit(epoch_order, static_argnums=2)
-        mean = jnp.asarray(self.dataset.mean, jnp.float32)
-        images, labels, mean, data_key = replicate((images, labels, mean, data_key), self.mesh)
+        train, mean = self.dataset.train, jnp.asarray(self.dataset.mean, jnp.float32)
+        count, order_of = len(train.labels), jax.jit(epoch_order, static_argnums=2)
+        images, labels, mean, data_key = replicate((*train, mean, data_key), self.mesh)
 
-        def data_of(epoch):
+        def data_of(epoch: int) -> TrainData:
             order = replicate(order_of(order_key, epoch, count), self.mesh)
             return TrainData(images, labels, mean, order, data_key)
 
         return data_of
 
-    def _interval_metrics(self, state, data, step) -> dict[str, float]:
+    def _interval_metrics(self, state: TrainState, data: TrainData, step: int) -> dict[str, float]:
         check_finite(state)
         sample = normalize(data.images[:DIAGNOSED_IMAGES], data.mean)
         now = self.diagnose(state.params, state.model_state, state.opt_state, sample)
@@ -295,7 +319,7 @@ class _Run:
             **{name: float(x) for name, x in now.items()},
         }
 
-    def _validate(self, state, metrics, epoch) -> float | None:
+    def _validate(self, state: TrainState, metrics: Metrics, epoch: int) -> float | None:
         if self.dataset.validation is None:
             return None
         result = self.evaluate(state.params, state.model_state, self.dataset.validation)
@@ -309,12 +333,13 @@ class _Run:
         )
         return result["accuracy"]
 
-    def finish(self, state, checkpoints, metrics) -> dict[str, float]:
+    def finish(self, state: TrainState, checkpoints: Checkpoints, metrics: Metrics) -> dict[str, float]:
         """Test loss and accuracy of the model that validation chose; measured once, then read from the records."""
         step = int(state.step)
         done = metrics.at(step)
         if "test_accuracy" not in done:
             chosen = checkpoints.best_step if self.dataset.validation else checkpoints.latest_step
+            assert chosen is not None  # training ends with a checkpoint
             if chosen != step:
                 state = checkpoints.restore(chosen, state)
             result = self.evaluate(state.params, state.model_state, self.dataset.test)
@@ -337,7 +362,7 @@ class _Run:
 _OF_THE_RUN = ("seed", "batch_size", "data.name", "data.holdout")
 
 
-def check_same_run(saved: dict, given: dict, workdir) -> None:
+def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: pathlib.Path) -> None:
     """Logs what a config changes in a run that it goes on with.
 
     Raises:
@@ -358,7 +383,7 @@ def check_same_run(saved: dict, given: dict, workdir) -> None:
         log.info("changed since the checkpoint: %s", ", ".join(changes))
 
 
-def check_finite(state) -> None:
+def check_finite(state: TrainState) -> None:
     """Stops a run whose loss or parameters are no longer finite.
 
     Raises:
@@ -376,11 +401,11 @@ def check_finite(state) -> None:
 
 
 @jax.jit
-def _copy(tree):
+def _copy(tree: _Tree) -> _Tree:
     """A copy; the next step takes over the buffers of the state itself."""
     return jax.tree.map(jnp.copy, tree)
 
 
 @jax.jit
-def _all_finite(tree):
+def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))

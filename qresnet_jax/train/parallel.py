@@ -1,17 +1,20 @@
 """From a replica's pure step to all devices, by `shard_map` or `pmap`; a CPU's cores are devices, too."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qresnet_jax.system.machine import processors
-from qresnet_jax.train.step import AXIS
+from qresnet_jax.train.step import AXIS, TrainData, TrainState
 
 _IMAGES_PER_CORE = 32  # with fewer, a step's sums over all devices cost more than another device gains
 _DAY = 24 * 60 * 60  # seconds
+
+TrainStep = Callable[[TrainState, TrainData], TrainState]
 
 
 def cores_as_devices(batch_size: int) -> None:
@@ -24,10 +27,8 @@ def cores_as_devices(batch_size: int) -> None:
     Args:
       batch_size: over all devices.
     """
-    chosen = jax.config.jax_num_cpu_devices > 0 or "host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    if not chosen:
+    devices: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]  # JAX adds its options at run time
+    if devices <= 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", devices_for(batch_size, processors()))
 
 
@@ -37,7 +38,7 @@ def devices_for(batch_size: int, cores: int) -> int:
     return max(n for n in range(1, most + 1) if batch_size % n == 0)
 
 
-def _compiler_options(mesh: Mesh) -> dict | None:
+def _compiler_options(mesh: Mesh) -> dict[str, str | int] | None:
     if mesh.devices.flat[0].platform != "cpu":
         return None
     return {
@@ -50,17 +51,17 @@ def _compiler_options(mesh: Mesh) -> dict | None:
     }
 
 
-def device_mesh(devices=None) -> Mesh:
+def device_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of one axis over `devices` (all by default)."""
     return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
 
 
-def replicate(tree, mesh: Mesh):
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of every array on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def map_train_step(step: Callable, mesh: Mesh, how: str, length: int) -> Callable:
+def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> TrainStep:
     """`(state, data) -> state` over all devices, `length` steps a call.
 
     The state is donated. Everything is replicated; each replica takes its share of a batch by its index.
@@ -72,7 +73,7 @@ def map_train_step(step: Callable, mesh: Mesh, how: str, length: int) -> Callabl
       length: steps a call, under `lax.scan`; 1 has no loop around it.
     """
 
-    def steps(state, data):
+    def steps(state: TrainState, data: TrainData) -> TrainState:
         if length == 1:
             return step(state, data)
         return jax.lax.scan(lambda s, _: (step(s, data), None), state, None, length=length)[0]
@@ -87,7 +88,7 @@ def map_train_step(step: Callable, mesh: Mesh, how: str, length: int) -> Callabl
         )
 
         # pmap must map something: here the devices' numbers.
-        def mapped(state, data):
+        def mapped(state: TrainState, data: TrainData) -> TrainState:
             return pmapped(np.arange(mesh.size), state, data)
     else:
         everywhere = PartitionSpec()

@@ -2,16 +2,21 @@
 
 import contextlib
 import logging
+import os
 import pathlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 log = logging.getLogger("qresnet_jax")
 
 
 @contextlib.contextmanager
-def log_to(workdir: pathlib.Path) -> Iterator[None]:
+def log_to(workdir: str | os.PathLike[str]) -> Iterator[None]:
     """While the context lasts the package's log goes to standard output and is appended to `WORKDIR/train.log`."""
     file = _LogFile(pathlib.Path(workdir) / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -29,7 +34,7 @@ def log_to(workdir: pathlib.Path) -> Iterator[None]:
 class _LogFile(logging.FileHandler):
     """Raises what goes wrong, such as a full disk, where `logging` would print a traceback and go on."""
 
-    def handleError(self, record):
+    def handleError(self, record: logging.LogRecord) -> None:
         raise  # it is called while the error is handled
 
 
@@ -44,7 +49,7 @@ def console_handler() -> logging.Handler:
     )
 
 
-def _console():
+def _console() -> "Console":
     import rich
 
     return rich.get_console()
@@ -60,7 +65,7 @@ class Progress:
       num_epochs: of the run.
     """
 
-    def __init__(self, total_steps: int, step: int, steps_per_epoch: int, num_epochs: int):
+    def __init__(self, total_steps: int, step: int, steps_per_epoch: int, num_epochs: int) -> None:
         self.total_steps, self.steps_per_epoch, self.num_epochs = total_steps, steps_per_epoch, num_epochs
         self._bar = None
         self._start = (step, time.monotonic())
@@ -104,7 +109,7 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def _epoch(self, step):
+    def _epoch(self, step: int) -> str:
         return f"{min(-(-step // self.steps_per_epoch), self.num_epochs)}/{self.num_epochs}"
 
 

@@ -1,6 +1,7 @@
 """What a run writes down as it goes: `metrics.jsonl` and TensorBoard event files."""
 
 import json
+import os
 import pathlib
 import time
 
@@ -24,7 +25,7 @@ class Metrics:
       UserError: a complete line of the file is no JSON object with a step, or it cannot be written, then or later.
     """
 
-    def __init__(self, workdir: pathlib.Path, last_step: int):
+    def __init__(self, workdir: str | os.PathLike[str], last_step: int) -> None:
         self.path = pathlib.Path(workdir) / FILE
         self._lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
         self._encoded = [_encoded(line) for line in self._lines]
@@ -56,11 +57,11 @@ class Metrics:
         self._file.close()
         self._events.close()
 
-    def _rewrite(self):
+    def _rewrite(self) -> None:
         write_all({self.path: b"".join(self._encoded)})
 
 
-def _encoded(line):
+def _encoded(line: dict[str, float]) -> bytes:
     return (json.dumps(line) + "\n").encode()
 
 
@@ -70,7 +71,7 @@ class _Events:
     tensorboardX's own `SummaryWriter` writes in a thread; where that fails, as on a full disk, the program hangs.
     """
 
-    def __init__(self, directory: pathlib.Path, last_step: int):
+    def __init__(self, directory: pathlib.Path, last_step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
 
@@ -84,7 +85,7 @@ class _Events:
             )
         self._writer.flush()
 
-    def write(self, step, values):
+    def write(self, step: int, values: dict[str, float]) -> None:
         from tensorboardX.summary import scalar
 
         for name, value in values.items():
@@ -92,7 +93,7 @@ class _Events:
             self._writer.write_event(event)
         self._writer.flush()
 
-    def close(self):
+    def close(self) -> None:
         self._writer.close()
 
 

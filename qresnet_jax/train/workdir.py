@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextlib.contextmanager
-def claim_workdir(workdir) -> Iterator[pathlib.Path]:
+def claim_workdir(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Makes the directory and locks it while the context lasts.
 
     Raises:
