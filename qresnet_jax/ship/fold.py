@@ -15,15 +15,17 @@ Two things happen to what lies between two convolutions (scale s, step alpha / n
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from flax import nnx
 
 from qresnet_jax import nn, pixels
 from qresnet_jax.errors import ExportError
-from qresnet_jax.models.resnet import PreactBlock, ResNet
+from qresnet_jax.models.resnet import Block, PreactBlock, ResNet
 from qresnet_jax.quantize import fixed_point, weights
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
@@ -32,7 +34,7 @@ from qresnet_jax.ship.network import IntegerNetwork
 def fold(
     model: ResNet,
     *,
-    mean: float | Sequence[float] = 127.5,
+    mean: npt.ArrayLike = 127.5,
     class_names: Sequence[str] | None = None,
     image_shape: tuple[int, int] | None = None,
 ) -> IntegerNetwork:
@@ -62,7 +64,9 @@ def fold(
         )
         model = _on_grid(model)
     model = nnx.view(model, use_running_average=True)
-    folding = _Folding(model.fraction_bits)
+    fraction_bits = model.fraction_bits
+    assert fraction_bits is not None  # as `_on_grid` leaves none
+    folding = _Folding(fraction_bits)
     stream = folding.stem(model, mean)
     for name, block in blocks(model):
         stream = folding.block(name, block, stream)
@@ -73,7 +77,7 @@ def fold(
     height, width = (None, None) if image_shape is None else image_shape
     return IntegerNetwork(
         tuple(folding.nodes),
-        fraction_bits=model.fraction_bits,
+        fraction_bits=fraction_bits,
         logit_scale=logit_scale,
         class_names=None if class_names is None else tuple(class_names),
         height=height,
@@ -81,7 +85,7 @@ def fold(
     )
 
 
-def blocks(model: ResNet):
+def blocks(model: ResNet) -> list[tuple[str, Block]]:
     """`(name, block)` of all residual blocks; the node that completes a block has its name."""
     return [
         (f"stages.{i}.{j}", block) for i, stage in enumerate(model.stages) for j, block in enumerate(stage)
@@ -101,12 +105,12 @@ def why_float(model: ResNet) -> str | None:
     return None
 
 
-def _check_foldable(model):
+def _check_foldable(model: ResNet) -> None:
     if reason := why_float(model):
         raise ExportError(reason)
     sums = {"stem": model.stem.acc_max() if model.stem.weight_bits else 0}
     for name, block in blocks(model):
-        sums[name] = max(c.acc_max(a.max_level) for c, a in zip(block.convs, block.acts, strict=True))
+        sums[name] = max(c.acc_max(a.max_level) for c, a in zip(*_binary_layers(block), strict=True))
     for name, largest in sums.items():
         if largest >= nodes.ACC_LIMIT:
             raise ExportError(
@@ -118,11 +122,17 @@ def _check_foldable(model):
             raise ExportError(f"{jax.tree_util.keystr(path)} is not finite: this network cannot be shipped")
 
 
-def _on_grid(model):
+def _binary_layers(block: Block) -> tuple[list[nn.BinaryConv], list[nn.Quantizer]]:
+    """Returns the convolutions and quantizers of a block that has an integer form: none of them is a float one."""
+    return cast(list[nn.BinaryConv], list(block.convs)), cast(list[nn.Quantizer], list(block.acts))
+
+
+def _on_grid(model: ResNet) -> ResNet:
     """A copy whose evaluation is in integers, as if trained on the grid."""
     model = nnx.clone(model)
-    for module in (model, model.classifier, *(block for _, block in blocks(model))):
-        module.fraction_bits = fixed_point.FRACTION_BITS
+    model.fraction_bits = model.classifier.fraction_bits = fixed_point.FRACTION_BITS
+    for _, block in blocks(model):
+        block.fraction_bits = fixed_point.FRACTION_BITS
     model.stem.weight_bits = model.stem.exact_weight_bits()
     return model
 
@@ -130,15 +140,15 @@ def _on_grid(model):
 class _Folding:
     """The list of nodes under construction; every method adds some and returns the last one's position."""
 
-    def __init__(self, fraction_bits: int):
+    def __init__(self, fraction_bits: int) -> None:
         self.fraction_bits = fraction_bits
-        self.nodes = []
+        self.nodes: list[nodes.Node] = []
 
     def add(self, node: nodes.Node) -> int:
         self.nodes.append(node)
         return len(self.nodes) - 1
 
-    def stem(self, model, mean):
+    def stem(self, model: ResNet, mean: npt.ArrayLike) -> int:
         kernel, _ = _integer_kernel(model.stem)
         acc = self.add(
             nodes.StemNode(
@@ -155,52 +165,74 @@ class _Folding:
         self.nodes[-1] = dataclasses.replace(self.nodes[-1], name="stem")
         return stream
 
-    def block(self, name, block, stream):
+    def block(self, name: str, block: Block, stream: int) -> int:
         preact = isinstance(block, PreactBlock)
         # Batch norm i stands in front of convolution i in the pre-activation form, else behind it.
-        norms = list(block.norms) if preact else [None, *block.norms]
-        first = x = self.quantize(norms[0], block.acts[0], stream)
-        for i, conv in enumerate(block.convs):
+        norms: list[nn.BatchNorm | None] = list(block.norms) if preact else [None, *block.norms]
+        convs, acts = _binary_layers(block)
+        first = x = self.quantize(norms[0], acts[0], stream)
+        for i, conv in enumerate(convs):
             acc = self.conv(f"{name}.convs.{i}", conv, x)
-            if i + 1 < len(block.convs):
-                x = self.quantize(norms[i + 1], block.acts[i + 1], acc, conv, block.acts[i])
-        y = self.requantize(block.convs[-1], None if preact else norms[-1], block.acts[-1], acc)
+            if i + 1 < len(convs):
+                x = self.quantize(norms[i + 1], acts[i + 1], acc, conv, acts[i])
+        y = self.requantize(convs[-1], None if preact else norms[-1], acts[-1], acc)
         if block.project is not None:
-            acc = self.conv(f"{name}.project", block.project, first)
-            stream = self.requantize(block.project, block.project_norm, block.acts[0], acc)
+            project = cast(nn.BinaryConv, block.project)
+            acc = self.conv(f"{name}.project", project, first)
+            stream = self.requantize(project, block.project_norm, acts[0], acc)
         if preact:
             return self.add(nodes.AddNode(name=name, inputs=(y, stream)))
         return self.add(nodes.ReluNode(name=name, inputs=(self.add(nodes.AddNode(inputs=(y, stream))),)))
 
-    def conv(self, name, conv, levels):
+    def conv(self, name: str, conv: nn.BinaryConv, levels: int) -> int:
         signs = np.where(np.asarray(conv.kernel[...]) >= 0, 1, -1).astype(np.int8)
         return self.add(
             nodes.BinaryConvNode(name=name, inputs=(levels,), signs=signs, stride=conv.strides[0])
         )
 
-    def quantize(self, norm, act, x, conv=None, act_before=None):
+    def quantize(
+        self,
+        norm: nn.BatchNorm | None,
+        act: nn.Quantizer,
+        x: int,
+        conv: nn.BinaryConv | None = None,
+        act_before: nn.Quantizer | None = None,
+    ) -> int:
         """Of node x: the stream, or `conv` of `act_before`'s levels."""
-        if conv is None:
+        factor: float | np.ndarray
+        if conv is None or act_before is None:
             factor, bound = 2.0**-self.fraction_bits, fixed_point.STREAM_MAX + 1
         else:
             factor, bound = _factor(conv, act_before), conv.acc_max(act_before.max_level)
         return self.add(dataclasses.replace(fold_quantizer(norm, act, factor, bound), inputs=(x,)))
 
-    def requantize(self, conv, norm, act, acc):
+    def requantize(
+        self,
+        conv: nn.BinaryConv | nn.StemConv,
+        norm: nn.BatchNorm | None,
+        act: nn.Quantizer | None,
+        acc: int,
+    ) -> int:
         return self.add(_requantize(_conv_constants(conv, norm, act, self.fraction_bits), acc))
 
-    def renormalize(self, norm, stream):
+    def renormalize(self, norm: nn.BatchNorm, stream: int) -> int:
         return self.add(_requantize(_stream_constants(norm, self.fraction_bits), stream))
 
-    def classifier(self, classifier, pooled) -> float:
+    def classifier(self, classifier: nn.Classifier, pooled: int) -> float:
         """Adds the last node; returns the logit scale."""
-        weights, bias, unit = _integer_weights(classifier)
-        weights, bias = np.asarray(weights).astype(np.int16), np.asarray(bias, np.int32)
-        self.add(nodes.ClassifierNode(name="classifier", inputs=(pooled,), weights=weights, bias=bias))
+        kernel, bias, unit = _integer_weights(classifier)
+        self.add(
+            nodes.ClassifierNode(
+                name="classifier",
+                inputs=(pooled,),
+                weights=np.asarray(kernel).astype(np.int16),
+                bias=np.asarray(bias, np.int32),
+            )
+        )
         return float(unit)
 
 
-def _requantize(constants, x):
+def _requantize(constants: fixed_point.Requantizer, x: int) -> nodes.RequantizeNode:
     return nodes.RequantizeNode(
         inputs=(x,),
         multiplier=np.asarray(constants.multiplier, np.int32),
@@ -213,11 +245,17 @@ def _requantize(constants, x):
 
 
 @nnx.jit(static_argnames="fraction_bits")
-def _conv_constants(conv, norm, act, fraction_bits):
+def _conv_constants(
+    conv: nn.BinaryConv | nn.StemConv,
+    norm: nn.BatchNorm | None,
+    act: nn.Quantizer | None,
+    fraction_bits: int,
+) -> fixed_point.Requantizer:
     """M, C, k of `stream.to_stream`."""
-    if act is None:
+    if isinstance(conv, nn.StemConv):
         factor, acc_max = conv.integer_kernel()[1] / pixels.UNITS, conv.acc_max()
     else:
+        assert act is not None  # a binary convolution reads levels
         factor = weights.binary_scale(conv.kernel[...], conv.scale) * act.step
         acc_max = conv.acc_max(act.max_level)
     channels = conv.out_features
@@ -226,7 +264,7 @@ def _conv_constants(conv, norm, act, fraction_bits):
 
 
 @nnx.jit(static_argnames="fraction_bits")
-def _stream_constants(norm, fraction_bits):
+def _stream_constants(norm: nn.BatchNorm, fraction_bits: int) -> fixed_point.Requantizer:
     """M, C, k of `stream.renormalize`."""
     multiplier, offset = norm.affine()
     unit = jnp.float32(2.0**-fraction_bits)
@@ -253,7 +291,7 @@ def fold_quantizer(
     """
     direction, affine = _batch_norm(norm)
 
-    def stairs(x):
+    def stairs(x: np.ndarray) -> np.ndarray:
         return act.level_index(affine(x * factor))
 
     thresholds = find_thresholds(stairs, direction, bound, len(act.levels) - 1)
@@ -262,14 +300,14 @@ def fold_quantizer(
     )
 
 
-def _factor(conv, act):
+def _factor(conv: nn.BinaryConv, act: nn.Quantizer) -> np.ndarray:
     """What one unit of the accumulator of `conv`, on levels of `act`, is worth: scalar or `[out]`."""
     size = np.abs(np.asarray(conv.kernel[...], np.float64))
     scale = size.mean() if conv.scale == "layer" else size.mean((0, 1, 2))
     return scale * (float(act.clipping_level) / act.max_level)
 
 
-def _batch_norm(norm):
+def _batch_norm(norm: nn.BatchNorm | None) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """Per channel the direction, -1 or +1, in which it is monotone, and the function; of None the identity."""
     if norm is None:
         return np.ones(1, np.int8), lambda x: x

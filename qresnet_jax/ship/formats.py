@@ -1,5 +1,6 @@
 """The formats that an integer network is written in; each has its writer, imported when it is asked for."""
 
+import os
 import pathlib
 
 from qresnet_jax.errors import ExportError
@@ -11,7 +12,7 @@ ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".
 
 def write_network(
     network: IntegerNetwork,
-    path,
+    path: str | os.PathLike[str],
     format: str = "packed",
     *,
     c_profile: str = "fast",
@@ -33,7 +34,8 @@ def write_network(
       UserError: it cannot be written, or takes images of any size, which this format cannot.
     """
     path = pathlib.Path(path)
-    if format in ("c", "stablehlo") and None in network.image_shape:
+    height, width, channels = network.image_shape
+    if format in ("c", "stablehlo") and None in (height, width):
         raise ExportError(
             f"this network takes images of any size, format {format} needs one: fold it with an image_shape"
         )
@@ -54,7 +56,8 @@ def write_network(
             from qresnet_jax.ship.jax.engine import make_logits
             from qresnet_jax.ship.jax.stablehlo import write_stablehlo
 
-            write_stablehlo(make_logits(network), path, network.image_shape)
+            assert height is not None and width is not None
+            write_stablehlo(make_logits(network), path, (height, width, channels))
         case _:
             also = "; qonnx is written from a trained run, by --mode=export" if format == "qonnx" else ""
             raise ValueError(f"format must be one of {', '.join(ENDINGS)}, got {format!r}{also}")

@@ -2,7 +2,9 @@
 
 import importlib
 import importlib.resources
+import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,11 +29,12 @@ class PackedNetwork:
       ValueError: no such engine.
     """
 
-    def __init__(self, network: IntegerNetwork, nbytes: int, engine: str = "jax"):
+    def __init__(self, network: IntegerNetwork, nbytes: int, engine: str = "jax") -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
         self.network, self.nbytes, self.engine = network, nbytes, engine
-        self._logits = importlib.import_module(f"qresnet_jax.ship.{ENGINES[engine]}").logits
+        module = importlib.import_module(f"qresnet_jax.ship.{ENGINES[engine]}")
+        self._logits: Callable[[IntegerNetwork, np.ndarray], np.ndarray] = module.logits
 
     def __repr__(self) -> str:
         shape = "x".join(str(size or "any") for size in self.network.image_shape)
@@ -55,12 +58,14 @@ class PackedNetwork:
         """Classes, integers `[N]`, of uint8 images `[N, H, W, C]`."""
         return self.logits(images).argmax(-1)
 
-    def export(self, path, format: str = "packed", **options) -> list[pathlib.Path]:
+    def export(
+        self, path: str | os.PathLike[str], format: str = "packed", **options: str
+    ) -> list[pathlib.Path]:
         """Writes the network in another format, see `qresnet_jax.ship.formats.write_network`."""
         return write_network(self.network, path, format, **options)
 
 
-def load_packed(path, engine: str = "jax") -> PackedNetwork:
+def load_packed(path: str | os.PathLike[str], engine: str = "jax") -> PackedNetwork:
     """Reads a packed file for prediction.
 
     Args:
@@ -78,9 +83,9 @@ def load_packed(path, engine: str = "jax") -> PackedNetwork:
       >>> network.predict(np.zeros((2, 8, 8, 1), np.uint8)).shape
       (2,)
     """
-    path = find_packed(path)
-    network = read_packed(path)
-    return PackedNetwork(network, path.stat().st_size, engine)
+    file = find_packed(path)
+    network = read_packed(file)
+    return PackedNetwork(network, file.stat().st_size, engine)
 
 
 def zoo() -> dict[str, pathlib.Path]:
@@ -89,7 +94,7 @@ def zoo() -> dict[str, pathlib.Path]:
     return {path.stem: path for path in sorted(directory.glob("*.safetensors"))}
 
 
-def find_packed(path) -> pathlib.Path:
+def find_packed(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a packed file, or of the zoo's model of that name.
 
     Raises:

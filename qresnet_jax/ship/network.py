@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qresnet_jax.ship.nodes import Node, value_types
+from qresnet_jax.ship.nodes import ClassifierNode, Node, StemNode, value_types
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class IntegerNetwork:
     height: int | None = None
     width: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         values = value_types(self.nodes)
         if self.class_names is not None and len(self.class_names) != values[-1].channels:
             raise ValueError(f"{len(self.class_names)} class names for {values[-1].channels} classes")
@@ -42,9 +42,23 @@ class IntegerNetwork:
             raise ValueError(f"height={self.height}, width={self.width} must be 1 to 65535, or None")
 
     @property
+    def stem(self) -> StemNode:
+        """Returns the first node."""
+        first = self.nodes[0]
+        assert isinstance(first, StemNode)  # or there would be no network
+        return first
+
+    @property
+    def classifier(self) -> ClassifierNode:
+        """Returns the last node."""
+        last = self.nodes[-1]
+        assert isinstance(last, ClassifierNode)  # or there would be no network
+        return last
+
+    @property
     def channels(self) -> int:
         """Of the images."""
-        return self.nodes[0].weights.shape[2]
+        return self.stem.weights.shape[2]
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int]:
@@ -58,9 +72,9 @@ class IntegerNetwork:
     @property
     def classes(self) -> int:
         """Number of logits."""
-        return len(self.nodes[-1].bias)
+        return len(self.classifier.bias)
 
     @property
     def mean(self) -> np.ndarray:
         """The pixel means that are subtracted, half-integers, float64 `[channels]`."""
-        return self.nodes[0].double_mean / 2
+        return self.stem.double_mean / 2

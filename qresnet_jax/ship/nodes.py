@@ -15,10 +15,11 @@ JAX and PyTorch, with `(k - 1) // 2` zeros around the image.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from qresnet_jax import pixels
 from qresnet_jax.quantize.exact import SUM_LIMIT
@@ -123,7 +124,7 @@ def value_types(nodes: Sequence[Node]) -> list[Value]:
     """
     if len(nodes) < 2 or not isinstance(nodes[0], StemNode) or not isinstance(nodes[-1], ClassifierNode):
         raise ValueError("the first of the nodes must be the stem, the last the classifier")
-    values = []
+    values: list[Value] = []
     for i, node in enumerate(nodes):
         rule = _RULES.get(type(node))
         try:
@@ -146,12 +147,12 @@ def kind(node: Node) -> str:
     return type(node).__name__.removesuffix("Node")
 
 
-def _require(condition, message):
+def _require(condition: bool | np.bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
 
 
-def _array(x, dtype, *shape):
+def _array(x: np.ndarray, dtype: npt.DTypeLike, *shape: int | None) -> None:
     """Checks dtype and shape; None stands for any size but 0."""
     fits = len(x.shape) == len(shape) and all(
         a > 0 and b in (None, a) for a, b in zip(x.shape, shape, strict=True)
@@ -159,13 +160,13 @@ def _array(x, dtype, *shape):
     _require(x.dtype == dtype and fits, f"expected {np.dtype(dtype)} {shape}, got {x.dtype} {x.shape}")
 
 
-def _kernel(x, dtype, stride):
+def _kernel(x: np.ndarray, dtype: npt.DTypeLike, stride: int) -> None:
     _array(x, dtype, None, None, None, None)
     odd = all(size % 2 == 1 for size in x.shape[:2])
     _require(odd and stride in (1, 2), f"kernel {x.shape} must be odd, stride {stride} be 1 or 2")
 
 
-def _accumulator(channels, bound, reduction):
+def _accumulator(channels: int, bound: int, reduction: int) -> Value:
     _require(
         bound < ACC_LIMIT,
         f"its sums reach {bound:,}, exact are those below 2**24; take fewer activation bits",
@@ -173,11 +174,11 @@ def _accumulator(channels, bound, reduction):
     return Value("acc", channels, bound, reduction)
 
 
-def _is_kind(x, *kinds):
+def _is_kind(x: Value, *kinds: str) -> None:
     _require(x.kind in kinds, f"needs {' or '.join(kinds)}, its input is {x.kind}")
 
 
-def _stem(node):
+def _stem(node: StemNode) -> Value:
     _kernel(node.weights, np.int16, node.stride)
     _array(node.double_mean, np.int16, node.weights.shape[2])
     _require(np.all((node.double_mean >= 0) & (node.double_mean <= pixels.LARGEST)), "means must be 0 to 255")
@@ -185,7 +186,7 @@ def _stem(node):
     return _accumulator(node.weights.shape[3], pixels.LARGEST * largest, node.stride)
 
 
-def _binary_conv(node, x):
+def _binary_conv(node: BinaryConvNode, x: Value) -> Value:
     _is_kind(x, "levels")
     _kernel(node.signs, np.int8, node.stride)
     _array(node.signs, np.int8, None, None, x.channels, None)
@@ -194,7 +195,7 @@ def _binary_conv(node, x):
     return _accumulator(node.signs.shape[3], x.bound * taps, x.reduction * node.stride)
 
 
-def _thresholds(node, x):
+def _thresholds(node: ThresholdsNode, x: Value) -> Value:
     _is_kind(x, "acc", "stream")
     rows, n = len(node.thresholds), len(node.levels) - 1
     _array(node.thresholds, np.int32, rows, n)
@@ -209,7 +210,7 @@ def _thresholds(node, x):
     return Value("levels", x.channels, int(node.levels[-1]), x.reduction)
 
 
-def _requantize(node, x):
+def _requantize(node: RequantizeNode, x: Value) -> Value:
     _is_kind(x, "acc", "stream")
     for array, dtype in ((node.multiplier, np.int32), (node.offset, np.int64), (node.shift, np.uint8)):
         _array(array, dtype, x.channels)
@@ -218,28 +219,28 @@ def _requantize(node, x):
     return x._replace(kind="stream", bound=-STREAM_MIN)
 
 
-def _add(node, a, b):
+def _add(node: AddNode, a: Value, b: Value) -> Value:
     _is_kind(a, "stream")
     _require(a == b, f"cannot add {a} and {b}")
     return a
 
 
-def _relu(node, x):
+def _relu(node: ReluNode, x: Value) -> Value:
     _is_kind(x, "stream")
     return x
 
 
-def _max_pool(node, x):
+def _max_pool(node: MaxPoolNode, x: Value) -> Value:
     _is_kind(x, "stream")
     return x._replace(reduction=2 * x.reduction)
 
 
-def _mean_pool(node, x):
+def _mean_pool(node: MeanPoolNode, x: Value) -> Value:
     _is_kind(x, "stream")
     return x._replace(kind="mean", reduction=0)
 
 
-def _classifier(node, x):
+def _classifier(node: ClassifierNode, x: Value) -> Value:
     _is_kind(x, "mean")
     _array(node.weights, np.int16, x.channels, None)
     _array(node.bias, np.int32, node.weights.shape[1])
@@ -248,7 +249,7 @@ def _classifier(node, x):
     return Value("logits", node.weights.shape[1], int(bound.max()), 0)
 
 
-_RULES = {
+_RULES: dict[type[Node], Callable[..., Value]] = {
     StemNode: _stem,
     BinaryConvNode: _binary_conv,
     ThresholdsNode: _thresholds,

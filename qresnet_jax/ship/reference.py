@@ -5,6 +5,7 @@ are integers below 2**24 (`nodes.ACC_LIMIT`), which float32 adds exactly in any 
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def evaluate(
     """Results of the nodes at the positions `wanted` (None: of all), of images as in `logits`, all at once."""
     wanted = range(len(network.nodes)) if wanted is None else wanted
     last_reader = {j: i for i, node in enumerate(network.nodes) for j in node.inputs}
-    values = {}
+    values: dict[int, np.ndarray] = {}
     for i, node in enumerate(network.nodes):
         values[i] = _apply(node, images, *(values[j] for j in node.inputs))
         for j in set(node.inputs):
@@ -62,7 +63,7 @@ def evaluate(
     return {i: values[i] for i in wanted}
 
 
-def _apply(node: Node, images, x=None, y=None):
+def _apply(node: Node, images: np.ndarray, x: Any = None, y: Any = None) -> np.ndarray:
     match node:
         case nodes.StemNode():
             return _convolve(2 * images.astype(np.int32) - node.double_mean, node.weights, node.stride)
@@ -86,11 +87,11 @@ def _apply(node: Node, images, x=None, y=None):
     raise TypeError(f"no such node: {node}")
 
 
-def _saturate(x):
+def _saturate(x: np.ndarray) -> np.ndarray:
     return np.clip(x, nodes.STREAM_MIN, nodes.STREAM_MAX).astype(np.int32)
 
 
-def _windows(x, kh, kw, stride, border=0):
+def _windows(x: np.ndarray, kh: int, kw: int, stride: int, border: int = 0) -> np.ndarray:
     """`[N, H, W, C]` -> `[N, H', W', kh * kw, C]`: what a window over each output pixel sees."""
     ph, pw = (kh - 1) // 2, (kw - 1) // 2
     x = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)), constant_values=border)
@@ -99,14 +100,14 @@ def _windows(x, kh, kw, stride, border=0):
     return np.concatenate(taps, axis=3)
 
 
-def _convolve(x, kernel, stride):
+def _convolve(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
     kh, kw, features, out = kernel.shape
     windows = _windows(x.astype(np.float32), kh, kw, stride)
     acc = windows.reshape(*windows.shape[:3], kh * kw * features) @ kernel.reshape(-1, out).astype(np.float32)
     return acc.astype(np.int32)
 
 
-def _passed(x, thresholds, direction):
+def _passed(x: np.ndarray, thresholds: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """How many thresholds of its channel each x passes."""
     if len(thresholds) == 1:
         return np.searchsorted(thresholds[0], direction[0] * x, side="right")
