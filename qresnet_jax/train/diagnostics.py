@@ -16,6 +16,7 @@ how a few weights walk through the hysteresis loop, step by step (`start_walk`).
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +32,28 @@ MOST_LEVELS = 16
 WALK_STEPS = 2000  # the first ones of a run
 WALK_WEIGHTS = 32
 
+_Kind = TypeVar("_Kind", bound=nnx.Variable)
 
-def by_layer(tree, kind) -> dict[str, jax.Array]:
-    """The arrays of a state's variables of one type, by layer."""
+
+def variables_by_layer(tree: Any, kind: type[_Kind]) -> dict[str, _Kind]:
+    """Returns a state's variables of one type, by layer."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: isinstance(v, nnx.Variable))
     found = {}
     for path, variable in leaves:
         if isinstance(variable, kind) and jax.tree.leaves(variable):  # optax.partition leaves empty ones
-            found[".".join(str(key.key) for key in path[:-1])] = jax.tree.leaves(variable)[0]
+            found[".".join(str(key.key) for key in path[:-1])] = variable
     return found
+
+
+def by_layer(tree: Any, kind: type[nnx.Variable]) -> dict[str, jax.Array]:
+    """Returns the arrays of a state's variables of one type, by layer."""
+    return {name: jax.tree.leaves(v)[0] for name, v in variables_by_layer(tree, kind).items()}
+
+
+def latent_magnitudes(opt_state: optax.OptState) -> dict[str, jax.Array]:
+    """Returns `s`, the mean `|latent|`, of each binary layer by its own scale: float32 `[]`, or `[out]` per channel."""
+    latents = variables_by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
+    return {name: magnitude(latent[...], latent.weight_scale) for name, latent in latents.items()}
 
 
 def step_diagnostics(grads: nnx.State, opt_state: optax.OptState) -> dict[str, jax.Array]:
@@ -69,21 +83,19 @@ def named(values: dict[str, jax.Array], params: nnx.State) -> dict[str, jax.Arra
     return {f"{kind}/{name}": x for kind, v in values.items() for name, x in zip(layers, v, strict=True)}
 
 
-def weight_diagnostics(
-    opt_state: optax.OptState, threshold: float, relative: bool, scale: str = "layer"
-) -> dict[str, jax.Array]:
+def weight_diagnostics(opt_state: optax.OptState, threshold: float, relative: bool) -> dict[str, jax.Array]:
     """Of the latent weights now: `held_back`, `dead_band`, `never_flipped`, `latent_norm` by layer.
 
     Args:
       opt_state: holds a `HysteresisState`.
-      threshold, relative, scale: of the loop, see `hysteresis_binarize`.
+      threshold, relative: of the loop, see `hysteresis_binarize`.
     """
     latents = by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
     signs = by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
     ever = by_layer(optax.tree.get(opt_state, "ever_flipped"), BinaryKernel)
-    values = {}
+    scales, values = latent_magnitudes(opt_state), {}
     for name, latent in latents.items():
-        half_width = threshold * magnitude(latent, scale) if relative else threshold
+        half_width = threshold * scales[name] if relative else threshold
         values[f"held_back/{name}"] = jnp.mean(sign(latent) != signs[name])
         values[f"dead_band/{name}"] = jnp.mean(jnp.abs(latent) < half_width)
         values[f"never_flipped/{name}"] = 1 - jnp.mean(ever[name].astype(jnp.float32))
@@ -115,21 +127,20 @@ def start_walk(params: nnx.State) -> dict[str, jax.Array]:
     }
 
 
-def extend_walk(walk: dict, step: jax.Array, opt_state: optax.OptState, scale: str) -> dict[str, jax.Array]:
+def extend_walk(walk: dict, step: jax.Array, opt_state: optax.OptState) -> dict[str, jax.Array]:
     """Writes a step's row of the record; rows past its end are dropped.
 
     Args:
       walk: from `start_walk`.
       step: int32, of this update, from 0.
       opt_state: after it.
-      scale: "layer" or "channel", of the loop.
     """
     if not walk:
         return walk
     latents = by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
     signs = by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
     name = walked_layer(optax.tree.get(opt_state, "latent"))
-    scales = jnp.broadcast_to(magnitude(latents[name], scale), latents[name].shape)
+    scales = jnp.broadcast_to(latent_magnitudes(opt_state)[name], latents[name].shape)
     row = {"latent": latents[name], "sign": signs[name], "scale": scales}
     return {key: walk[key].at[step].set(_walked(value), mode="drop") for key, value in row.items()}
 
@@ -211,18 +222,18 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
     return values
 
 
-def make_diagnose(graphdef: nnx.GraphDef, threshold: float, relative: bool, scale: str = "layer") -> Callable:
+def make_diagnose(graphdef: nnx.GraphDef, threshold: float, relative: bool) -> Callable:
     """`(params, model_state, opt_state, images) -> {metric: float32 scalar}`, jitted: all that is read off a state.
 
     Args:
       graphdef: of the model in evaluation mode: it is measured as it would ship.
-      threshold, relative, scale: of the hysteresis loop.
+      threshold, relative: of the hysteresis loop.
     """
 
     def diagnose(params, model_state, opt_state, images):
         values = activation_diagnostics(nnx.merge(graphdef, params, model_state, copy=True), images)
         if by_layer(params, BinaryKernel):
-            values |= weight_diagnostics(opt_state, threshold, relative, scale)
+            values |= weight_diagnostics(opt_state, threshold, relative)
         return values
 
     return jax.jit(diagnose)

@@ -60,7 +60,7 @@ def keep_above(minimum: float) -> optax.GradientTransformation:
 
 
 def optimizer(
-    optim, params: nnx.State, total_steps: int, steps_per_epoch: int, weight_scale: str = "layer"
+    optim, params: nnx.State, total_steps: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """Builds the optax transformation for `config.optim`.
 
@@ -69,7 +69,6 @@ def optimizer(
       params: state of all `nnx.Param`s of the model; only its types are used.
       total_steps: of the whole training, for the schedule.
       steps_per_epoch: for the warm-up.
-      weight_scale: of the binary kernels, "layer" or "channel".
     """
     course = schedule(optim, total_steps, steps_per_epoch)
 
@@ -84,10 +83,7 @@ def optimizer(
 
     groups = {
         "binary": hysteresis_binarize(
-            optim.hysteresis.threshold,
-            optim.hysteresis.relative,
-            scale=weight_scale,
-            inner=base(optim.weight_decay),
+            optim.hysteresis.threshold, optim.hysteresis.relative, inner=base(optim.weight_decay)
         ),
         "float": base(optim.weight_decay),
         "norm": base(0.0),

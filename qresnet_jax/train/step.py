@@ -112,7 +112,7 @@ def make_train_step(
         sums = jax.tree.map(jnp.add, state.sums, new | step_diagnostics(grads, opt_state))
         is_bad = (state.first_bad_step < 0) & ~jnp.isfinite(new["loss"])
         first_bad_step = jnp.where(is_bad, state.step, state.first_bad_step)
-        walk = extend_walk(state.walk, state.step, opt_state, config.model.weight_scale)
+        walk = extend_walk(state.walk, state.step, opt_state)
         return TrainState(state.step + 1, params, model_state, opt_state, sums, first_bad_step, walk)
 
     return step

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from qresnet_jax.nn.activations import PACT
 from qresnet_jax.nn.convolutions import BinaryConv
+from qresnet_jax.nn.variables import BinaryKernel
 from qresnet_jax.quantize.hysteresis import hysteresis_binarize
+from qresnet_jax.quantize.weights import SCALES
 
 SHAPE = (2, 2, 2, 4)
 
@@ -263,3 +265,113 @@ def test_extra_arguments_reach_the_inner_transformation():
 def test_an_unknown_scale_is_refused():
     with pytest.raises(ValueError, match="scale must be one of .*, got 'kernel'"):
         hysteresis_binarize(scale="kernel").init(jnp.ones((1, 1, 2, 2)))
+
+
+# ---- Each variable's own scale -----------------------------------------------------------------------------
+
+
+class Mixed(nnx.Module):
+    """One layer per scale."""
+
+    def __init__(self, rngs):
+        self.first = BinaryConv(3, 6, 3, scale="layer", rngs=rngs)
+        self.second = BinaryConv(6, 5, 3, scale="channel", rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(nnx.relu(self.first(x)))
+
+
+AXES = {"first": None, "second": (0, 1, 2)}
+
+
+def assert_binary_by_their_own_scales(params, latent, signs):
+    for name, axes in AXES.items():
+        size = np.abs(np.asarray(latent[name]["kernel"][...], np.float64)).mean(axes)
+        expected = size * np.asarray(signs[name]["kernel"][...])
+        np.testing.assert_allclose(
+            params[name]["kernel"][...], expected, atol=1e-6
+        )  # float32 mean, difference
+
+
+def mixed_loss(model, x):
+    return jnp.sum(jnp.square(model(x) - 1))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+def test_a_mixed_network_trains_and_each_layer_has_its_own_scale(threshold):
+    model, x = Mixed(nnx.Rngs(0)), jax.random.normal(jax.random.key(1), (2, 6, 6, 3))
+    graphdef, params = nnx.split(model, nnx.Param)
+    tx = hysteresis_binarize(threshold, inner=optax.sgd(1e-3))
+    state, losses = tx.init(params), []
+    for _ in range(4):
+        loss, grads = jax.value_and_grad(lambda params: mixed_loss(nnx.merge(graphdef, params), x))(params)
+        emitted, state = jax.jit(tx.update)(grads, state, params)
+        params = optax.apply_updates(params, emitted)
+        losses.append(loss)
+        assert_binary_by_their_own_scales(params, state.latent, state.sign)
+    assert losses[-1] < losses[0]
+    assert len(np.unique(np.abs(params["first"]["kernel"][...]).round(6))) == 1
+    assert len(np.unique(np.abs(params["second"]["kernel"][...]).round(6))) == 5
+
+
+def test_flax_hands_over_plain_arrays_and_each_layer_still_has_its_own_scale():
+    model, x = Mixed(nnx.Rngs(0)), jax.random.normal(jax.random.key(1), (2, 6, 6, 3))
+    routes = {"binary": hysteresis_binarize(0.1, inner=optax.sgd(1e-3))}
+    params = nnx.state(model, nnx.Param)
+    labels = jax.tree.map(lambda _: "binary", params, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    optimizer = nnx.Optimizer(model, optax.partition(routes, labels), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        optimizer.update(model, nnx.grad(mixed_loss)(model, x))
+
+    for _ in range(3):
+        step(model, optimizer)
+    state = optimizer.opt_state.inner_states["binary"].inner_state
+    assert_binary_by_their_own_scales(nnx.state(model, nnx.Param), state.latent, state.sign)
+
+
+def test_layer_and_variable_say_the_same():
+    conv = BinaryConv(3, 5, 3, scale="channel", rngs=nnx.Rngs(0))
+    assert conv.kernel.weight_scale == conv.scale == "channel"
+    again = nnx.merge(*nnx.split(conv))
+    assert again.kernel.weight_scale == again.scale == "channel"
+    assert BinaryKernel(jnp.zeros((1, 1, 2, 2))).weight_scale == "layer"
+
+
+@pytest.mark.parametrize("own, given", [("layer", "channel"), ("channel", "layer")])
+def test_a_scale_that_contradicts_a_variables_own_is_refused(own, given):
+    params = nnx.state(BinaryConv(3, 5, 3, scale=own, rngs=nnx.Rngs(0)), nnx.Param)
+    message = f"hysteresis_binarize has scale='{given}', but .*kernel.* has weight_scale='{own}'"
+    with pytest.raises(ValueError, match=message):
+        hysteresis_binarize(scale=given).init(params)
+    plain = hysteresis_binarize(scale=own)
+    plain.update(params, plain.init(params), params)
+
+
+def test_a_transformation_serves_one_network():
+    layer, channel = (
+        nnx.state(BinaryConv(3, 5, 3, scale=scale, rngs=nnx.Rngs(0)), nnx.Param) for scale in SCALES
+    )
+    tx = hysteresis_binarize()
+    tx.init(layer)
+    with pytest.raises(
+        ValueError, match="has weight_scale='channel', but had 'layer'.*once for each network"
+    ):
+        tx.init(channel)
+
+
+def test_a_kernel_of_an_unknown_scale_is_refused():
+    with pytest.raises(ValueError, match="scale must be one of .*, got 'kernel'"):
+        BinaryKernel(jnp.zeros((1, 1, 2, 2)), weight_scale="kernel")
+
+
+def test_groups_of_a_partition_may_name_the_scales_of_their_own_kernels():
+    params = nnx.state(Mixed(nnx.Rngs(0)), nnx.Param)
+    labels = jax.tree.map(lambda v: v.weight_scale, params, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    tx = optax.partition({scale: hysteresis_binarize(scale=scale) for scale in SCALES}, labels)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    for name, axes in AXES.items():
+        kernel = np.asarray(params[name]["kernel"][...], np.float64)
+        expected = np.abs(kernel).mean(axes) * np.where(kernel >= 0, 1, -1)
+        np.testing.assert_allclose(kernel + updates[name]["kernel"][...], expected, atol=1e-6)

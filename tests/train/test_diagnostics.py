@@ -28,8 +28,17 @@ def small(**model):
 
 @pytest.fixture(scope="module")
 def walk():
+    return four_updates("layer")
+
+
+@pytest.fixture(scope="module")
+def walk_per_channel():
+    return four_updates("channel")
+
+
+def four_updates(scale):
     """Four updates by random gradients: the gradients, and the state before and after each."""
-    config, model = small()
+    config, model = small(weight_scale=scale)
     params = nnx.state(model, nnx.Param)
     tx, rng = optim.optimizer(config.optim, params, 4, 1), np.random.default_rng(0)
     states, gradients = [tx.init(params)], []
@@ -88,18 +97,18 @@ def test_weight_diagnostics_are_what_numpy_counts(walk, relative):
     assert want["held_back"] > 0 and 0 < want["never_flipped"] < 1
 
 
-def test_dead_band_follows_the_scale_per_channel(walk):
-    _, states = walk
+def test_dead_band_follows_the_scale_per_channel(walk_per_channel):
+    _, states = walk_per_channel
     latent = of(states[-1], "latent").astype(np.float64)
-    values = diagnostics.weight_diagnostics(states[-1], 0.3, True, "channel")
+    values = diagnostics.weight_diagnostics(states[-1], 0.3, True)
     want = np.mean(np.abs(latent) < 0.3 * np.abs(latent).mean(axis=(0, 1, 2)))
     np.testing.assert_allclose(values[f"dead_band/{KERNEL}"], want, rtol=1e-5)
     assert want != np.mean(np.abs(latent) < 0.3 * np.abs(latent).mean())
 
 
 @pytest.mark.parametrize("scale", ["layer", "channel"])
-def test_the_walk_records_the_same_weights_after_each_step(walk, scale):
-    gradients, states = walk
+def test_the_walk_records_the_same_weights_after_each_step(walk, walk_per_channel, scale):
+    gradients, states = walk if scale == "layer" else walk_per_channel
     record = diagnostics.start_walk(gradients[0])
     assert {k: v.dtype.name for k, v in record.items()} == {
         "latent": "float32",
@@ -107,7 +116,7 @@ def test_the_walk_records_the_same_weights_after_each_step(walk, scale):
         "scale": "float32",
     }
     for step, state in enumerate(states[1:]):
-        record = diagnostics.extend_walk(record, jnp.int32(step), state, scale)
+        record = diagnostics.extend_walk(record, jnp.int32(step), state)
     layer = diagnostics.walked_layer(gradients[0])
     stage, block, kind, *index = layer.split(".")[1:]
 
@@ -129,7 +138,7 @@ def test_the_walk_records_the_same_weights_after_each_step(walk, scale):
 def test_the_walk_ends_where_its_record_is_full(walk):
     gradients, states = walk
     record = diagnostics.start_walk(gradients[0])
-    after = diagnostics.extend_walk(record, jnp.int32(diagnostics.WALK_STEPS), states[1], "layer")
+    after = diagnostics.extend_walk(record, jnp.int32(diagnostics.WALK_STEPS), states[1])
     assert not np.any(after["sign"])
 
 

@@ -126,6 +126,18 @@ def test_sgd_with_momentum_decays_weights_but_not_norms_and_clipping_levels():
         np.testing.assert_allclose(arrays(got)[name], want, rtol=RTOL, atol=RTOL, err_msg=name)
 
 
+def test_each_kernel_is_binary_by_its_own_scale():
+    params = parameters()
+    params["other"] = BinaryKernel(
+        jnp.float32(np.random.default_rng(5).normal(size=(3, 3, 4, 2))), weight_scale="channel"
+    )
+    got, state = train(settings(), params, [gradients(params, seed) for seed in (1, 2)])
+    latent = arrays(state[-1].inner_states["binary"].inner_state.latent)
+    for name, axes in (("kernel", None), ("other", (0, 1, 2))):
+        size = np.abs(latent[name]).mean(axes)
+        np.testing.assert_allclose(np.abs(arrays(got)[name]), size * np.ones_like(latent[name]), rtol=RTOL)
+
+
 def test_adamw_decays_latent_weights_not_what_the_network_computes_with():
     part = settings(name="adamw", weight_decay=0.2)
     start = parameters()

@@ -35,7 +35,7 @@ class Trainer:
         self.eval_graphdef = nnx.graphdef(nnx.view(model, use_running_average=True))
         model.set_attributes(BatchNorm, axis_name=AXIS)
         self.graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
-        tx = optim.optimizer(config.optim, params, TOTAL, STEPS_PER_EPOCH, config.model.weight_scale)
+        tx = optim.optimizer(config.optim, params, TOTAL, STEPS_PER_EPOCH)
         step = make_train_step(
             self.graphdef, tx, config, num_shards=1, steps_per_epoch=STEPS_PER_EPOCH, total_steps=TOTAL
         )
