@@ -11,7 +11,7 @@ export JAX_COMPILATION_CACHE_DIR := $(CACHE)/jax
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export PYTHONPYCACHEPREFIX := $(CACHE)/pycache
 
-.PHONY: quickstart test slow lint clean
+.PHONY: quickstart test slow lint tables clean
 
 quickstart: $(VENV)/done  ## train, then test, on scikit-learn's digits: 1-bit weights, 2-bit activations
 	$(BIN)/qresnet --config=digits
@@ -25,6 +25,10 @@ slow: $(VENV)/done  ## the slow tests
 lint: $(VENV)/done  ## ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python benchmarks/tables.py --check
+
+tables: $(VENV)/done  ## render the tables of README.md and docs/ from benchmarks/results/
+	$(BIN)/python benchmarks/tables.py
 
 $(VENV)/done: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -1,17 +1,18 @@
-"""The C export of ResNet-20 W1A2 and of the digits network: the tables of docs/c_export.md, and where the time goes.
+"""Measures the C export of ResNet-20 W1A2 and of the digits network: sizes, times, and where the time goes.
 
-    pip install -e ".[bench]" && python benchmarks/c_export.py sizes
-    python benchmarks/c_export.py times [--rounds=100]
-    python benchmarks/c_export.py calls [--only=AVX-512] [--rounds=100]
+    pip install -e ".[bench]" && python benchmarks/c_export.py sizes [--save]
+    python benchmarks/c_export.py times [--rounds=100] [--save]
+    python benchmarks/c_export.py calls [--only=AVX-512] [--rounds=100] [--save]
 
-`sizes`: of the object files of the compilers that are installed, `.text` by `size`, which has the constants too; and the
-most stack that `model_logits` takes, by GCC's `-fcallgraph-info=su`.
+`sizes` compiles the code with the compilers that are installed. It reports the section `.text`, which holds the constants
+as well, as `size` prints it; and the most stack that `model_logits` takes, by GCC's `-fcallgraph-info=su`.
 
-`times`: of a call with one image on one thread. The variants and onnxruntime on the float twin take turns, each for some
-milliseconds; the ratios are those of the medians and of the least times. The thread's time on the processor counts, so that
-other processes matter little.
+`times` measures a call with one image on one thread. The variants of the code and onnxruntime, which runs the float twin,
+take turns, each for some milliseconds; the ratios are those of the medians and of the minima. Only the time that the thread
+spends on the processor counts, so that other processes matter little.
 
-`calls`: of what one variant's function calls, profile `fast`, measured in a copy of the code that reads a clock after each.
+`calls` measures each function that `model_logits` calls, in a copy of the code that reads a clock after each call. It does
+so for the first variant of the profile `fast` whose name contains `--only`.
 
 The ResNet-20 takes images of 32 x 32 x 3 and has random weights; the digits network is that of the zoo.
 """
@@ -24,26 +25,37 @@ import pathlib
 import re
 import shlex
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
 from collections import defaultdict
 
 import numpy as np
-from inference import as_float, onnx_float_network, pixels, random_network
+from networks import as_float, onnx_float_network, pixels, random_network
+from results import add_save_option, measured, save, spread
+from templates import c_code
+from templates.cells import duration, markdown
 
 from qresnet_jax.ship.c.writer import c_files
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import read_packed
 
+NAME = "c_export"
 PEER = "onnxruntime, float32"
 RESNET20, DIGITS = "ResNet-20, 32x32x3", "digits, depth 8, 8x8x1"
 SECONDS = 0.003  # of one variant in a round, about
-TARGETS = {  # columns of the table of sizes
-    "Cortex-M4, `-Os`": "arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -Os",
-    "Cortex-M0, `-Os`": "arm-none-eabi-gcc -mcpu=cortex-m0 -mthumb -Os",
-    "x86-64, `-O3 -march=native`": "gcc -O3 -march=native",
+TARGETS = (  # columns of the table of sizes, where the compiler is installed
+    "arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -Os",
+    "arm-none-eabi-gcc -mcpu=cortex-m0 -mthumb -Os",
+    "gcc -O3 -march=native",
+)
+PARTS = {  # what a call in `model_logits` belongs to, by its name; the first match counts
+    "stem": "stem",
+    "quantize": "quantizers of the stream",
+    "spread|phases": "copies of bit planes for the taps",
+    "table": "convolutions of 8x8 pixels and their tables",
+    "levels|stream": "convolutions of 32x32 and 16x16 pixels",
+    "": "pooling and classifier",
 }
 
 
@@ -59,12 +71,12 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """All of it."""
+        """Network, code, compiler and flags."""
         return f"{self.network}, {self.code}, {self.command}"
 
     @property
     def command(self) -> str:
-        """Compiler and flags."""
+        """The compiler and its flags."""
         return f"{self.compiler} {self.flags}"
 
 
@@ -84,12 +96,6 @@ VARIANTS = (
 )
 
 
-def table(*rows):
-    """Markdown; the first row is the head."""
-    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
 def write(folder, files):
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
@@ -99,26 +105,25 @@ def write(folder, files):
 # Sizes.
 
 
-def print_sizes(networks, folder):
-    """Of the object files, of the constants and of the buffer."""
-    targets = {name: command for name, command in TARGETS.items() if shutil.which(command.split()[0])}
-    rows = [("Network", "Profile", "Constants", *targets, "Buffer", "Stack")]
+def sizes(networks, folder):
+    """The figures of the object files, of the constants and of the buffer, in bytes."""
+    targets = [command for command in TARGETS if shutil.which(command.split()[0])]
+    rows = []
     for network, profile in ((network, profile) for network in networks for profile in ("small", "fast")):
         files = c_files(networks[network], profile=profile)
         write(folder / network / profile, files)
-        text, stack = zip(
-            *(text_and_stack(command, folder / network / profile) for command in targets.values()),
-            strict=True,
-        )
+        found = {target: text_and_stack(target, folder / network / profile) for target in targets}
         constants, buffer = map(
             int, re.search(r"Constants: (\d+) .* memory: (\d+)", files["model.h"]).groups()
         )
-        rows.append((network, f"`{profile}`", *map(kilobytes, (constants, *text, buffer, max(stack)))))
-    print(table(*rows))
+        row = {"network": network, "profile": profile, "constants": constants, "buffer": buffer}
+        row["text"] = {target: text for target, (text, _) in found.items()}
+        rows.append(row | {"stack": max(stack for _, stack in found.values())})
+    return {"what": "sizes", "rows": rows}
 
 
 def text_and_stack(command, folder):
-    """Bytes of `.text` of what a compiler makes of `model.c`, and of the stack that it takes."""
+    """The bytes of `.text` that a compiler makes of `model.c`, and of the stack that the code takes."""
     options = ["-std=c99", "-fcallgraph-info=su", "-c", "model.c"]
     subprocess.run([*command.split(), *options], cwd=folder, check=True)
     size = subprocess.run(["size", "model.o"], cwd=folder, check=True, capture_output=True, text=True).stdout
@@ -126,7 +131,7 @@ def text_and_stack(command, folder):
 
 
 def stack_bytes(graph):
-    """Of the deepest chain of calls from `model_logits` on, in GCC's graph of calls."""
+    """The stack of the deepest chain of calls from `model_logits` on, in GCC's graph of calls."""
     frames = {
         name: int(size)
         for name, size in re.findall(r'node: { title: "(\S+)" label: ".*?(\d+) bytes \(static', graph)
@@ -139,10 +144,6 @@ def stack_bytes(graph):
         return frames.get(name, 0) + max(map(deepest, calls[name]), default=0)
 
     return deepest("model_logits")
-
-
-def kilobytes(nbytes):
-    return f"{float(f'{nbytes / 1e3:.3g}'):g} KB"
 
 
 # Times.
@@ -179,7 +180,7 @@ def repeater(library, network):
 
 
 def peer(network):
-    """The same of onnxruntime with the float twin."""
+    """A function that runs onnxruntime n times on the float twin with one image."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -196,7 +197,7 @@ def peer(network):
 
 
 def seconds(run, n):
-    """Of the processor for one of n calls, after one that is not counted."""
+    """The seconds that one of n calls takes of the processor, after a call that is not counted."""
     run(1)
     start = time.thread_time()
     run(n)
@@ -213,31 +214,27 @@ def alternating(runs, rounds):
     return times
 
 
-def print_times(networks, variants, folder, rounds):
-    """A row for each variant, with the peer's time of the same rounds."""
+def times(networks, variants, folder, rounds):
+    """The figures of each variant of each network, with those of the peer in the same rounds."""
+    rows = []
     for network in networks:
         chosen = {
             str(i): variant
             for i, variant in enumerate(variants)
             if variant.network == network and shutil.which(variant.compiler)
         }
+        if not chosen:
+            continue
         runs = {PEER: peer(networks[network])}
         for i, variant in chosen.items():
             library = compiled(variant, c_files(networks[network], profile=variant.profile), folder / i)
             runs[i], _ = repeater(library, networks[network])
-        times = alternating(runs, rounds)
-        middle = {key: statistics.median(x) for key, x in times.items()}
-        rows = [(network, "Flags", "Median", "Least", "onnxruntime's / this", "of the least")]
-        for key in runs:
-            least = min(times[key])
-            ratios = [f"{ratio:.2g}" for ratio in (middle[PEER] / middle[key], min(times[PEER]) / least)]
-            code, flags = (PEER, "") if key == PEER else (chosen[key].code, f"`{chosen[key].command}`")
-            rows.append((code, flags, microseconds(middle[key]), microseconds(least), *ratios))
-        print(table(*rows), flush=True)
-
-
-def microseconds(t):
-    return f"{t * 1e6:.0f} us" if t < 1e-3 else f"{t * 1e3:.1f} ms"
+        found = {key: spread(values) for key, values in alternating(runs, rounds).items()}
+        for key, one in found.items():
+            code, flags = (PEER, "") if key == PEER else (chosen[key].code, chosen[key].command)
+            ratios = {name: found[PEER][name] / one[name] for name in ("median", "min")}
+            rows.append({"network": network, "code": code, "command": flags, "seconds": one, "ratio": ratios})
+    return {"what": "times", "rows": rows}
 
 
 # Where the time goes.
@@ -279,29 +276,59 @@ def with_clocks(source):
     return "\n".join(["#define _POSIX_C_SOURCE 199309L", head, clock, *lines, ""]), calls
 
 
-def print_calls(networks, variant, folder, rounds):
-    """Of one variant, medians: of each call, and of all calls of a function."""
+def calls(networks, variant, folder, rounds):
+    """The figures of one variant: the median seconds of each call, and the share of each part."""
     network = networks[variant.network]
     files = c_files(network, profile=variant.profile)
-    files["model.c"], calls = with_clocks(files["model.c"])
+    files["model.c"], found = with_clocks(files["model.c"])
     library = compiled(variant, files, folder)
     run, _ = repeater(library, network)
     repeats = max(1, round(SECONDS / max(seconds(run, 3), 1e-7)))
     times = []
     for _ in range(rounds):
-        clocks = (ctypes.c_uint64 * len(calls)).in_dll(library, "model_nanoseconds")
+        clocks = (ctypes.c_uint64 * len(found)).in_dll(library, "model_nanoseconds")
         ctypes.memset(clocks, 0, ctypes.sizeof(clocks))
         run(repeats)
-        times.append([t / repeats / 1e3 for t in clocks])
-    middle = np.median(times, axis=0)
+        times.append([t / repeats / 1e9 for t in clocks])
+    middle = np.median(times, axis=0).tolist()
+    rows = [
+        {"node": node, "function": function, "seconds": t}
+        for (node, function), t in zip(found, middle, strict=True)
+    ]
+    return {
+        "what": "calls",
+        "network": variant.network,
+        "code": variant.code,
+        "command": variant.command,
+        "seconds": sum(middle),
+        "rounds": rounds,
+        "parts": shares(rows),
+        "calls": rows,
+    }
+
+
+def shares(rows):
+    """The share of the time, 0 to 1, of each part that has calls, the largest first."""
+    sums = defaultdict(float)
+    for row in rows:
+        part = next(part for pattern, part in PARTS.items() if re.search(pattern, row["function"]))
+        sums[part] += row["seconds"]
+    total = sum(sums.values())
+    return {part: t / total for part, t in sorted(sums.items(), key=lambda item: -item[1])}
+
+
+def print_calls(figures):
+    """Prints each call, and the sum of all calls of a function."""
+    print(
+        f"{figures['network']}, {figures['code']}, {figures['command']}: {duration(figures['seconds'])} in all"
+    )
+    rows = [(row["node"], f"`{row['function']}`", f"{row['seconds'] * 1e6:.2f}") for row in figures["calls"]]
+    print(markdown(("Node", "Call", "µs"), *rows))
     sums = defaultdict(list)
-    for (_, function), t in zip(calls, middle, strict=True):
-        sums[function].append(t)
-    print(f"{variant.name}: {sum(middle):.1f} us")
-    rows = [(name, f"`{function}`", f"{t:.2f}") for (name, function), t in zip(calls, middle, strict=True)]
-    print(table(("Node", "Call", "us"), *rows))
+    for row in figures["calls"]:
+        sums[row["function"]].append(row["seconds"] * 1e6)
     rows = [(f"`{f}`", len(x), f"{sum(x):.1f}") for f, x in sorted(sums.items(), key=lambda s: -sum(s[1]))]
-    print(table(("Call", "Number", "us"), *rows))
+    print(markdown(("Call", "Number", "µs"), *rows))
 
 
 def main():
@@ -315,20 +342,30 @@ def main():
         default="",
         help="part of the name of the variants: " + "; ".join(variant.name for variant in VARIANTS),
     )
+    add_save_option(parser, NAME)
     args = parser.parse_args()
     variants = [variant for variant in VARIANTS if args.only in variant.name]
-    if not any(variant.profile == "fast" or args.what != "calls" for variant in variants):
-        raise SystemExit(f"--only={args.only}: none that can be measured has that in its name")
+    fast = [variant for variant in variants if variant.profile == "fast"]
+    if not (fast if args.what == "calls" else variants):
+        parser.error(f"--only={args.only}: no variant that can be measured has that in its name")
+    if args.what == "times" and args.only and args.save:
+        parser.error("--save replaces the whole table of times: leave --only out")
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     networks = {DIGITS: read_packed(find_packed("digits_resnet8_w1a2")), RESNET20: random_network()}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder, key = pathlib.Path(name), args.what
         if args.what == "sizes":
-            print_sizes(networks, pathlib.Path(folder))
+            figures, render = sizes(networks, folder), c_code.sizes
         elif args.what == "times":
-            print_times(networks, variants, pathlib.Path(folder), args.rounds)
+            figures, render = times(networks, variants, folder, args.rounds), c_code.times
         else:
-            fast = next(variant for variant in variants if variant.profile == "fast")
-            print_calls(networks, fast, pathlib.Path(folder), args.rounds)
+            figures, render = calls(networks, fast[0], folder, args.rounds), c_code.calls
+            print_calls(figures)
+            key = f"calls, {fast[0].name}"
+    measurement = measured(figures, cores=1)
+    print(render({key: measurement}))
+    if args.save:
+        print("wrote", save(NAME, key, measurement, args.save))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,31 @@
-"""Training time of ResNet-20 on an accelerator: W1A2 against its float twin, and whether a dispatch waits for the host.
+"""Measures epochs of training ResNet-20 on an accelerator: W1A2 against its float twin.
 
-    python benchmarks/epochs.py [--batch=128] [--images=50000] [--rounds=5]
+    python benchmarks/epochs.py [--batch=128] [--dtype=float32] [--images=50000] [--rounds=5] [--save]
 
-Trains on random 32x32x3 images with augmentation, in dispatches of as many steps as `main.py` takes. Epochs of the two
-networks take turns; the medians are reported, with the time that 200 epochs take, and the ratio. A trace of one dispatch
-then shows how often the device exchanged data with the host while it ran: it must not.
+Both networks train on random 32x32x3 images with augmentation, in dispatches of as many steps as `main.py` takes, and
+their epochs take turns. The medians are reported, with the time that 200 epochs take, and the ratio. A trace of one
+dispatch then shows how often the device exchanged data with the host while it ran: it must not.
 """
 
 import argparse
 import glob
 import pathlib
-import statistics
 import tempfile
 
 import jax
+from results import add_save_option, measured, save, spread
 from training import Training
 
 from qresnet_jax import default_config
+from qresnet_jax.system.machine import processors
 
+NAME = "epochs"
+QUANTIZED, FLOAT = "W1A2", "float"
 EPOCHS = default_config().num_epochs
 
 
 def configuration(quantized: bool, batch: int, dtype: str):
-    """The default network, or its float twin."""
+    """The config of the default network, or of its float twin."""
     config = default_config()
     config.batch_size, config.dtype = batch, dtype
     if not quantized:
@@ -31,7 +34,7 @@ def configuration(quantized: bool, batch: int, dtype: str):
 
 
 def host_transfers(training: Training) -> list[str]:
-    """Names of the copies between host and device in a trace of one dispatch."""
+    """Returns the names of the copies between host and device in a trace of one dispatch."""
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
             training.run()
@@ -50,15 +53,17 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=default_config().dtype)
+    dtypes, usual = ("float32", "bfloat16"), default_config().dtype
+    parser.add_argument("--dtype", choices=dtypes, default=usual, metavar="NAME", help=", ".join(dtypes))
+    add_save_option(parser, NAME)
     args = parser.parse_args()
     device = jax.devices()[0]
     if device.platform == "cpu":
         parser.error("this needs a GPU or TPU, and JAX sees none; for CPUs there is benchmarks/train_step.py")
     print(f"{jax.device_count()} x {device.device_kind}, batch {args.batch}, {args.dtype}", flush=True)
     runs = {
-        name: Training(configuration(name == "W1A2", args.batch, args.dtype), args.images)
-        for name in ("W1A2", "float")
+        name: Training(configuration(name == QUANTIZED, args.batch, args.dtype), args.images)
+        for name in (QUANTIZED, FLOAT)
     }
     for name, training in runs.items():
         print(f"{name:5s} first dispatch, with compilation: {training.run():.1f} s", flush=True)
@@ -66,19 +71,38 @@ def main():
     for _ in range(args.rounds):
         for name, training in runs.items():
             times[name].append(training.epoch())
-    for name, seconds in times.items():
-        each = statistics.median(seconds)
+    copies = host_transfers(runs[QUANTIZED])
+    figures = figures_of(times, args, runs[QUANTIZED], len(copies))
+    for name in runs:
+        seconds = figures[name]
         print(
-            f"{name:5s} median {each:.3f} s an epoch ({min(seconds):.3f} to {max(seconds):.3f}), "
-            f"{args.images / each:,.0f} images/s, {EPOCHS} epochs {EPOCHS * each:.0f} s"
+            f"{name:5s} median {seconds['median']:.3f} s an epoch ({seconds['min']:.3f} to {seconds['max']:.3f}), "
+            f"{args.images / seconds['median']:,.0f} images/s, {EPOCHS} epochs {EPOCHS * seconds['median']:.0f} s"
         )
-    ratios = [a / b for a, b in zip(times["W1A2"], times["float"], strict=True)]
-    print(f"W1A2 over float: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    copies = host_transfers(runs["W1A2"])
-    steps = runs["W1A2"].length
+    ratio = figures["ratio"]
+    print(f"W1A2 over float: median {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})")
     print(
-        f"copies between host and device in a dispatch of {steps} steps: {len(copies)} {sorted(set(copies))}"
+        f"copies between host and device in a dispatch of {figures['dispatch_steps']} steps: "
+        f"{len(copies)} {sorted(set(copies))}"
     )
+    if args.save:
+        key, gpu = f"batch {args.batch}, {args.dtype}", f"{jax.device_count()} x {device.device_kind}"
+        print("wrote", save(NAME, key, measured(figures, cores=processors(), gpu=gpu), args.save))
+
+
+def figures_of(times: dict[str, list[float]], args, training: Training, copies: int) -> dict:
+    """The figures of both networks' seconds an epoch."""
+    return {
+        "batch": args.batch,
+        "dtype": args.dtype,
+        "images": args.images,
+        "epochs": EPOCHS,
+        "epoch_steps": training.steps,
+        "dispatch_steps": training.length,
+        "copies": copies,
+        **{name: spread(seconds) for name, seconds in times.items()},
+        "ratio": spread(a / b for a, b in zip(times[QUANTIZED], times[FLOAT], strict=True)),
+    }
 
 
 if __name__ == "__main__":

@@ -1,24 +1,25 @@
-"""Inference of ResNet-20 W1A2 on CPU: this package's engines against onnxruntime on the same network in float and in int8.
+"""Measures inference of ResNet-20 W1A2 on a CPU: our engines against onnxruntime on the same network in float and int8.
 
-    pip install -e ".[bench]" && python benchmarks/inference.py [--rounds=15] [--threads=1] [--packed=FILE]
+    pip install -e ".[bench]" && python benchmarks/inference.py [--rounds=15] [--threads=1] [--packed=FILE] [--save]
 
-The peer is the float twin: the same convolutions, batch norm folded into them, ReLU, no quantizers; in int8 by static
-quantization in QDQ form with uint8 activations. It gets float images, ours get uint8 pixels. Engines take turns, each in a
-process of its own on the same processors; a round's ratio is the peer's time over the engine's, and the median of the
-rounds is reported. Weights are random unless a packed file is given.
+The peer is the float twin of `networks.py`. It gets float images, our engines get uint8 pixels. The engines take turns,
+each in a process of its own on the same processors. The ratio of a round is the peer's time over the engine's; the median
+over the rounds is reported. The weights are random unless a packed file is given.
 
-Two limits are measured along with it. `sgemm` is the time that the network's multiplications take at the speed of NumPy's
-large float32 matrix product; `popcount` that of its binary ones as AND, population count and addition in registers, one bit
-of the activations after the other. An engine that needs neither, like bit slicing, may pass them.
+Two limits of the machine are measured as well. `sgemm` is the time that the network's multiplications would take at the
+speed of NumPy's large float32 matrix product. `popcount` is the time that its binary multiplications would take as AND,
+population count and addition in registers, one bit of the activations after the other. An engine that works in another
+way, such as the bit-sliced C code, may be faster than both.
 
-Memory: `process` is the peak of the whole process, imports and compilation included; `call` is by how much calls raise it
-above what the loaded engine holds, which for jax may include some that its first call left.
+Two figures describe the memory. `process` is the peak of the whole process, including imports and compilation. `call` is
+how far the calls raise the memory above what the loaded engine holds.
 """
 
 import argparse
 import ctypes
 import importlib
 import importlib.util
+import json
 import os
 import pathlib
 import statistics
@@ -28,128 +29,14 @@ import tempfile
 import time
 
 import numpy as np
+from networks import FLOAT32 as PEER
+from networks import INT8, ONNX_FILES, as_float, pixels, random_network, write_networks
+from results import add_save_option, measured, save, spread
 
-PEER = "onnxruntime fp32"
-ONNX_FILES = {PEER: "float.onnx", "onnxruntime int8": "int8.onnx"}
+NAME = "inference"
 OURS = {"numpy": "reference", "jax": "jax.engine", "c": "c.engine"}
 LIMITS = "limits"
-SIZE = 32
 MIB = 2**20
-
-
-# The networks.
-
-
-def random_network():
-    """ResNet-20 W1A2 as it is before training."""
-    from flax import nnx
-
-    from qresnet_jax import create_model, default_config
-    from qresnet_jax.ship.fold import fold
-
-    return fold(create_model(default_config().model, rngs=nnx.Rngs(0)), image_shape=(SIZE, SIZE))
-
-
-def onnx_float_network(network):
-    """The ONNX model of the same architecture in float with random weights, for images `[N, C, H, W]`."""
-    from onnx import TensorProto, checker, helper, numpy_helper
-
-    from qresnet_jax.ship import nodes
-
-    rng = np.random.default_rng(0)
-    operations, tensors, names = [], [], []
-
-    def constant(value):
-        tensors.append(numpy_helper.from_array(value.astype(np.float32), f"w{len(tensors)}"))
-        return tensors[-1].name
-
-    def weights(*shape, fan_in):
-        return constant(rng.normal(0, (2 / fan_in) ** 0.5, shape))
-
-    def operation(kind, *inputs, **attributes):
-        operations.append(helper.make_node(kind, inputs, [f"x{len(operations)}"], **attributes))
-        return operations[-1].output[0]
-
-    def conv(x, kernel, stride):
-        kh, kw, channels, out = kernel.shape
-        w, b = weights(out, channels, kh, kw, fan_in=kh * kw * channels), constant(np.zeros(out))
-        ph, pw = (kh - 1) // 2, (kw - 1) // 2
-        return operation("Conv", x, w, b, strides=[stride, stride], pads=[ph, pw, ph, pw])
-
-    for node in network.nodes:
-        inputs = [names[j] for j in node.inputs]
-        match node:
-            case nodes.StemNode():
-                name = conv("images", node.weights, node.stride)
-            case nodes.BinaryConvNode():
-                name = conv(*inputs, node.signs, node.stride)
-            case nodes.ThresholdsNode() if isinstance(network.nodes[node.inputs[0]], nodes.ReluNode):
-                name = inputs[0]  # a quantizer alone
-            case nodes.ThresholdsNode() | nodes.ReluNode():
-                name = operation("Relu", *inputs)
-            case nodes.RequantizeNode():
-                name = inputs[0]  # batch norm, part of the convolution
-            case nodes.AddNode():
-                name = operation("Add", *inputs)
-            case nodes.MaxPoolNode():
-                name = operation("MaxPool", *inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-            case nodes.MeanPoolNode():
-                name = operation("Flatten", operation("GlobalAveragePool", *inputs))
-            case nodes.ClassifierNode():
-                channels, out = node.weights.shape
-                name = operation(
-                    "Gemm", *inputs, weights(channels, out, fan_in=channels), constant(np.zeros(out))
-                )
-        names.append(name)
-    shape = ["N", network.channels, network.height, network.width]
-    graph = helper.make_graph(
-        operations,
-        "float_network",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["N", network.classes])],
-        tensors,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    checker.check_model(model, full_check=True)
-    return model
-
-
-def write_networks(network, folder):
-    """All that the engines load."""
-    import onnx
-    from onnxruntime import quantization
-
-    from qresnet_jax.ship.packed.file import save_packed
-
-    save_packed(network, folder / "network.safetensors")
-    onnx.save(onnx_float_network(network), folder / ONNX_FILES[PEER])
-
-    class Calibration(quantization.CalibrationDataReader):
-        batches = iter([{"images": as_float(pixels(network, 32))}])
-
-        def get_next(self):
-            return next(self.batches, None)
-
-    prepared = folder / "prepared.onnx"
-    quantization.quant_pre_process(folder / ONNX_FILES[PEER], prepared, skip_symbolic_shape=True)
-    quantization.quantize_static(
-        prepared,
-        folder / ONNX_FILES["onnxruntime int8"],
-        Calibration(),
-        quant_format=quantization.QuantFormat.QDQ,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        per_channel=True,
-    )
-
-
-def pixels(network, n):
-    shape = (n, network.height, network.width, network.channels)
-    return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
-
-
-def as_float(images):
-    return np.ascontiguousarray((images.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 64)
 
 
 # One engine, in a process of its own.
@@ -251,29 +138,36 @@ def popcount_rate():
     )
 
 
-def print_limits(folder, threads):
-    """In a process of its own: BLAS counts its threads at the start."""
+def print_limits(folder):
+    """Prints both limits as JSON, in seconds; in a process of its own, since BLAS counts its threads at the start."""
     from qresnet_jax.ship.packed.file import read_packed
 
-    network = read_packed(folder / "network.safetensors")
-    total, binary = multiplications(network)
-    sgemm, popcount = total / sgemm_rate(), binary / popcount_rate()
-    print(
-        f"{total / 1e6:.1f} M multiplications an image; limits on {threads} thread(s): sgemm {sgemm * 1e6:.0f} us, "
-        f"popcount {popcount * 1e6:.0f} us an image"
-    )
+    total, binary = multiplications(read_packed(folder / "network.safetensors"))
+    limits = {"sgemm": total / sgemm_rate(), "popcount": binary / popcount_rate()}
+    print(json.dumps({"multiplications": total} | limits))
 
 
 # The comparison.
 
 
 def command(args, folder):
-    """Of a child process."""
+    """The command of a child process, without what it serves."""
     return [sys.executable, __file__, f"--threads={args.threads}", f"--folder={folder}"]
 
 
+def measure_limits(args, folder):
+    """The limits of this machine, as `print_limits` prints them."""
+    done = subprocess.run([*command(args, folder), f"--serve={LIMITS}"], check=True, stdout=subprocess.PIPE)
+    limits = json.loads(done.stdout)
+    print(
+        f"{limits['multiplications'] / 1e6:.1f} M multiplications an image; limits on {args.threads} thread(s): "
+        f"sgemm {limits['sgemm'] * 1e6:.0f} us, popcount {limits['popcount'] * 1e6:.0f} us an image"
+    )
+    return limits
+
+
 def compare(engines, folder, batch, args):
-    """Prints a row for each engine."""
+    """Measures all engines at one batch size; prints and returns a row for each."""
     children = {
         which: subprocess.Popen(
             [*command(args, folder), f"--batch={batch}", f"--serve={which}"],
@@ -285,6 +179,8 @@ def compare(engines, folder, batch, args):
     }
     for which, child in children.items():
         if child.stdout.readline() != "ready\n":
+            for other in children.values():
+                other.kill()
             raise SystemExit(f"{which} failed; its message stands above")
     times = {which: [] for which in engines}
     for _ in range(args.rounds):
@@ -292,22 +188,40 @@ def compare(engines, folder, batch, args):
             child.stdin.write("go\n")
             child.stdin.flush()
             times[which].append(float(child.stdout.readline()))
+    rows = []
     for which, child in children.items():
         child.stdin.close()
         peak, call = map(int, child.stdout.readline().split())
         child.wait()
-        ratios = [peer / own for peer, own in zip(times[PEER], times[which], strict=True)]
-        median = statistics.median(times[which])
-        print(
-            f"{batch:5d}  {which:17s} {median * 1e3:9.3f} {median / batch * 1e6:9.0f} {statistics.median(ratios):7.2f} "
-            f"({min(ratios):5.2f} to {max(ratios):5.2f}) {peak / MIB:8.0f} {call / MIB:6.1f}",
-            flush=True,
-        )
+        rows.append(row(which, batch, times[which], times[PEER], peak, call))
+        print(as_line(rows[-1]), flush=True)
+    return rows
+
+
+def row(engine, batch, times, peer_times, process_bytes, call_bytes):
+    """The figures of one engine at one batch size; `seconds` are those of a call with the whole batch."""
+    return {
+        "engine": engine,
+        "batch": batch,
+        "seconds": spread(times),
+        "ratio": spread(peer / own for peer, own in zip(peer_times, times, strict=True)),
+        "process_bytes": process_bytes,
+        "call_bytes": call_bytes,
+    }
+
+
+def as_line(row):
+    """A row for the console."""
+    median, ratio, batch = row["seconds"]["median"], row["ratio"], row["batch"]
+    return (
+        f"{batch:5d}  {row['engine']:17s} {median * 1e3:9.3f} {median / batch * 1e6:9.0f} {ratio['median']:7.2f} "
+        f"({ratio['min']:5.2f} to {ratio['max']:5.2f}) {row['process_bytes'] / MIB:8.0f} {row['call_bytes'] / MIB:6.1f}"
+    )
 
 
 def available_engines():
-    """Of all engines those that are installed; says which are not."""
-    engines = [PEER, "onnxruntime int8"]
+    """The engines that are installed; prints which are not."""
+    engines = [PEER, INT8]
     for which, module in OURS.items():
         if importlib.util.find_spec(f"qresnet_jax.ship.{module}"):
             engines.append(which)
@@ -322,33 +236,48 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--packed", type=pathlib.Path, help="a packed file; random weights without it")
+    parser.add_argument(
+        "--packed", help="a packed file or a name from the zoo; without it the weights are random"
+    )
     parser.add_argument("--batches", default="1,16,128", help="images in a call")
+    add_save_option(parser, NAME)
     for hidden, kind in (("--serve", str), ("--folder", pathlib.Path), ("--batch", int)):
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve == LIMITS:
-        return print_limits(args.folder, args.threads)
+        return print_limits(args.folder)
     if args.serve:
         return serve(args.serve, args.folder, args.threads, args.batch)
     # XLA and BLAS take as many threads as there are processors to use.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(args.threads)
+    from qresnet_jax.ship.load import find_packed
     from qresnet_jax.ship.packed.file import read_packed
 
-    network = read_packed(args.packed) if args.packed else random_network()
+    network = read_packed(find_packed(args.packed)) if args.packed else random_network()
     if network.height is None or network.width is None:
         raise SystemExit(f"{args.packed} takes images of any size; give a file with a height and a width")
     with tempfile.TemporaryDirectory() as folder:
         write_networks(network, pathlib.Path(folder))
         engines = available_engines()
-        subprocess.run([*command(args, folder), f"--serve={LIMITS}"], check=True)
+        limits = measure_limits(args, folder)
         print(
             "batch  engine            ms a call  us image  faster than onnxruntime fp32  MiB process   call"
         )
-        for batch in map(int, args.batches.split(",")):
-            compare(engines, folder, batch, args)
+        rows = [
+            row for batch in args.batches.split(",") for row in compare(engines, folder, int(batch), args)
+        ]
+    if args.save:
+        name = f"{pathlib.Path(args.packed).stem if args.packed else 'ResNet-20 W1A2'}, {shape(network)}"
+        figures = {"network": name, "threads": args.threads, "limits": limits, "rows": rows}
+        key = f"{name}, {args.threads} thread{'s' * (args.threads > 1)}"
+        print("wrote", save(NAME, key, measured(figures, cores=args.threads), args.save))
+
+
+def shape(network):
+    """Height, width and channels of the images, such as 32x32x3."""
+    return "x".join(map(str, (network.height, network.width, network.channels)))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
-"""The training step of ResNet-20 W1A2 on CPU, against the same step written plainly in PyTorch.
+"""Measures the training step of ResNet-20 W1A2 on a CPU, against the same step written plainly in PyTorch.
 
-    pip install -e ".[bench]" && python benchmarks/train_step.py [--rounds=15] [--threads=2]
+    pip install -e ".[bench]" && python benchmarks/train_step.py [--rounds=15] [--threads=2] [--save]
 
 Both do batch norm in training mode, PACT with a trained clipping level, latent weights with a hysteresis loop and SGD with
-momentum, on batches of 128 images of 32x32x3 that lie in memory. They take turns in one process tree, each in a process of
-its own with the same malloc settings; a round's ratio is ours over PyTorch's, and the median of the rounds is reported.
+momentum, on batches of 128 images of 32x32x3 that lie in memory. They take turns, each in a process of its own with the
+same malloc settings. The ratio of a round is our time over PyTorch's; the median over the rounds is reported.
+JAX_NUM_CPU_DEVICES=1 in front of the command keeps our side from using each core as a device of its own.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import time
 
+from results import add_save_option, measured, save, spread
+
+NAME = "train_step"
 BATCH, SIZE = 128, 32
 MALLOC = ":".join(
     f"glibc.malloc.{setting}"
@@ -131,12 +134,25 @@ def serve(which, threads):
         print((time.perf_counter() - start) / 3, flush=True)
 
 
+def figures_of(times, threads, devices):
+    """The figures of both sides' seconds a step; `devices` is how many JAX was told to make, None by its own choice."""
+    return {
+        "threads": threads,
+        "devices": devices,
+        "batch": BATCH,
+        "ours": spread(times["jax"]),
+        "pytorch": spread(times["torch"]),
+        "ratio": spread(a / b for a, b in zip(times["jax"], times["torch"], strict=True)),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    add_save_option(parser, NAME)
     parser.add_argument("--serve", choices=("jax", "torch"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -151,8 +167,11 @@ def main():
         )
         for which in ("jax", "torch")
     }
-    for peer in peers.values():
-        peer.stdout.readline()
+    for which, peer in peers.items():
+        if peer.stdout.readline() != "ready\n":
+            for other in peers.values():
+                other.kill()
+            raise SystemExit(f"{which} failed; its message stands above")
     times = {which: [] for which in peers}
     for _ in range(args.rounds):
         for which, peer in peers.items():
@@ -162,13 +181,18 @@ def main():
     for peer in peers.values():
         peer.stdin.close()
         peer.wait()
-    ratios = [a / b for a, b in zip(times["jax"], times["torch"], strict=True)]
-    for which, seconds in times.items():
-        print(f"{which:6s} median {statistics.median(seconds):.3f} s a step, min {min(seconds):.3f}")
+    devices = os.environ.get("JAX_NUM_CPU_DEVICES")
+    figures = figures_of(times, args.threads, devices and int(devices))
+    for which in ("ours", "pytorch"):
+        print(f"{which:8s} median {figures[which]['median']:.3f} s a step, min {figures[which]['min']:.3f}")
+    ratio = figures["ratio"]
     print(
-        f"ratio of ours to PyTorch's: median {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rounds, {args.threads} threads)"
+        f"ratio of ours to PyTorch's: median {ratio['median']:.2f} "
+        f"({ratio['min']:.2f} to {ratio['max']:.2f}, {args.rounds} rounds, {args.threads} threads)"
     )
+    if args.save:
+        key = f"{args.threads} thread{'s' * (args.threads > 1)}" + (f", {devices} device" if devices else "")
+        print("wrote", save(NAME, key, measured(figures, cores=args.threads), args.save))
 
 
 if __name__ == "__main__":

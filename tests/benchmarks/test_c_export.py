@@ -1,5 +1,3 @@
-import importlib
-import pathlib
 import shutil
 
 import numpy as np
@@ -11,13 +9,10 @@ from qresnet_jax.ship.c.writer import c_files
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import read_packed
 
-BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def c_export(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("c_export")
+def c_export(benchmark):
+    return benchmark("c_export")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +27,7 @@ def test_the_copy_with_clocks_computes_the_same_and_times_every_call(c_export, n
     body = files["model.c"].split("\nvoid model_logits")[1].split("\n}\n")[0]
     assert len(calls) == body.count("    model_") >= len(plan(network, 8, 8).steps)
     assert [name for name, _ in calls][-1] == network.nodes[-1].name
-    variant = c_export.Variant("", "-O1", compiler)
+    variant = c_export.Variant("", "-O0", compiler)
     library = c_export.compiled(variant, files, tmp_path)
     image = c_export.pixels(network, 1)
     run, logits = c_export.repeater(library, network)
@@ -42,15 +37,52 @@ def test_the_copy_with_clocks_computes_the_same_and_times_every_call(c_export, n
     assert sum(clocks) > 0
 
 
-def test_tables_are_markdown(c_export):
-    assert c_export.table(("a", "b"), (1, "x")) == "| a | b |\n|---|---|\n| 1 | x |"
-    assert [c_export.kilobytes(n) for n in (3100, 49123, 188400)] == ["3.1 KB", "49.1 KB", "188 KB"]
-    assert [c_export.microseconds(t) for t in (1.024e-4, 8.31e-3)] == ["102 us", "8.3 ms"]
-
-
 def test_turns_are_taken(c_export):
     turns = []
     runs = {name: lambda n, name=name: turns.append(name) for name in "ab"}
     times = c_export.alternating(runs, 3)
     assert {name: len(x) for name, x in times.items()} == {"a": 3, "b": 3}
     assert turns[-12:] == ["a", "a", "b", "b"] * 3
+
+
+@pytest.mark.parametrize("what", ["sizes", "times", "calls"])
+def test_figures_are_rendered(
+    c_export, benchmark, network, make_measurement, compiler, tmp_path, monkeypatch, what
+):
+    variants = [
+        c_export.Variant("`small`", "-O0", compiler, "small", "digits"),
+        c_export.Variant("`small`", "-O1", compiler, "small", "digits"),
+    ]
+    networks = {"digits": network}
+    if what == "sizes":
+        if compiler != "gcc":
+            pytest.skip("the stack is measured by gcc")
+        monkeypatch.setattr(c_export, "TARGETS", ("gcc -O0", "no-such-gcc -O0"))
+        figures = c_export.sizes(networks, tmp_path)
+        assert all(0 < row["constants"] < row["text"]["gcc -O0"] for row in figures["rows"])
+        small, fast = figures["rows"]
+        assert small["buffer"] < fast["buffer"] and small["constants"] < fast["constants"]
+    elif what == "times":
+        pytest.importorskip("onnxruntime")
+        figures = c_export.times(networks, variants, tmp_path, rounds=1)
+        peer, *ours = figures["rows"]
+        assert peer["ratio"] == {"median": 1, "min": 1} and len(ours) == 2
+        for row in ours:
+            assert row["ratio"]["median"] == peer["seconds"]["median"] / row["seconds"]["median"]
+    else:
+        fast = c_export.Variant("`fast`", "-O0 -DMODEL_VECTOR=8", compiler, "fast", "digits")
+        figures = c_export.calls(networks, fast, tmp_path, rounds=1)
+        assert sum(figures["parts"].values()) == pytest.approx(1)
+        assert figures["seconds"] == pytest.approx(sum(row["seconds"] for row in figures["calls"]))
+    render = getattr(benchmark("templates.c_code"), what)
+    assert "digits" in render({what: make_measurement(**figures)}) or what == "calls"
+
+
+def test_every_call_of_a_network_belongs_to_a_part(c_export, network):
+    files = c_files(network)
+    _, calls = c_export.with_clocks(files["model.c"])
+    shares = c_export.shares([{"node": node, "function": f, "seconds": 1.0} for node, f in calls])
+    assert {"stem", "quantizers of the stream", "pooling and classifier"} < shares.keys()
+    assert shares["pooling and classifier"] == pytest.approx(
+        2 / len(calls)
+    )  # the mean and the classifier, nothing else

@@ -1,0 +1,183 @@
+"""Writes accuracies of finished runs into a result file.
+
+    python benchmarks/accuracy.py NAME DIR DIR ... [--save=DIR] [--machine=TEXT] [--commit=HASH]
+
+NAME is accuracy_digits, accuracy_fashion_mnist or hysteresis, and DIR the workdir of a run. Runs that differ in the seed
+only become one row, with mean, sample standard deviation and the worst seed. A row with the same settings and seeds is
+replaced, other rows stay; delete them from the file by hand where they are outdated.
+
+A workdir does not say everything. The command is the config in configs/ that is closest to the run's config.json, with what
+differs from it as options. The date is that of the last line of train.log. The code is taken to be the last commit before
+the first line of train.log, and the machine to be this one: --commit and --machine say it where that is wrong.
+"""
+
+import argparse
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+from results import FOLDER, REPO, ResultError, record, save, this_machine, this_versions
+from templates.accuracy import accuracies
+
+from qresnet_jax import config as configs
+from qresnet_jax.errors import UserError
+from qresnet_jax.report.runs import Run, group, read_run
+from qresnet_jax.system.config_files import load_config, shipped_configs
+from qresnet_jax.system.machine import processors
+
+NAMES = ("accuracy_digits", "accuracy_fashion_mnist", "hysteresis")
+STAMP = re.compile(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) ", re.MULTILINE)
+
+
+def statistics_of(values: list[float]) -> dict | None:
+    """Returns mean, sample standard deviation (None for one value), minimum and all values; None without values."""
+    if not values:
+        return None
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": deviation, "worst": min(values), "each": values}
+
+
+def row(runs: list[Run]) -> dict:
+    """Returns the figures of runs that differ in the seed only.
+
+    Raises:
+      UserError: a run is not finished.
+    """
+    for run in runs:
+        if run.test is None:
+            raise UserError(
+                f"{run.workdir} is not finished, as it has no test accuracy: go on with it, or leave it out"
+            )
+    runs = sorted(runs, key=lambda run: run.fields["seed"])
+    fields = runs[0].fields
+    signs = [run.signs for run in runs]
+    return {
+        "network": network_name(fields),
+        "epochs": fields["num_epochs"],
+        "threshold": fields["optim.hysteresis.threshold"],
+        "relative": fields["optim.hysteresis.relative"],
+        "seeds": [run.fields["seed"] for run in runs],
+        "validation": statistics_of([max(run.validation) for run in runs if run.validation]),
+        "test": statistics_of([run.test for run in runs]),
+        "signs": {kind: statistics.fmean(s[kind] for s in signs) for kind in signs[0]}
+        if all(signs)
+        else None,
+    }
+
+
+def network_name(fields: dict) -> str:
+    """Returns W1A2, or "float", or, with other bits in each stage, W1A2/2/4."""
+    if fields["model.weight_bits"] == 32 and fields["model.activation"] == "none":
+        return "float"
+    bits = dict.fromkeys(fields["model.act_bits"])
+    shown = "/".join(map(str, bits if len(bits) == 1 else fields["model.act_bits"]))
+    return f"W{fields['model.weight_bits']}A{shown}"
+
+
+def command(fields: dict, shipped: dict[str, dict]) -> str:
+    """Returns the command of a run without its seed: the closest config, and what differs from it.
+
+    Args:
+      fields: of the run's config, by dotted name.
+      shipped: the same of each file in configs/, by its name.
+    """
+
+    def differing(name):
+        known = shipped[name]
+        return [key for key, value in fields.items() if _plain(known.get(key)) != _plain(value)]
+
+    relevant = {key for key in fields if key != "seed" and not key.startswith(configs.WITHOUT_EFFECT)}
+    closest = min(shipped, key=lambda name: len(relevant.intersection(differing(name))))
+    options = (f"--config.{key}={_as_option(fields[key])}" for key in differing(closest) if key in relevant)
+    return " ".join([f"qresnet --config={closest}", *options])
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def _as_option(value):
+    return '"(' + ",".join(map(str, value)) + ')"' if isinstance(value, list) else str(value)
+
+
+def times(workdir: pathlib.Path) -> tuple[str, str]:
+    """Returns when a run began, to the second, and the day on which it ended.
+
+    Raises:
+      UserError: there is no train.log with times.
+    """
+    log = workdir / "train.log"
+    stamps = STAMP.findall(log.read_text()) if log.exists() else []
+    if not stamps:
+        raise UserError(f"{log} is missing or has no times: was {workdir} copied as a whole?")
+    return " ".join(stamps[0]), stamps[-1][0]
+
+
+def commit_at(moment: str) -> str | None:
+    """Returns the last commit of this branch before a moment, None outside a git checkout."""
+    git = ("git", "-C", str(REPO), "rev-list", "-1", f"--before={moment}", "HEAD")
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def measurements(
+    workdirs: list[str], machine: str | None = None, commit: str | None = None
+) -> dict[str, dict]:
+    """Returns a measurement for each group of runs, by a key of its command and seeds.
+
+    Raises:
+      UserError: a workdir that is none, is not finished, or is given twice.
+    """
+    found = {}
+    shipped = {name: configs.flatten(load_config(name)) for name in shipped_configs()}
+    where = this_machine(processors())
+    if machine:
+        where = {"cpu": machine, "cores": None, "memory_gib": None, "gpu": None, "os": None}
+    for runs in group([read_run(workdir) for workdir in workdirs]).values():
+        figures, line = row(runs), command(runs[0].fields, shipped)
+        began, ended = zip(*(times(run.workdir) for run in runs), strict=True)
+        measurement = record(
+            figures,
+            command=[line],
+            machine=where,
+            versions=this_versions(),
+            date=max(ended),
+            commit=commit or commit_at(min(began)),
+            dirty=None,  # nobody can say it afterwards
+        )
+        found[f"{line}, seeds {', '.join(map(str, figures['seeds']))}"] = measurement
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("workdirs", nargs="+", metavar="DIR", help="workdir of a finished run")
+    parser.add_argument(
+        "--save", type=pathlib.Path, default=FOLDER, metavar="DIR", help="default: benchmarks/results"
+    )
+    parser.add_argument("--machine", help="in words, where it was not this one, such as 'NVIDIA H200'")
+    parser.add_argument(
+        "--commit", help="of the code that trained, where it was not the last before the training"
+    )
+    args = parser.parse_args(arguments)
+    try:
+        found = measurements(args.workdirs, args.machine, args.commit)
+        print(accuracies(found))
+        for key, measurement in found.items():
+            path = save(args.name, key, measurement, args.save)
+    except (UserError, ResultError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("wrote", path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The networks that the benchmarks of inference time run: ours with random weights, and the peer's in float and int8.
+
+The peer is the float twin: the same convolutions, batch norm folded into them, ReLU, no quantizers; in int8 by static
+quantization in QDQ form with uint8 activations.
+"""
+
+import numpy as np
+
+SIZE = 32  # height and width of the images
+FLOAT32, INT8 = "onnxruntime fp32", "onnxruntime int8"
+ONNX_FILES = {FLOAT32: "float.onnx", INT8: "int8.onnx"}
+
+
+def random_network():
+    """ResNet-20 W1A2 as it is before training, as an integer network."""
+    from flax import nnx
+
+    from qresnet_jax import create_model, default_config
+    from qresnet_jax.ship.fold import fold
+
+    return fold(create_model(default_config().model, rngs=nnx.Rngs(0)), image_shape=(SIZE, SIZE))
+
+
+def onnx_float_network(network):
+    """The ONNX model of the same architecture in float with random weights, for images `[N, C, H, W]`."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    from qresnet_jax.ship import nodes
+
+    rng = np.random.default_rng(0)
+    operations, tensors, names = [], [], []
+
+    def constant(value):
+        tensors.append(numpy_helper.from_array(value.astype(np.float32), f"w{len(tensors)}"))
+        return tensors[-1].name
+
+    def weights(*shape, fan_in):
+        return constant(rng.normal(0, (2 / fan_in) ** 0.5, shape))
+
+    def operation(kind, *inputs, **attributes):
+        operations.append(helper.make_node(kind, inputs, [f"x{len(operations)}"], **attributes))
+        return operations[-1].output[0]
+
+    def conv(x, kernel, stride):
+        kh, kw, channels, out = kernel.shape
+        w, b = weights(out, channels, kh, kw, fan_in=kh * kw * channels), constant(np.zeros(out))
+        ph, pw = (kh - 1) // 2, (kw - 1) // 2
+        return operation("Conv", x, w, b, strides=[stride, stride], pads=[ph, pw, ph, pw])
+
+    for node in network.nodes:
+        inputs = [names[j] for j in node.inputs]
+        match node:
+            case nodes.StemNode():
+                name = conv("images", node.weights, node.stride)
+            case nodes.BinaryConvNode():
+                name = conv(*inputs, node.signs, node.stride)
+            case nodes.ThresholdsNode() if isinstance(network.nodes[node.inputs[0]], nodes.ReluNode):
+                name = inputs[0]  # a quantizer alone
+            case nodes.ThresholdsNode() | nodes.ReluNode():
+                name = operation("Relu", *inputs)
+            case nodes.RequantizeNode():
+                name = inputs[0]  # batch norm, part of the convolution
+            case nodes.AddNode():
+                name = operation("Add", *inputs)
+            case nodes.MaxPoolNode():
+                name = operation("MaxPool", *inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+            case nodes.MeanPoolNode():
+                name = operation("Flatten", operation("GlobalAveragePool", *inputs))
+            case nodes.ClassifierNode():
+                channels, out = node.weights.shape
+                name = operation(
+                    "Gemm", *inputs, weights(channels, out, fan_in=channels), constant(np.zeros(out))
+                )
+        names.append(name)
+    shape = ["N", network.channels, network.height, network.width]
+    graph = helper.make_graph(
+        operations,
+        "float_network",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["N", network.classes])],
+        tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model, full_check=True)
+    return model
+
+
+def write_networks(network, folder):
+    """Writes all the files that the engines load."""
+    import onnx
+    from onnxruntime import quantization
+
+    from qresnet_jax.ship.packed.file import save_packed
+
+    save_packed(network, folder / "network.safetensors")
+    onnx.save(onnx_float_network(network), folder / ONNX_FILES[FLOAT32])
+
+    class Calibration(quantization.CalibrationDataReader):
+        batches = iter([{"images": as_float(pixels(network, 32))}])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    prepared = folder / "prepared.onnx"
+    quantization.quant_pre_process(folder / ONNX_FILES[FLOAT32], prepared, skip_symbolic_shape=True)
+    quantization.quantize_static(
+        prepared,
+        folder / ONNX_FILES[INT8],
+        Calibration(),
+        quant_format=quantization.QuantFormat.QDQ,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+    )
+
+
+def pixels(network, n):
+    shape = (n, network.height, network.width, network.channels)
+    return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+
+
+def as_float(images):
+    return np.ascontiguousarray((images.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 64)

@@ -1,0 +1,51 @@
+"""Renders result files as Markdown: one small function for each table, and one for the figures of each file.
+
+A function takes the measurements of its files, as dictionaries from key to measurement (see `results.py`), and returns
+text. It computes nothing but what the text needs, such as a time for one image from that of a batch.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from templates import accuracy, c_code, speed
+
+
+class Table(NamedTuple):
+    """A table: `render` is called with the measurements of each of the result files `files`, in that order."""
+
+    files: tuple[str, ...]
+    render: Callable[..., str]
+
+
+TABLES = {
+    "results": Table(
+        ("accuracy_fashion_mnist", "accuracy_digits", "size", "zoo", "c_export"), accuracy.results
+    ),
+    "accuracy_fashion_mnist": Table(("accuracy_fashion_mnist",), accuracy.accuracies),
+    "accuracy_digits": Table(("accuracy_digits",), accuracy.accuracies),
+    "hysteresis": Table(("hysteresis",), accuracy.hysteresis),
+    "hysteresis_seeds": Table(("hysteresis",), accuracy.hysteresis_seeds),
+    "zoo": Table(("zoo",), accuracy.zoo),
+    "size": Table(("size",), accuracy.sizes),
+    "inference": Table(("inference",), speed.inference),
+    "inference_memory": Table(("inference",), speed.inference_memory),
+    "train_step": Table(("train_step",), speed.train_step),
+    "epochs": Table(("epochs",), speed.epochs),
+    "c_export": Table(("c_export",), c_code.times),
+    "c_export_sizes": Table(("c_export",), c_code.sizes),
+    "c_export_calls": Table(("c_export",), c_code.calls),
+}
+
+FIGURES = {  # result file -> a function that returns its figures for running prose, text by key
+    "accuracy_fashion_mnist": accuracy.accuracy_figures,
+    "accuracy_digits": accuracy.accuracy_figures,
+    "hysteresis": accuracy.hysteresis_figures,
+    "original_script": accuracy.original_script_figures,
+    "zoo": accuracy.zoo_figures,
+    "size": accuracy.size_figures,
+    "inference": speed.inference_figures,
+    "train_step": speed.train_step_figures,
+    "startup": speed.startup_figures,
+    "epochs": speed.epochs_figures,
+    "c_export": c_code.c_figures,
+}

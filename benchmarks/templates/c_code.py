@@ -1,0 +1,67 @@
+"""Renders the measurements of the exported C code: its sizes, its times, and what takes the time."""
+
+from templates.cells import duration, markdown, percent, ratio, size
+from templates.measurements import Measurements, figures, having, provenance, with_provenance
+
+
+def sizes(measurements: Measurements) -> str:
+    """Returns the sizes of the code, of its constants, of the buffer and of the stack."""
+    (run,) = figures(measurements, what="sizes")
+    targets = list(dict.fromkeys(target for row in run["rows"] for target in row["text"]))
+    rows = [("Network", "Profile", "Constants", *(f"`{target}`" for target in targets), "Buffer", "Stack")]
+    for row in run["rows"]:
+        text = (size(row["text"][target]) if target in row["text"] else "not measured" for target in targets)
+        ends = (size(row[name]) for name in ("buffer", "stack"))
+        rows.append((row["network"], f"`{row['profile']}`", size(row["constants"]), *text, *ends))
+    return with_provenance(
+        markdown(*rows),
+        "Under a compiler stands the size of the section `.text`, which holds code and constants.",
+        provenance(having(measurements, what="sizes"), ("gcc",)),
+    )
+
+
+def times(measurements: Measurements) -> str:
+    """Returns the time of a call with one image, by network, profile and compiler."""
+    (run,) = figures(measurements, what="times")
+    head = ("Network", "Code", "Compiler", "Median", "Minimum", "Ratio of the medians", "Ratio of the minima")
+    rows = [head]
+    for row in run["rows"]:
+        command = f"`{row['command']}`" if row["command"] else ""
+        limits = (duration(row["seconds"][name]) for name in ("median", "min"))
+        ratios = (ratio(row["ratio"][name]) for name in ("median", "min"))
+        rows.append((row["network"], row["code"], command, *limits, *ratios))
+    return with_provenance(
+        markdown(*rows),
+        "Ratio: how many times as fast as onnxruntime in float32.",
+        provenance(having(measurements, what="times"), ("onnxruntime", "gcc", "clang")),
+    )
+
+
+def calls(measurements: Measurements) -> str:
+    """Returns the parts of the time of a call, a column for each variant of the code."""
+    runs = figures(measurements, what="calls")
+    parts = dict.fromkeys(part for run in runs for part in run["parts"])
+    rows = [("Part", *(f"{run['code']}, `{run['command']}`" for run in runs))]
+    rows += [(part, *(percent(run["parts"].get(part, 0), 0) for run in runs)) for part in parts]
+    compilers = dict.fromkeys(run["command"].split()[0] for run in runs)
+    return with_provenance(markdown(*rows), provenance(having(measurements, what="calls"), compilers))
+
+
+def c_figures(measurements: Measurements) -> dict[str, str]:
+    """Returns, for example, `resnet_20_fast_avx_512_gcc_ratio`; the names say network, code and compiler."""
+    found = {}
+    for run in figures(measurements, what="times"):
+        for row in run["rows"]:
+            key = _identifier(f"{row['network'].split(',')[0]} {row['code']} {row['command']}")
+            found[f"{key}_ratio"] = ratio(row["ratio"]["median"])
+            found[f"{key}_time"] = duration(row["seconds"]["median"])
+    for run in figures(measurements, what="sizes"):
+        for row in run["rows"]:
+            key = _identifier(f"{row['network'].split(',')[0]} {row['profile']}")
+            found |= {f"{key}_{name}": size(row[name]) for name in ("constants", "buffer", "stack")}
+    return found
+
+
+def _identifier(text):
+    """Words joined by underscores, for the name of a figure."""
+    return "_".join("".join(c.lower() if c.isalnum() else " " for c in text).split())

@@ -1,0 +1,104 @@
+"""Measures the test accuracy of the packed files that come with the package.
+
+    python benchmarks/zoo.py [--engine=jax] [--save]
+
+Every file is run on all test images of the data set that begins its name, through the public `load_packed`. scikit-learn's
+digits are always there. Fashion-MNIST is read from the prepared data sets ($TFDS_DATA_DIR or ~/tensorflow_datasets), or
+prepared from the files of Debian's package dataset-fashion-mnist where that is installed. A set that is missing is named at
+the end, with a way to get it; the other networks are measured nevertheless, and the exit status is 1.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from results import add_save_option, measured, save
+from templates.accuracy import zoo as table
+
+from qresnet_jax import default_config, load_packed
+from qresnet_jax.data.sets import load_dataset
+from qresnet_jax.errors import DataError
+from qresnet_jax.ship.load import zoo
+from qresnet_jax.system.machine import processors
+
+NAME = "zoo"
+DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
+TRAINED_BY = {  # the commands whose runs were exported; a packed file does not say
+    "digits_resnet8_w1a2": "`--config=digits`, seed 0, on one CPU device",
+    "fashion_mnist_resnet20_w1a2": "`--config=fashion_mnist_w1a2 --config.num_epochs=25 "
+    "--config.batch_size=128 --config.optim.learning_rate=0.1 --config.data.flip=True --config.data.crop_padding=2`, seed 0",
+}
+HOW_TO_GET = {
+    "fashion_mnist": "Install Debian's package with `apt-get install dataset-fashion-mnist` and run this again, or download "
+    "the set with `qresnet --config=fashion_mnist_w1a2 --mode=prepare_data`.",
+}
+
+
+def data_set(name: str) -> str:
+    """Returns the data set of a network in the zoo: digits_resnet8_w1a2 was trained on digits."""
+    return name.split("_resnet")[0]
+
+
+def load_test_set(name: str):
+    """Returns the test images, uint8 `[N, H, W, C]`, and labels of a data set.
+
+    Raises:
+      DataError: it is missing; the message says how to get it.
+    """
+    config = default_config().data
+    config.name = name
+    if name == "fashion_mnist" and DEBIAN.is_dir():
+        config.raw_dir = str(DEBIAN)
+    try:
+        return load_dataset(config).test
+    except DataError as error:
+        raise DataError(f"{name} is missing. {HOW_TO_GET.get(name, '')} ({error})") from error
+
+
+def test_accuracy(name: str, engine: str) -> dict:
+    """Returns the figures of a network in the zoo."""
+    test = load_test_set(data_set(name))
+    network = load_packed(name, engine=engine)
+    batches = range(0, len(test.images), 1000)
+    correct = sum(
+        int((network.predict(test.images[i : i + 1000]) == test.labels[i : i + 1000]).sum()) for i in batches
+    )
+    return {
+        "data": data_set(name),
+        "images": len(test.images),
+        "correct": correct,
+        "accuracy": correct / len(test.images),
+        "bytes": network.nbytes,
+        "engine": engine,
+        "trained_by": TRAINED_BY[name],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    engines = ("jax", "c", "numpy")
+    parser.add_argument("--engine", choices=engines, default="jax", metavar="NAME", help=", ".join(engines))
+    parser.add_argument(
+        "--only", default="", help="part of the names of the networks to measure; default: all"
+    )
+    add_save_option(parser, NAME)
+    args = parser.parse_args()
+    found, missing = {}, []
+    for name in (name for name in zoo() if args.only in name):
+        try:
+            found[name] = measured(test_accuracy(name, args.engine), cores=processors())
+        except DataError as error:
+            missing.append(str(error))
+    print(table(found))
+    for name, measurement in found.items():
+        if args.save:
+            print("wrote", save(NAME, name, measurement, args.save))
+    for message in missing:
+        print(f"error: {message}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
