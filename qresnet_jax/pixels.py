@@ -45,9 +45,14 @@ def double_mean(mean: npt.ArrayLike, channels: int) -> np.ndarray:
       channels: of the images.
 
     Raises:
-      ValueError: a mean that is no multiple of 1/2.
+      ValueError: a mean that is no multiple of 1/2, or none of 0 .. 255; another number of means.
     """
-    mean = np.broadcast_to(np.asarray(mean, np.float64), (channels,))
+    mean = np.asarray(mean, np.float64)
+    if mean.shape not in ((), (1,), (channels,)):
+        raise ValueError(f"mean={mean.tolist()}: give one number, or one for each of the {channels} channels")
+    mean = np.broadcast_to(mean, (channels,))
     if np.any(2 * mean != np.round(2 * mean)):
         raise ValueError(f"mean={mean.tolist()}: must be half-integers, as in training")
+    if np.any((mean < 0) | (2 * mean > LARGEST)):
+        raise ValueError(f"mean={mean.tolist()}: means must be 0 to 255, as pixels are")
     return (2 * mean).astype(np.int16)

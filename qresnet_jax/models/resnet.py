@@ -172,7 +172,7 @@ class ResNet(nnx.Module):
         """Classifies.
 
         Args:
-          images: normalised pixels `(pixel - mean) / 64`, float `[N, H, W, C]`.
+          images: as `qresnet_jax.pixels.normalize` gives them, float `[N, H, W, C]`.
 
         Returns:
           logits, float32 `[N, classes]`.

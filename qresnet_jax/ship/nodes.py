@@ -43,7 +43,7 @@ class StemNode(Node):
     """First node: `acc = conv(2 * pixel - double_mean, weights)` of uint8 pixels `[N, H, W, in]`."""
 
     weights: np.ndarray  # int16 [kh, kw, in, out]
-    double_mean: np.ndarray  # int16 [in], 0 .. 510
+    double_mean: np.ndarray  # int16 [in], 0 .. `pixels.LARGEST`
     stride: int = 1
 
 

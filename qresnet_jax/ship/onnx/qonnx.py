@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from qresnet_jax import nn
+from qresnet_jax import nn, pixels
 from qresnet_jax.errors import ExportError
 from qresnet_jax.models.resnet import PreactBlock, ResNet
 from qresnet_jax.quantize import weights
@@ -154,9 +154,10 @@ class _Writer:
     def stem(self, layer, node, image):
         # QONNX tools know this operator's type and cost, of a Cast they do not.
         doubled = layer("DequantizeLinear", image, layer.constant("two", np.float32(2)))
-        pixels = layer("Transpose", doubled, perm=[0, 3, 1, 2])
+        transposed = layer("Transpose", doubled, perm=[0, 3, 1, 2])
         mean = layer.per_channel("double_mean", node.double_mean.astype(np.float32))
-        centered = layer.quant(layer("Sub", pixels, mean), bits=10, signed=True)  # -510 .. 510
+        bits = 1 + pixels.LARGEST.bit_length()  # the differences are -LARGEST .. LARGEST
+        centered = layer.quant(layer("Sub", transposed, mean), bits=bits, signed=True)
         weights = layer.weights(node.weights.transpose(3, 2, 0, 1))
         return layer.conv(centered, weights, node.weights.shape[:2], node.stride)
 
