@@ -5,6 +5,8 @@ with an accuracy within 0.1 point, or one image.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +110,7 @@ def require(agreement: Agreement, model: ResNet, network: IntegerNetwork, images
     if agreement.is_sufficient:
         return
     drifts = drift(model, network, images)
-    worst = max(drifts, key=drifts.get)
+    worst = max(drifts, key=drifts.__getitem__)
     way_out = (
         f"Train it on the grid that ships: config.model.stream_fraction_bits={network.fraction_bits}"
         if model.fraction_bits is None
@@ -132,7 +134,7 @@ def drift(model: ResNet, network: IntegerNetwork, images: np.ndarray) -> dict[st
       images: uint8 `[N, H, W, C]`; the first 64 are looked at.
     """
     images = images[:_DRIFT_IMAGES]
-    values = reference.evaluate(network, images)
+    values = reference.node_values(network, images)
     position = {node.name: i for i, node in enumerate(network.nodes)}
     x, drifts = _normalized(network, images), {}
     for name, layer in _simulated_layers(model):
@@ -144,22 +146,24 @@ def drift(model: ResNet, network: IntegerNetwork, images: np.ndarray) -> dict[st
     return drifts
 
 
-def _simulated_layers(model):
+def _simulated_layers(model: ResNet) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
     model = nnx.view(model, use_running_average=True)
     bits = model.fraction_bits
 
-    def stem(model, x):
+    def stem(model: ResNet, x: jax.Array) -> jax.Array:
         x = to_stream(model.stem, model.stem_norm, x, None, bits)
         x = x if model.stem_norm is None else nnx.relu(x)
         padding = ((1, 1), (1, 1))
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding) if model.imagenet_stem else x
 
-    def classifier(model, x):
+    def classifier(model: ResNet, x: jax.Array) -> jax.Array:
         if model.final_norm is not None:
             x = nnx.relu(renormalize(model.final_norm, x, bits))
         return model.classifier(mean_pool(x, bits))
 
-    def compiled(function, module):
+    def compiled(
+        function: Callable[[Any, jax.Array], jax.Array], module: nnx.Module
+    ) -> Callable[[jax.Array], jax.Array]:
         return lambda x: nnx.jit(function)(module, x)
 
     yield "stem", compiled(stem, model)
@@ -168,5 +172,5 @@ def _simulated_layers(model):
     yield "classifier", compiled(classifier, model)
 
 
-def _normalized(network, images):
+def _normalized(network: IntegerNetwork, images: np.ndarray) -> jax.Array:
     return normalize(jnp.asarray(images), jnp.asarray(network.mean, jnp.float32))

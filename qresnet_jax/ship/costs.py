@@ -40,7 +40,7 @@ FINAL_NORM = "final_norm"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layer:
+class LayerCost:
     """A row of the table. Bits are None where nothing is multiplied, `packed_bytes` is where nothing is packed."""
 
     name: str
@@ -93,7 +93,7 @@ class Totals(NamedTuple):
 
 def layer_table(
     model: ResNet, image_shape: tuple[int, int, int], network: IntegerNetwork | None = None
-) -> list[Layer]:
+) -> list[LayerCost]:
     """The layers of a network, in the order of their computation.
 
     Args:
@@ -118,7 +118,7 @@ def layer_table(
     return [*rows, shipped[HEADER]]
 
 
-def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = None) -> list[Layer]:
+def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = None) -> list[LayerCost]:
     """The layers of an integer network. Parameters are the weights alone: the rest has become thresholds.
 
     Args:
@@ -128,8 +128,8 @@ def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = 
     Raises:
       ValueError: the network is tied to no size, and none is given.
     """
-    size = (network.height, network.width) if image_size is None else image_size
-    if None in size:
+    height, width = (network.height, network.width) if image_size is None else image_size
+    if height is None or width is None:
         raise ValueError("this network takes images of any size: give an image_size")
     values = nodes.value_types(network.nodes)
     tensor_bytes = [_tensor_bytes(node) for node in network.nodes]
@@ -137,14 +137,14 @@ def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = 
     for size_of_node, owner in zip(tensor_bytes, _owners(network.nodes, values), strict=True):
         packed[owner] += size_of_node
     rows = []
-    for i in np.flatnonzero(packed):
-        row = _network_row(i, network.nodes, _positions(size, values[i].reduction))
+    for i in np.flatnonzero(packed).tolist():
+        row = _network_row(i, network.nodes, _positions((height, width), values[i].reduction))
         rows.append(dataclasses.replace(row, packed_bytes=packed[i]))
     header = len(packed_bytes(network)) - sum(tensor_bytes)
-    return [*rows, Layer(name=HEADER, packed_bytes=header)]
+    return [*rows, LayerCost(name=HEADER, packed_bytes=header)]
 
 
-def totals(layers: Sequence[Layer]) -> Totals:
+def totals(layers: Sequence[LayerCost]) -> Totals:
     """Sums over all layers."""
     binary = [layer for layer in layers if layer.is_binary]
     packed = [layer.packed_bytes for layer in layers if layer.packed_bytes is not None]
@@ -165,13 +165,13 @@ def totals(layers: Sequence[Layer]) -> Totals:
 
 class _Part(NamedTuple):
     name: str
-    layer: nnx.Module | None  # convolution or classifier
-    act: nnx.Module | None  # makes its input
-    owned: tuple  # modules whose parameters it counts
+    layer: nn.BinaryConv | nn.FloatConv | nn.StemConv | nn.Classifier | None
+    act: nn.Quantizer | nn.FloatActivation | None  # makes its input
+    owned: tuple[nnx.Module | None, ...]  # modules whose parameters it counts
     reduction: int  # as in `nodes.Value`, of its result
 
 
-def _parts(model) -> Iterator[_Part]:
+def _parts(model: ResNet) -> Iterator[_Part]:
     reduction = model.stem.strides[0]
     yield _Part("stem", model.stem, None, (model.stem, model.stem_norm), reduction)
     if model.imagenet_stem:
@@ -181,15 +181,15 @@ def _parts(model) -> Iterator[_Part]:
             reduction *= conv.strides[0]
             yield _Part(f"{name}.convs.{i}", conv, act, (act, conv, norm), reduction)
         if block.project is not None:
-            owned = (block.project, block.project_norm)
-            yield _Part(f"{name}.project", block.project, block.acts[0], owned, reduction)
+            both = (block.project, block.project_norm)
+            yield _Part(f"{name}.project", block.project, block.acts[0], both, reduction)
     if model.final_norm is not None:
         yield _Part(FINAL_NORM, None, None, (model.final_norm,), reduction)
     yield _Part("classifier", model.classifier, None, (model.classifier,), 0)
 
 
-def _model_row(part, image_size):
-    row = Layer(
+def _model_row(part: _Part, image_size: tuple[int, int]) -> LayerCost:
+    row = LayerCost(
         name=part.name,
         parameters=sum(_parameters(module, nnx.Param) for module in part.owned),
         clipping_levels=sum(_parameters(module, nn.ClippingLevel) for module in part.owned),
@@ -206,16 +206,20 @@ def _model_row(part, image_size):
     )
 
 
-def _as_shipped(row, shipped):
-    bits = {"weight_bits": shipped.weight_bits, "act_bits": shipped.act_bits}
-    return dataclasses.replace(row, packed_bytes=shipped.packed_bytes, **bits)
+def _as_shipped(row: LayerCost, shipped: LayerCost) -> LayerCost:
+    return dataclasses.replace(
+        row,
+        packed_bytes=shipped.packed_bytes,
+        weight_bits=shipped.weight_bits,
+        act_bits=shipped.act_bits,
+    )
 
 
-def _parameters(module, kind):
+def _parameters(module: nnx.Module | None, kind: type[nnx.Param]) -> int:
     return 0 if module is None else sum(x.size for x in jax.tree.leaves(nnx.state(module, kind)))
 
 
-def _positions(image_size, reduction):
+def _positions(image_size: tuple[int, int], reduction: int) -> int:
     """How often a layer's kernel is applied: at every pixel of its result, once where there is no image."""
     return math.prod(-(-size // reduction) for size in image_size) if reduction else 1
 
@@ -223,7 +227,7 @@ def _positions(image_size, reduction):
 # An integer network's nodes.
 
 
-def _owners(network_nodes, values) -> list[int]:
+def _owners(network_nodes: Sequence[nodes.Node], values: Sequence[nodes.Value]) -> list[int]:
     """The node whose row each node's arrays belong to, by position.
 
     What follows an accumulator belongs to its convolution, thresholds of the stream to the convolution that reads them
@@ -243,13 +247,13 @@ def _owners(network_nodes, values) -> list[int]:
     return owners
 
 
-def _tensor_bytes(node):
+def _tensor_bytes(node: nodes.Node) -> int:
     writer = NodeWriter()
     writer.write(1, node)  # the position matters to its JSON alone
     return sum(x.nbytes for x in writer.tensors().values())
 
 
-def _network_row(i, network_nodes, positions):
+def _network_row(i: int, network_nodes: Sequence[nodes.Node], positions: int) -> LayerCost:
     match node := network_nodes[i]:
         case nodes.StemNode():
             kernel, bits, name = node.weights, (integer_bits(node.weights), PIXEL_BITS), "stem"
@@ -259,10 +263,10 @@ def _network_row(i, network_nodes, positions):
         case nodes.ClassifierNode():
             kernel, bits, name = node.weights, (integer_bits(node.weights), STREAM_BITS), "classifier"
         case nodes.RequantizeNode():  # of the stream
-            return Layer(name=node.name or FINAL_NORM)
+            return LayerCost(name=node.name or FINAL_NORM)
         case _:  # thresholds that nothing reads
-            return Layer(name=node.name or f"node {i}")
-    return Layer(
+            return LayerCost(name=node.name or f"node {i}")
+    return LayerCost(
         name=name,
         shape=kernel.shape,
         weight_bits=bits[0],
@@ -277,7 +281,8 @@ def integer_bits(weights: np.ndarray) -> int:
     return 1 + max(int(weights.max()), -1 - int(weights.min()), 1).bit_length()
 
 
-def _level_bits(thresholds):
+def _level_bits(thresholds: nodes.Node) -> int:
+    assert isinstance(thresholds, nodes.ThresholdsNode)  # nothing else makes levels
     return (len(thresholds.levels) - 1).bit_length()
 
 
@@ -297,7 +302,7 @@ _COLUMNS = (
 _TEXT_COLUMNS = 2  # aligned left; numbers align right
 
 
-def as_markdown(layers: Sequence[Layer]) -> str:
+def as_markdown(layers: Sequence[LayerCost]) -> str:
     """The table in Markdown, with a row of totals and a sentence about the whole."""
     header, *rows = _cells(layers)
     rule = ["---"] * _TEXT_COLUMNS + ["---:"] * (len(header) - _TEXT_COLUMNS)
@@ -307,7 +312,7 @@ def as_markdown(layers: Sequence[Layer]) -> str:
     return f"{table}\n\n{summary(totals(layers))}\n"
 
 
-def as_text(layers: Sequence[Layer], counted: str = "parameters") -> str:
+def as_text(layers: Sequence[LayerCost], counted: str = "parameters") -> str:
     """The table for a console, with a row of totals and a sentence about the whole, as in `summary`."""
     rows = _cells(layers)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -317,17 +322,17 @@ def as_text(layers: Sequence[Layer], counted: str = "parameters") -> str:
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], about]) + "\n"
 
 
-def _aligned(row, widths):
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = zip(row, widths, strict=True)
     return "  ".join(
         cell.ljust(width) if i < _TEXT_COLUMNS else cell.rjust(width) for i, (cell, width) in enumerate(cells)
     )
 
 
-def _cells(layers):
+def _cells(layers: Sequence[LayerCost]) -> list[tuple[str, ...]]:
     """Header, rows and totals as text; the column of packed bytes only where something is packed."""
     total = totals(layers)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             layer.name,
             "x".join(map(str, layer.shape)),
@@ -349,7 +354,7 @@ def _cells(layers):
     return rows
 
 
-def _count(value):
+def _count(value: int | None) -> str:
     return f"{value:,}" if value else ""
 
 

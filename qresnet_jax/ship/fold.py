@@ -110,7 +110,7 @@ def _check_foldable(model: ResNet) -> None:
         raise ExportError(reason)
     sums = {"stem": model.stem.acc_max() if model.stem.weight_bits else 0}
     for name, block in blocks(model):
-        sums[name] = max(c.acc_max(a.max_level) for c, a in zip(*_binary_layers(block), strict=True))
+        sums[name] = max(c.acc_max(a.max_level) for c, a in zip(*binary_layers(block), strict=True))
     for name, largest in sums.items():
         if largest >= nodes.ACC_LIMIT:
             raise ExportError(
@@ -122,7 +122,7 @@ def _check_foldable(model: ResNet) -> None:
             raise ExportError(f"{jax.tree_util.keystr(path)} is not finite: this network cannot be shipped")
 
 
-def _binary_layers(block: Block) -> tuple[list[nn.BinaryConv], list[nn.Quantizer]]:
+def binary_layers(block: Block) -> tuple[list[nn.BinaryConv], list[nn.Quantizer]]:
     """Returns the convolutions and quantizers of a block that has an integer form: none of them is a float one."""
     return cast(list[nn.BinaryConv], list(block.convs)), cast(list[nn.Quantizer], list(block.acts))
 
@@ -169,7 +169,7 @@ class _Folding:
         preact = isinstance(block, PreactBlock)
         # Batch norm i stands in front of convolution i in the pre-activation form, else behind it.
         norms: list[nn.BatchNorm | None] = list(block.norms) if preact else [None, *block.norms]
-        convs, acts = _binary_layers(block)
+        convs, acts = binary_layers(block)
         first = x = self.quantize(norms[0], acts[0], stream)
         for i, conv in enumerate(convs):
             acc = self.conv(f"{name}.convs.{i}", conv, x)

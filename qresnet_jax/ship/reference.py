@@ -32,12 +32,13 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     check_images(network, images)
     last = len(network.nodes) - 1
     parts = [
-        evaluate(network, images[i : i + BATCH], [last])[last] for i in range(0, max(len(images), 1), BATCH)
+        node_values(network, images[i : i + BATCH], [last])[last]
+        for i in range(0, max(len(images), 1), BATCH)
     ]
     return np.concatenate(parts)
 
 
-def check_images(network: IntegerNetwork, images: np.ndarray) -> None:
+def check_images(network: IntegerNetwork, images: Any) -> None:
     """Refuses what is not uint8 `[N, H, W, C]` of the network's size."""
     dtype, shape = getattr(images, "dtype", type(images).__name__), np.shape(images)
     is_images = dtype == np.uint8 and len(shape) == 4 and 0 not in shape[1:]
@@ -48,7 +49,7 @@ def check_images(network: IntegerNetwork, images: np.ndarray) -> None:
         raise ValueError(f"images must be uint8 [N, {height}, {width}, {channels}], got {dtype} {shape}")
 
 
-def evaluate(
+def node_values(
     network: IntegerNetwork, images: np.ndarray, wanted: Collection[int] | None = None
 ) -> dict[int, np.ndarray]:
     """Results of the nodes at the positions `wanted` (None: of all), of images as in `logits`, all at once."""

@@ -4,7 +4,8 @@ import pathlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,33 +64,34 @@ def check(
     return f"checked: {name} gives the same {what} on {len(logits)} {kind}"
 
 
-def _agree(logits, expected):
+def _agree(logits: np.ndarray, expected: np.ndarray) -> bool:
     if len(logits) == 0 or logits.shape != expected.shape:
         return False
     if expected.dtype.kind == "i":
         return np.array_equal(logits, expected)
-    others = np.sum(logits.argmax(-1) != expected.argmax(-1))
-    return others <= 1 and np.abs(logits - expected).mean() <= _FLOAT_DIFFERENCE * np.abs(expected).mean()
+    others = int(np.sum(logits.argmax(-1) != expected.argmax(-1)))
+    difference = float(np.abs(logits - expected).mean())
+    return others <= 1 and difference <= _FLOAT_DIFFERENCE * float(np.abs(expected).mean())
 
 
 class _MissingError(Exception):
     """There is no program to run the files; the message says which."""
 
 
-def _in_batches(run, images):
+def _in_batches(run: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(run(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)])
 
 
 # Each runs one format: of files and images, and the number of classes, the logits of all images or of the first ones.
 
 
-def _packed(files, images, classes):
+def _packed(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.ndarray:
     from qresnet_jax.ship.packed.file import read_packed
 
     return reference.logits(read_packed(files[0]), images)
 
 
-def _c(files, images, classes):
+def _c(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.ndarray:
     """By the example that stands beside the network, which prints the logits and the name of the class."""
     from qresnet_jax.ship.c.engine import find_compiler
 
@@ -111,7 +113,7 @@ def _c(files, images, classes):
     return np.array([line.split() for line in lines], np.int32)
 
 
-def _output(command, given=b""):
+def _output(command: Sequence[str], given: bytes = b"") -> bytes:
     done = subprocess.run(command, input=given, capture_output=True)
     if done.returncode != 0:
         message = done.stderr.decode(errors="replace").strip()[-500:]
@@ -119,7 +121,7 @@ def _output(command, given=b""):
     return done.stdout
 
 
-def _onnx(files, images, classes):
+def _onnx(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.ndarray:
     try:
         import onnxruntime
     except ImportError as error:
@@ -128,7 +130,7 @@ def _onnx(files, images, classes):
     return _in_batches(lambda batch: session.run(["logits"], {"image": batch})[0], images)
 
 
-def _qonnx(files, images, classes):
+def _qonnx(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.ndarray:
     try:
         from qonnx.core.modelwrapper import ModelWrapper
         from qonnx.core.onnx_exec import execute_onnx
@@ -144,7 +146,7 @@ def _qonnx(files, images, classes):
     return execute_onnx(model, {image.name: images})[logits.name]
 
 
-def _stablehlo(files, images, classes):
+def _stablehlo(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.ndarray:
     from qresnet_jax.ship.jax.stablehlo import read_stablehlo
 
     return _in_batches(read_stablehlo(files[0]), images)

@@ -10,7 +10,7 @@ from qresnet_jax.errors import UserError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_all(files: Mapping[pathlib.Path, bytes], outdated: Iterable[pathlib.Path] = ()) -> None:
+def write_all(files: Mapping[pathlib.Path, bytes | bytearray], outdated: Iterable[pathlib.Path] = ()) -> None:
     """Writes files aside; when all are complete and on disk, puts them in place and removes the outdated ones.
 
     Args:
@@ -41,7 +41,7 @@ def write_all(files: Mapping[pathlib.Path, bytes], outdated: Iterable[pathlib.Pa
                 part.unlink(missing_ok=True)
 
 
-def _write(path, content):
+def _write(path: pathlib.Path, content: bytes | bytearray) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()

@@ -7,6 +7,7 @@ with float32 sums, where every number is an integer that the type holds.
 import functools
 import weakref
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import numpy as np
@@ -20,7 +21,8 @@ PROCESSOR_BATCH = 16
 ACCELERATOR_BATCH = 256
 _ONE_BY_ONE = 8  # so few take less time alone than a batch that is filled up
 
-_compiled = weakref.WeakKeyDictionary()  # network -> jitted function
+_compiled: weakref.WeakKeyDictionary[IntegerNetwork, Callable[[np.ndarray], jax.Array]]
+_compiled = weakref.WeakKeyDictionary()
 
 
 def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
@@ -63,16 +65,18 @@ def make_logits(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(functools.partial(_trace, network))
 
 
-def _jitted(network):
+def _jitted(network: IntegerNetwork) -> Callable[[np.ndarray], jax.Array]:
     if network not in _compiled:
-        reference = weakref.ref(network)  # a strong one in the value would keep the key for ever
+        known = weakref.ref(network)  # a strong one in the value would keep the key for ever
         # Not in `make_logits`: a function with options of its own cannot stand inside others.
         options = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
-        _compiled[network] = jax.jit(lambda images: _trace(reference(), images), compiler_options=options)
+        _compiled[network] = jax.jit(
+            lambda images: _trace(cast(IntegerNetwork, known()), images), compiler_options=options
+        )
     return _compiled[network]
 
 
-def _trace(network, images):
+def _trace(network: IntegerNetwork, images: jax.Array) -> jax.Array:
     reference.check_images(network, images)
     if images.shape[0] == 0:
         raise ValueError("images must be at least one; logits() takes none too")

@@ -1,7 +1,8 @@
 """The network that an `IntegerNetwork` replaces: the same layers in float, without quantizers, for timing."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from qresnet_jax.ops.plain import plain_conv
 from qresnet_jax.pixels import normalize
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.nodes import Node
 
 HIGHEST = jax.lax.Precision.HIGHEST  # float32 also where the default is less
 
@@ -30,29 +32,32 @@ def float_baseline(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
     weights = _weights(network)
 
     @jax.jit
-    def run(weights, images):
-        values = []
+    def run(weights: Sequence[Any], images: jax.Array) -> jax.Array:
+        values: list[jax.Array] = []
         for i, node in enumerate(network.nodes):
-            values.append(_apply(network, i, node, weights[i], images, *(values[j] for j in node.inputs)))
+            values.append(_apply(network, node, weights[i], images, *(values[j] for j in node.inputs)))
         return values[-1]
 
     return functools.partial(run, weights)
 
 
-def _weights(network):
+def _weights(network: IntegerNetwork) -> list[tuple[np.ndarray, np.ndarray] | None]:
     """By node, a kernel and a bias for each layer that has one, else None."""
-    rng, found = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    found: list[tuple[np.ndarray, np.ndarray] | None] = []
     for node in network.nodes:
         shape = next((getattr(node, a).shape for a in ("signs", "weights") if hasattr(node, a)), None)
         if shape is None:
             found.append(None)
         else:
             kernel = rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
-            found.append((np.float32(kernel), np.zeros(shape[-1], np.float32)))
+            found.append((kernel.astype(np.float32), np.zeros(shape[-1], np.float32)))
     return found
 
 
-def _apply(network, i, node, weights, images, x=None, y=None):
+def _apply(
+    network: IntegerNetwork, node: Node, weights: Any, images: jax.Array, x: Any = None, y: Any = None
+) -> jax.Array:
     match node:
         case nodes.StemNode() | nodes.BinaryConvNode():
             x = normalize(images, np.float32(128)) if x is None else x

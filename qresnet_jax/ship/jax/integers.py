@@ -4,6 +4,8 @@ All functions take the node's arrays as NumPy constants and a tensor whose chann
 decided from the constants and from the range of the input is decided while tracing.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,9 @@ def requantize(node: nodes.RequantizeNode, x: jax.Array, bound: int, axis: int) 
     return _wide_requantize(node, x, axis)
 
 
-def _split_constants(node, bound, split):
+def _split_constants(
+    node: nodes.RequantizeNode, bound: int, split: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
     """`(M, C_high, C_low, S, k - S)` with `S = min(k, split)` for the form of `fixed_point`; None if it leaves 32 bits."""
     multiplier, shift = node.multiplier.astype(np.int64), node.shift.astype(np.int64)
     first = np.minimum(shift, split)
@@ -56,7 +60,7 @@ def _split_constants(node, bound, split):
     return multiplier, high, low, first, np.minimum(shift - first, 31)
 
 
-def _wide_requantize(node, x, axis):
+def _wide_requantize(node: nodes.RequantizeNode, x: jax.Array, axis: int) -> jax.Array:
     """The same through 64-bit sums of two words each, for any multiplier and offset that a node may have."""
     words = _low_word(node.offset), (node.offset >> 32).astype(np.int32)
     offset_low, offset_high, m, shift = (
@@ -77,7 +81,7 @@ def _wide_requantize(node, x, axis):
     )
 
 
-def _product(x, m):
+def _product(x: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`x * m` of int32 with `|x| <= 2**24` as the words (int32, uint32), by halves of 16 bits."""
     x_high, x_low, m_high, m_low = x >> 16, x & 0xFFFF, m >> 16, m & 0xFFFF
     lowest = x_low.astype(jnp.uint32) * m_low.astype(jnp.uint32)
@@ -87,7 +91,7 @@ def _product(x, m):
     return high, x.astype(jnp.uint32) * m.astype(jnp.uint32)
 
 
-def _low_word(x):
+def _low_word(x: np.ndarray) -> np.ndarray:
     return (x & 0xFFFFFFFF).astype(np.uint32)
 
 
@@ -130,10 +134,10 @@ def levels(node: nodes.ThresholdsNode, x: jax.Array, bound: int, axis: int) -> j
     return jnp.where(_along(falling, x, axis), node.levels[-1].astype(np.int16) - climbed, climbed)
 
 
-def _climbed(x, thresholds, steps, axis):
+def _climbed(x: jax.Array, thresholds: np.ndarray, steps: np.ndarray, axis: int) -> jax.Array:
     """The sum of `steps[i]` over the thresholds i that x passes."""
 
-    def add(total, thresholds, steps):
+    def add(total: jax.Array, thresholds: Any, steps: Any) -> jax.Array:
         for i in range(len(steps)):
             total += jnp.where(x >= _along(thresholds[:, i], x, axis), steps[i], jnp.int16(0))
         return total
@@ -177,7 +181,7 @@ def mean_pool(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
     return 256 * quotient + ((2 * rest + np.uint32(count)) // np.uint32(2 * count)).astype(jnp.int32)
 
 
-def _along(constant, x, axis):
+def _along(constant: jax.Array | np.ndarray, x: jax.Array, axis: int) -> jax.Array:
     """`[C]` or `[1]`, shaped to broadcast against x along its `axis`."""
     shape = [1] * x.ndim
     shape[axis] = -1

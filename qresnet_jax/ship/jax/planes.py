@@ -12,13 +12,14 @@ summed over taps and words. The second term is the same for all output channels,
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 WORD = 16  # channels in a word of a bit plane
 MAX_TERMS = 144  # products that are unrolled into one loop body; with 288 its vectors get lost
@@ -97,7 +98,7 @@ def window_sum(
     phases: tuple[jax.Array, ...],
     weights: np.ndarray,
     product: Callable[[jax.Array, jax.Array], jax.Array],
-    apart: Callable,
+    apart: Callable[..., Any],
     max_terms: int = MAX_TERMS,
 ) -> jax.Array:
     """The sum of `product(pixels, weights)` over taps and input channels.
@@ -117,7 +118,7 @@ def window_sum(
     groups, kh, kw, _ = weights.shape
     taps = list(window.taps())
 
-    def part(phases, weights):
+    def part(phases: Sequence[jax.Array], weights: Any) -> jax.Array:
         terms = []
         for g in range(len(weights)):
             for i, j, phase, offset in taps:
@@ -130,7 +131,7 @@ def window_sum(
         return part(phases, weights)
     looped = groups // chunk * chunk
 
-    def step(index, total):
+    def step(index: jax.Array, total: jax.Array) -> jax.Array:
         first = index * chunk
         cut = [lax.dynamic_slice_in_dim(x, first, chunk) for x in phases]
         return apart(
@@ -188,16 +189,17 @@ def pack_levels(levels: jax.Array, bits: list[int]) -> tuple[jax.Array, ...]:
     groups = -(-channels // WORD)
     levels = jnp.pad(levels, ((0, groups * WORD - channels), (0, 0))).reshape(groups, WORD, length)
 
-    def plane(bit):
+    def plane(bit: int) -> jax.Array:
         words = [(levels[:, c] >> bit & 1) << c for c in range(min(WORD, channels))]
         while len(words) > 1:
-            words = [a | b for a, b in zip(words[::2], [*words[1::2], *[0] * (len(words) % 2)], strict=True)]
+            others: list[Any] = [*words[1::2], *[0] * (len(words) % 2)]
+            words = [a | b for a, b in zip(words[::2], others, strict=True)]
         return words[0]
 
     return tuple(plane(bit) for bit in bits)
 
 
-def pack_signs(signs: np.ndarray) -> np.ndarray:
+def sign_words(signs: np.ndarray) -> np.ndarray:
     """int8 `[kh, kw, C, out]` -> uint16 `[ceil(C / 16), kh, kw, out]`, a set bit for +1, the first channel lowest."""
     kh, kw, channels, out = signs.shape
     positive = np.pad(signs > 0, ((0, 0), (0, 0), (0, -channels % WORD), (0, 0)))
@@ -207,7 +209,12 @@ def pack_signs(signs: np.ndarray) -> np.ndarray:
 
 
 def plane_sum(
-    window: Window, planes: list[tuple[jax.Array, ...]], weights: np.ndarray, bits: list[int], dtype, apart
+    window: Window,
+    planes: list[tuple[jax.Array, ...]],
+    weights: np.ndarray,
+    bits: list[int],
+    dtype: DTypeLike,
+    apart: Callable[..., Any],
 ) -> jax.Array:
     """`sum_k 2**k * popcount(b_k & weights)` over taps and words.
 
@@ -225,7 +232,7 @@ def plane_sum(
     groups, kh, kw, _ = weights.shape
     count_dtype = jnp.uint16 if groups * WORD * kh * kw < 2**16 else jnp.uint32
 
-    def and_count(pixels, weights):
+    def and_count(pixels: jax.Array, weights: jax.Array) -> jax.Array:
         return lax.population_count(pixels & weights).astype(count_dtype)
 
     max_terms = MAX_TERMS // len(planes)

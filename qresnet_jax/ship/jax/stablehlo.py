@@ -6,11 +6,13 @@ after the version that wrote it. `read_stablehlo` is this line and checks:
     jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes())).call(images)
 """
 
+import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy.typing as npt
 from flax import nnx
 from jax import export
 
@@ -24,7 +26,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 ImageFunction = Callable[[jax.Array], jax.Array]  # of uint8 images [N, H, W, C]
 
 
-def simulation(model: ResNet, mean: float | Sequence[float] = 127.5) -> ImageFunction:
+def simulation(model: ResNet, mean: npt.ArrayLike = 127.5) -> ImageFunction:
     """A trained network in evaluation mode, with the normalisation before it.
 
     Args:
@@ -35,12 +37,16 @@ def simulation(model: ResNet, mean: float | Sequence[float] = 127.5) -> ImageFun
       A function from uint8 images `[N, H, W, C]` to logits, float32 `[N, classes]`.
     """
     graphdef, state = nnx.split(nnx.view(model, use_running_average=True))
-    mean = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (model.stem.in_features,))
-    return lambda images: nnx.merge(graphdef, state)(normalize(images, mean))
+    means = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (model.stem.in_features,))
+    return lambda images: nnx.merge(graphdef, state)(normalize(images, means))
 
 
 def write_stablehlo(
-    function: ImageFunction, path, image_shape: tuple[int, int, int], *, batch_size: int | None = None
+    function: ImageFunction,
+    path: str | os.PathLike[str],
+    image_shape: tuple[int, int, int],
+    *,
+    batch_size: int | None = None,
 ) -> None:
     """Writes a function of images; a file at `path` is replaced at once or not at all.
 
@@ -66,7 +72,7 @@ def write_stablehlo(
     write_all({pathlib.Path(path): exported.serialize()})
 
 
-def read_stablehlo(path) -> ImageFunction:
+def read_stablehlo(path: str | os.PathLike[str]) -> ImageFunction:
     """The function of a file that `write_stablehlo` wrote, jitted.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An `IntegerNetwork` traced node by node for `jax_engine`.
+"""An `IntegerNetwork` traced node by node for `qresnet_jax.ship.jax.engine`.
 
 `jax_planes` says how tensors lie in memory and what a convolution is. XLA:CPU fuses producers into each of their consumers
 and would compute them as often. On processors each step therefore stands in a branch of a conditional, of which XLA cannot
@@ -6,13 +6,14 @@ know that it is always taken: its operands and results then lie in memory, compu
 that is computed element by element behind it, or the packing of levels, or a pooling.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.jax import integers
@@ -20,9 +21,9 @@ from qresnet_jax.ship.jax.planes import (
     Window,
     matrix_sum,
     pack_levels,
-    pack_signs,
     plane_bits,
     plane_sum,
+    sign_words,
     window_sum,
 )
 from qresnet_jax.ship.network import IntegerNetwork
@@ -55,45 +56,45 @@ def logits(network: IntegerNetwork, images: jax.Array, *, processor: bool) -> ja
 class _Deferred(NamedTuple):
     """A tensor that is to be computed in the step of its reader."""
 
-    operands: tuple
-    compute: Callable  # of the operands
+    operands: tuple[Any, ...]
+    compute: Callable[..., Any]  # of the operands
 
 
-def _defer(compute: Callable, *inputs) -> _Deferred:
+def _defer(compute: Callable[..., Any], *inputs: Any) -> _Deferred:
     """`compute(*inputs)`, with what is deferred among the inputs."""
     parts = [x if isinstance(x, _Deferred) else _Deferred((x,), lambda x: x) for x in inputs]
 
-    def joined(*operands):
+    def joined(*operands: Any) -> Any:
         return compute(*(part.compute(*mine) for part, mine in zip(parts, operands, strict=True)))
 
     return _Deferred(tuple(part.operands for part in parts), joined)
 
 
 class _Trace:
-    """The results so far: of `Thresholds` a list of bit planes or the levels alone, else a tensor, some deferred."""
+    """The results so far: of a `ThresholdsNode` a list of bit planes or the levels alone, else a tensor, some deferred."""
 
-    def __init__(self, network: IntegerNetwork, images: jax.Array, processor: bool):
+    def __init__(self, network: IntegerNetwork, images: jax.Array, processor: bool) -> None:
         self.nodes, self.images, self.processor = network.nodes, images, processor
         self.types = nodes.value_types(network.nodes)
         kernels = [node.signs for node in network.nodes if isinstance(node, nodes.BinaryConvNode)]
-        widest = max(kernel.shape[1] for kernel in (network.nodes[0].weights, *kernels))
+        widest = max(kernel.shape[1] for kernel in (network.stem.weights, *kernels))
         self.margin = (widest - 1) // 2
         # True, as every sum of bytes is; XLA does not know that.
         self.always = jnp.sum(images[0, 0, 0].astype(jnp.int32)) >= 0
-        self.results = []
-        self.sizes = []  # (height, width) of each result
+        self.results: list[Any] = []
+        self.sizes: list[tuple[int, int]] = []  # (height, width) of each result
 
-    def step(self, deferred: _Deferred):
+    def step(self, deferred: _Deferred) -> Any:
         """The result itself."""
         return self.call(deferred.compute, *deferred.operands)
 
-    def call(self, compute: Callable, *operands):
+    def call(self, compute: Callable[..., Any], *operands: Any) -> Any:
         """`compute(*operands)`, on processors apart from all else."""
         if not self.processor:
             return compute(*operands)
         result = jax.eval_shape(compute, *operands)
 
-        def never(*_):
+        def never(*_: Any) -> Any:
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
 
         return lax.cond(self.always, compute, never, *operands)
@@ -101,7 +102,7 @@ class _Trace:
     def apply(self, node: Node) -> _Deferred:
         """The next node's result."""
         inputs = [self.results[j] for j in node.inputs]
-        source = self.types[node.inputs[0]] if node.inputs else None
+        bound = self.types[node.inputs[0]].bound if node.inputs else 0
         window = self._window(node)
         self.sizes.append((window.out_height, window.out_width))
         match node:
@@ -110,11 +111,9 @@ class _Trace:
             case nodes.BinaryConvNode():
                 return self._binary_conv(node, window, *inputs)
             case nodes.ThresholdsNode():
-                return _defer(
-                    lambda x: self._encode(node, integers.levels(node, x, source.bound, axis=0)), *inputs
-                )
+                return _defer(lambda x: self._encode(node, integers.levels(node, x, bound, axis=0)), *inputs)
             case nodes.RequantizeNode():
-                return _defer(lambda x: integers.requantize(node, x, source.bound, axis=0), *inputs)
+                return _defer(lambda x: integers.requantize(node, x, bound, axis=0), *inputs)
             case nodes.AddNode():
                 return _defer(integers.saturating_add, *inputs)
             case nodes.ReluNode():
@@ -129,7 +128,7 @@ class _Trace:
                 return _defer(lambda x: jnp.dot(weights, x) + bias, *inputs)
         raise TypeError(f"no such node: {node}")
 
-    def _window(self, node):
+    def _window(self, node: Node) -> Window:
         height, width = self.sizes[node.inputs[0]] if node.inputs else self.images.shape[1:3]
         kernel, stride = (1, 1), 1
         match node:
@@ -141,12 +140,12 @@ class _Trace:
                 kernel, stride = (3, 3), 2
         return Window(kernel, stride, height, width, self.margin, self.images.shape[0])
 
-    def _stem(self, node, window):
-        def padded(x):
+    def _stem(self, node: nodes.StemNode, window: Window) -> _Deferred:
+        def padded(x: jax.Array) -> jax.Array:
             centered = 2 * x.astype(jnp.int16) - node.double_mean
             return jnp.pad(centered, ((0, 0), *window.padding, (0, 0)))
 
-        def transposed(x):
+        def transposed(x: jax.Array) -> tuple[jax.Array, ...]:
             return window.split(x.transpose(3, 1, 2, 0).astype(jnp.float32))
 
         dtype = self._accumulator()
@@ -160,7 +159,7 @@ class _Trace:
             )
         return _defer(lambda x: matrix_sum(window, x, weights).astype(dtype), phases)
 
-    def _encode(self, node, levels):
+    def _encode(self, node: nodes.ThresholdsNode, levels: jax.Array) -> Sequence[jax.Array]:
         """What `_binary_conv` reads."""
         bits = plane_bits(node.levels)
         if self.processor and len(bits) <= MAX_PLANES:
@@ -168,18 +167,22 @@ class _Trace:
         is_exact = np.all(node.levels.astype(jnp.bfloat16).astype(np.int32) == node.levels)
         return [levels.astype(jnp.bfloat16 if is_exact and not self.processor else jnp.float32)]
 
-    def _binary_conv(self, node, window, encoded):
+    def _binary_conv(
+        self, node: nodes.BinaryConvNode, window: Window, encoded: Sequence[jax.Array]
+    ) -> _Deferred:
         dtype = self._accumulator()
         padded = self.step(_defer(lambda planes: [window.phases(plane) for plane in planes], encoded))
         if encoded[0].dtype != jnp.uint16:
             return _defer(lambda x: matrix_sum(window, x[0], node.signs).astype(dtype), padded)
-        bits, signs = plane_bits(self.nodes[node.inputs[0]].levels), pack_signs(node.signs)
+        source = self.nodes[node.inputs[0]]
+        assert isinstance(source, nodes.ThresholdsNode)  # nothing else makes levels
+        bits, signs = plane_bits(source.levels), sign_words(node.signs)
         every_bit = np.full((*signs.shape[:3], 1), 2**16 - 1, np.uint16)
         total = self.step(_defer(lambda x: plane_sum(window, x, every_bit, bits, dtype, self.call), padded))
         return _defer(
             lambda x, total: 2 * plane_sum(window, x, signs, bits, dtype, self.call) - total, padded, total
         )
 
-    def _accumulator(self):
+    def _accumulator(self) -> DTypeLike:
         """dtype of the accumulator that is being computed."""
         return jnp.int16 if self.types[len(self.results)].bound <= nodes.STREAM_MAX else jnp.int32

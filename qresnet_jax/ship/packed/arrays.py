@@ -5,7 +5,8 @@ first and input channels last, and a sign is one bit, 1 for +1, the first in the
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ TENSOR_DTYPES = {
     "classifier_weights": "<i2",
     "classifier_bias": "<i4",
 }
-_OPS = {
+_OPS: dict[str, type[Node]] = {
     "stem": nodes.StemNode,
     "binary_conv": nodes.BinaryConvNode,
     "thresholds": nodes.ThresholdsNode,
@@ -50,26 +51,26 @@ def unpack_signs(packed: np.ndarray, count: int) -> np.ndarray:
     return np.unpackbits(packed, count=count, bitorder="little").astype(np.int8) * 2 - 1
 
 
-def _output_first(kernel):
+def _output_first(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(3, 0, 1, 2)
 
 
 class NodeWriter:
     """Describes nodes and collects their arrays, in the order of the calls."""
 
-    def __init__(self):
-        self._parts = {name: [] for name in TENSOR_DTYPES}
+    def __init__(self) -> None:
+        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in TENSOR_DTYPES}
 
-    def write(self, i: int, node: Node) -> dict:
+    def write(self, i: int, node: Node) -> dict[str, Any]:
         """The JSON object of the node at position i."""
-        entry = {"op": _NAMES[type(node)]}
+        entry: dict[str, Any] = {"op": _NAMES[type(node)]}
         if node.name:
             entry["name"] = node.name
         if node.inputs != _usual_inputs(i):
             entry["inputs"] = list(node.inputs)
         return entry | self._arrays(node)
 
-    def _arrays(self, node):
+    def _arrays(self, node: Node) -> dict[str, Any]:
         match node:
             case nodes.StemNode():
                 weights = self._put("stem_weights", _output_first(node.weights))
@@ -94,11 +95,11 @@ class NodeWriter:
                 return {"shape": list(weights.shape)}
         return {}
 
-    def _put(self, name, array):
+    def _put(self, name: str, array: np.ndarray) -> np.ndarray:
         self._parts[name].append(array.ravel().astype(TENSOR_DTYPES[name]))
         return array
 
-    def _put_narrow_or_wide(self, name, array):
+    def _put_narrow_or_wide(self, name: str, array: np.ndarray) -> dict[str, bool]:
         limits = np.iinfo(TENSOR_DTYPES[name])
         wide = array.min() < limits.min or array.max() > limits.max
         self._put(f"{name}_wide" if wide else name, array)
@@ -109,11 +110,11 @@ class NodeWriter:
         return {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
 
 
-def _usual_inputs(i):
+def _usual_inputs(i: int) -> tuple[int, ...]:
     return (i - 1,) if i else ()
 
 
-def _stride(node):
+def _stride(node: nodes.StemNode | nodes.BinaryConvNode) -> dict[str, int]:
     return {} if node.stride == 1 else {"stride": node.stride}
 
 
@@ -123,11 +124,11 @@ class NodeReader:
     All its methods raise ValueError on what no writer writes. Whether the nodes make a network is not looked at.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], double_mean: np.ndarray):
+    def __init__(self, tensors: Mapping[str, np.ndarray], double_mean: np.ndarray) -> None:
         self._tensors, self._double_mean = tensors, double_mean
         self._taken = dict.fromkeys(tensors, 0)
 
-    def read(self, i: int, entry: dict) -> Node:
+    def read(self, i: int, entry: dict[str, Any]) -> Node:
         """The node at position i."""
         op = entry.get("op") if isinstance(entry, dict) else None
         if not isinstance(op, str) or op not in _OPS:
@@ -148,7 +149,7 @@ class NodeReader:
                     f"tensor {name} has {len(tensor)} numbers, the nodes use {self._taken[name]}"
                 )
 
-    def _arrays(self, op, entry):
+    def _arrays(self, op: str, entry: dict[str, Any]) -> dict[str, Any]:
         match op:
             case "stem":
                 weights = self._take("stem_weights", _shape(entry, 4)).astype(np.int16)
@@ -183,7 +184,7 @@ class NodeReader:
                 }
         return {}
 
-    def _take(self, name, shape, count=None):
+    def _take(self, name: str, shape: Sequence[int], count: int | None = None) -> np.ndarray:
         count = math.prod(shape) if count is None else count
         start, tensor = self._taken.get(name, 0), self._tensors.get(name)
         if tensor is None:
@@ -193,31 +194,31 @@ class NodeReader:
         self._taken[name] = start + count
         return tensor[start : start + count].reshape(shape)
 
-    def _signs(self, name, shape):
+    def _signs(self, name: str, shape: Sequence[int]) -> np.ndarray:
         count = math.prod(shape)
         nbytes = -(-count // 8)
         return unpack_signs(self._take(name, (nbytes,)), count).reshape(shape)
 
-    def _narrow_or_wide(self, name, entry, shape):
+    def _narrow_or_wide(self, name: str, entry: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
         wide = entry.get("wide", False)
         if not isinstance(wide, bool):
             raise ValueError("wide must be true or false")
         return self._take(f"{name}_wide" if wide else name, shape)
 
 
-def _integers(values, what):
+def _integers(values: Any, what: str) -> list[int]:
     if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 2**31 for v in values):
         raise ValueError(f"{what} must be integers from 0 on, got {values!s:.60}")
     return values
 
 
-def _shape(entry, rank):
+def _shape(entry: dict[str, Any], rank: int) -> tuple[int, ...]:
     shape = _integers(entry.get("shape"), "shape")
     if len(shape) != rank or 0 in shape:
         raise ValueError(f"shape must be {rank} sizes, got {shape!s:.60}")
     return tuple(shape)
 
 
-def _read_stride(entry):
+def _read_stride(entry: dict[str, Any]) -> int:
     (stride,) = _integers([entry.get("stride", 1)], "stride")
     return stride

@@ -7,8 +7,10 @@ cheap things first; whatever is wrong with a file is a `PackedError`.
 import hashlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -23,7 +25,7 @@ VERSION = 1
 _CODES = {"U8": "|u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # safetensors' dtypes as NumPy writes them
 
 
-def read_packed(path) -> IntegerNetwork:
+def read_packed(path: str | os.PathLike[str]) -> IntegerNetwork:
     """The network of a packed file, for engines and writers.
 
     Raises:
@@ -32,7 +34,7 @@ def read_packed(path) -> IntegerNetwork:
     return _parse(_read_bytes(path), path)
 
 
-def save_packed(network: IntegerNetwork, path) -> None:
+def save_packed(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     """Writes a network; a file at `path` is replaced at once or not at all.
 
     Args:
@@ -71,7 +73,7 @@ def packed_bytes(network: IntegerNetwork) -> bytes:
     return _safetensors(tensors, metadata)
 
 
-def _json(value):
+def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -88,10 +90,11 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) ->
     return digest.hexdigest()
 
 
-def _safetensors(tensors, metadata) -> bytes:
+def _safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     """The file format, written here: the library orders the metadata by chance."""
     names = {dtype: name for name, dtype in _CODES.items()}
-    header, offset = {"__metadata__": metadata}, 0
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
     ordered = sorted(
         tensors.items(), key=lambda item: (-item[1].itemsize, item[0])
     )  # so that all are aligned
@@ -104,14 +107,14 @@ def _safetensors(tensors, metadata) -> bytes:
     return len(text).to_bytes(8, "little") + text + b"".join(x.tobytes() for _, x in ordered)
 
 
-def _read_bytes(path):
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise PackedError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _parse(data: bytes, path) -> IntegerNetwork:
+def _parse(data: bytes, path: str | os.PathLike[str]) -> IntegerNetwork:
     header = _header(data, path)
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
@@ -137,7 +140,7 @@ def _parse(data: bytes, path) -> IntegerNetwork:
         raise PackedError(f"{path} describes no network: {error}") from error
 
 
-def _header(data, path):
+def _header(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
     try:
         if len(data) < 8 or data[8:9] != b"{":
@@ -154,7 +157,7 @@ def _header(data, path):
     return header
 
 
-def _tensors(data, path):
+def _tensors(data: bytes, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The tensors by name, each of one dimension and a dtype that packed files have."""
     try:
         stored = safetensors.deserialize(data)
@@ -172,7 +175,7 @@ def _tensors(data, path):
     return tensors
 
 
-def _network(metadata, tensors) -> IntegerNetwork:
+def _network(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> IntegerNetwork:
     description, preprocessing = _object(metadata, "network"), _object(metadata, "preprocessing")
     names = json.loads(metadata.get("class_names", "null"))
     if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
@@ -195,14 +198,14 @@ def _network(metadata, tensors) -> IntegerNetwork:
     return network
 
 
-def _object(metadata, key):
+def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = json.loads(metadata.get(key, "null"))
     if not isinstance(value, dict):
         raise ValueError(f"metadata {key!r} must be a JSON object")
     return value
 
 
-def _double_mean(mean):
+def _double_mean(mean: Any) -> np.ndarray:
     known = isinstance(mean, list) and all(type(m) is float and math.isfinite(m) for m in mean)
     if not known or any(not 0 <= m <= 255 or 2 * m != int(2 * m) for m in mean):
         raise ValueError("mean must be a list of half-integers from 0 to 255")
