@@ -23,7 +23,7 @@ from templates.accuracy import accuracies
 
 from qresnet_jax import config as configs
 from qresnet_jax.errors import UserError
-from qresnet_jax.report.runs import Run, group, read_run
+from qresnet_jax.report.runs import RunRecord, group, read_run
 from qresnet_jax.system.config_files import load_config, shipped_configs
 from qresnet_jax.system.machine import processors
 
@@ -39,7 +39,7 @@ def statistics_of(values: list[float]) -> dict | None:
     return {"mean": statistics.fmean(values), "sd": deviation, "worst": min(values), "each": values}
 
 
-def row(runs: list[Run]) -> dict:
+def row(runs: list[RunRecord]) -> dict:
     """Returns the figures of runs that differ in the seed only.
 
     Raises:

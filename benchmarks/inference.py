@@ -97,7 +97,7 @@ def multiplications(network):
     """Of one image: `(all, binary ones once for each bit of their levels)`."""
     from qresnet_jax.ship import nodes, reference
 
-    values = reference.evaluate(network, pixels(network, 1))
+    values = reference.node_values(network, pixels(network, 1))
     total = binary = 0
     for i, node in enumerate(network.nodes):
         if isinstance(node, nodes.StemNode | nodes.BinaryConvNode):

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -178,12 +180,12 @@ _RULES = {
 }
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
-    """The fields of a config as `{"model.depth": 20, ...}`."""
-    fields = {}
+def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the fields of a config, or of one as it is saved in JSON, as `{"model.depth": 20, ...}`."""
+    fields: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            fields.update(flatten(value, f"{prefix}{name}."))
+        if isinstance(value, ConfigDict | Mapping):
+            fields |= flatten(value, f"{prefix}{name}.")
         else:
             fields[prefix + name] = value
     return fields

@@ -9,20 +9,21 @@ the division by each channel's standard deviation; the batch norm behind the ste
 
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-if TYPE_CHECKING:
+if (
+    TYPE_CHECKING
+):  # at run time NumPy is imported where it is used: configs, which need LARGEST, are checked without it
     import jax
+    import numpy as np
+    import numpy.typing as npt
 
-Array = TypeVar("Array", "jax.Array", np.ndarray)
+Array = TypeVar("Array", "jax.Array", "np.ndarray")
 
 SCALE = 64  # a power of two near the usual standard deviation, so that dividing by it rounds nothing
 UNITS = 2 * SCALE
 LARGEST = 2 * 255  # |2 * pixel - 2 * mean| is at most this
 
 
-def normalize(pixels: Array, mean: Array | np.floating) -> Array:
+def normalize(pixels: Array, mean: "Array | np.floating") -> Array:
     """Returns `(pixels - mean) / SCALE` per channel, float32, as an array of the same library (JAX or NumPy).
 
     Args:
@@ -32,12 +33,14 @@ def normalize(pixels: Array, mean: Array | np.floating) -> Array:
     return (pixels.astype("float32") - mean.astype("float32")) * (1 / SCALE)
 
 
-def round_mean(mean: np.ndarray) -> np.ndarray:
+def round_mean(mean: "np.ndarray") -> "np.ndarray":
     """Rounds pixel means to multiples of 1/2, float64."""
+    import numpy as np
+
     return np.round(2 * mean) / 2
 
 
-def double_mean(mean: npt.ArrayLike, channels: int) -> np.ndarray:
+def double_mean(mean: "npt.ArrayLike", channels: int) -> "np.ndarray":
     """Returns `2 * mean`, int16 `[channels]`.
 
     Args:
@@ -47,6 +50,8 @@ def double_mean(mean: npt.ArrayLike, channels: int) -> np.ndarray:
     Raises:
       ValueError: a mean that is no multiple of 1/2, or none of 0 .. 255; another number of means.
     """
+    import numpy as np
+
     mean = np.asarray(mean, np.float64)
     if mean.shape not in ((), (1,), (channels,)):
         raise ValueError(f"mean={mean.tolist()}: give one number, or one for each of the {channels} channels")

@@ -177,7 +177,8 @@ def test_an_unknown_field_is_refused_with_the_list_of_fields():
 
 
 def test_flatten_gives_dotted_names():
-    assert flatten(ConfigDict({"a": 1, "b": {"c": {"d": (2,)}}})) == {"a": 1, "b.c.d": (2,)}
+    tree = {"a": 1, "b": {"c": {"d": (2,)}}}
+    assert flatten(tree) == flatten(ConfigDict(tree)) == {"a": 1, "b.c.d": (2,)}
 
 
 # ---- Fields that must fit each other -----------------------------------------------------------------------

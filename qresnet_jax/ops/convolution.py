@@ -22,7 +22,7 @@ from qresnet_jax.quantize.weights import binary_scale, sign
 _Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array]
 
 
-def levels(x: jax.Array, step: jax.Array | None) -> jax.Array:
+def integers_of(x: jax.Array, step: jax.Array | None) -> jax.Array:
     """The integers `q` of `x = q * step`, as float32; `x` itself where there is no step."""
     return x if step is None else jnp.round(x.astype(jnp.float32) * (1 / step))
 
@@ -88,7 +88,9 @@ def accumulate(
     max_level: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """`(acc, factor)` with `conv(x, binarize(kernel)) = acc * factor`; acc float32, integral when `step` is given."""
-    acc = integer_conv(levels(x, step), sign(kernel), strides, None if step is None else max_level, dtype)
+    acc = integer_conv(
+        integers_of(x, step), sign(kernel), strides, None if step is None else max_level, dtype
+    )
     factor = binary_scale(kernel, scale)
     return acc, factor if step is None else factor * step
 
@@ -134,7 +136,7 @@ def _binary_conv_fwd(
     dtype: DTypeLike,
     max_level: int | None,
 ) -> tuple[jax.Array, _Residuals]:
-    q, signs, s = levels(x, step), sign(kernel), binary_scale(kernel, scale)
+    q, signs, s = integers_of(x, step), sign(kernel), binary_scale(kernel, scale)
     # Computed once: otherwise XLA computes s again wherever it is needed, and keeps a copy of the weights for that.
     s, factor = jax.lax.optimization_barrier((s, s if step is None else s * step))
     max_level = None if step is None else max_level

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from qresnet_jax.errors import UserError
-from qresnet_jax.report.runs import Run, group, read_run
+from qresnet_jax.report.runs import RunRecord, group, read_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +28,7 @@ NOTE = (
 )
 
 
-def rows(groups: dict[str, list[Run]]) -> list[tuple[str, ...]]:
+def rows(groups: dict[str, list[RunRecord]]) -> list[tuple[str, ...]]:
     """The cells of the table, in the order of `COLUMNS`."""
     return [
         (
@@ -44,7 +44,7 @@ def rows(groups: dict[str, list[Run]]) -> list[tuple[str, ...]]:
     ]
 
 
-def sign_rows(groups: dict[str, list[Run]]) -> list[tuple[str, ...]]:
+def sign_rows(groups: dict[str, list[RunRecord]]) -> list[tuple[str, ...]]:
     """The cells of the second table, in the order of `SIGN_COLUMNS`; runs without binary weights have none."""
     found = {name: [run.signs for run in runs if run.signs] for name, runs in groups.items()}
     return [
@@ -61,11 +61,11 @@ def sign_rows(groups: dict[str, list[Run]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _tests(runs: Sequence[Run]) -> list[float]:
+def _tests(runs: Sequence[RunRecord]) -> list[float]:
     return [run.test for run in runs if run.test is not None]
 
 
-def _epochs(run: Run) -> str:
+def _epochs(run: RunRecord) -> str:
     planned = str(run.fields.get("num_epochs", "?"))
     return planned if run.test is not None else f"< {planned}"
 
@@ -79,7 +79,7 @@ def _mean_and_deviation(shares: Sequence[float], count: int) -> str:
     return text if len(shares) == count else f"{text} ({len(shares)} of {count} runs)"
 
 
-def as_markdown(groups: dict[str, list[Run]], picture: str) -> str:
+def as_markdown(groups: dict[str, list[RunRecord]], picture: str) -> str:
     """The table, the picture, and the directories of each group.
 
     Args:
@@ -97,7 +97,7 @@ def _markdown(lines: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def as_tables(groups: dict[str, list[Run]]) -> "list[Table]":
+def as_tables(groups: dict[str, list[RunRecord]]) -> "list[Table]":
     """The tables for a console, of type `rich.table.Table`."""
     tables = [_table(COLUMNS, rows(groups), NOTE)]
     return [*tables, _table(SIGN_COLUMNS, sign_rows(groups), SIGN_NOTE)] if sign_rows(groups) else tables
@@ -116,7 +116,9 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], note: str) ->
     return table
 
 
-def compare(workdirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> dict[str, list[Run]]:
+def compare(
+    workdirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
+) -> dict[str, list[RunRecord]]:
     """Writes `OUT.md` and `OUT.png`.
 
     Args:

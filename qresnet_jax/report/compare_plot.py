@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qresnet_jax.report.runs import Run
+from qresnet_jax.report.runs import RunRecord
 from qresnet_jax.report.style import COLOURS, figure, plain
 
 _LINES = ("-", "--", ":", "-.")
 
 
-def comparison(groups: dict[str, list[Run]]) -> Figure:
+def comparison(groups: dict[str, list[RunRecord]]) -> Figure:
     """Left a line for each group, the mean over its runs, with their range; right a dot for each run.
 
     Args:
@@ -37,7 +37,7 @@ def comparison(groups: dict[str, list[Run]]) -> Figure:
     return fig
 
 
-def _validation(ax: Axes, runs: Sequence[Run], colour: str, line: str, label: str) -> None:
+def _validation(ax: Axes, runs: Sequence[RunRecord], colour: str, line: str, label: str) -> None:
     """Up to the last epoch that all runs have reached."""
     curves = [run.validation for run in runs if run.validation]
     length = min(map(len, curves), default=0)
@@ -49,13 +49,13 @@ def _validation(ax: Axes, runs: Sequence[Run], colour: str, line: str, label: st
         ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
 
 
-def _lowest(groups: Mapping[str, Sequence[Run]]) -> float:
+def _lowest(groups: Mapping[str, Sequence[RunRecord]]) -> float:
     """A bottom of the axis that cuts off the steepest tenth of training, where all rise from chance."""
     curves = [100 * np.array(run.validation) for runs in groups.values() for run in runs if run.validation]
     return min((np.quantile(curve, 0.1) for curve in curves), default=1) - 1
 
 
-def _tests(ax: Axes, runs: Sequence[Run], row: int, colour: str) -> None:
+def _tests(ax: Axes, runs: Sequence[RunRecord], row: int, colour: str) -> None:
     tests = [100 * run.test for run in runs if run.test is not None]
     if tests:
         ax.plot(tests, [row] * len(tests), "o", color=colour, alpha=0.6, markersize=5, markeredgewidth=0)

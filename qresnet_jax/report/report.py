@@ -29,7 +29,7 @@ from qresnet_jax.ship.packed.file import packed_bytes, read_packed
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train.checkpoint import to_json
 from qresnet_jax.train.diagnostics import by_layer, walked_layer
-from qresnet_jax.train.evaluator import Run, fold_run, restore_run
+from qresnet_jax.train.evaluator import TrainedRun, fold_run, restore_run
 from qresnet_jax.train.records import FILE, read_metrics
 
 log = logging.getLogger("qresnet_jax")
@@ -96,7 +96,9 @@ def report_packed(path: str | os.PathLike[str], image_size: tuple[int, int] | No
     return as_text(network_table(network, image_size), "weights")
 
 
-def _draw(config: ConfigDict, run: Run, records: Sequence[Mapping[str, float]]) -> dict[str, Figure | None]:
+def _draw(
+    config: ConfigDict, run: TrainedRun, records: Sequence[Mapping[str, float]]
+) -> dict[str, Figure | None]:
     """Pictures by name, in the order of the report; None where the run has nothing to show."""
     loop = config.optim.hysteresis
     binary = config.model.weight_bits == 1
@@ -116,7 +118,7 @@ def _draw(config: ConfigDict, run: Run, records: Sequence[Mapping[str, float]]) 
     }
 
 
-def _kernels(run: Run, field: str) -> dict[str, np.ndarray]:
+def _kernels(run: TrainedRun, field: str) -> dict[str, np.ndarray]:
     """A field of the hysteresis state by layer."""
     found = by_layer(optax.tree.get(run.state.opt_state, field), BinaryKernel)
     return {name: np.asarray(x) for name, x in found.items()}
@@ -127,7 +129,7 @@ def _kernels(run: Run, field: str) -> dict[str, np.ndarray]:
 
 def _markdown(
     config: ConfigDict,
-    run: Run,
+    run: TrainedRun,
     records: Sequence[Mapping[str, float]],
     workdir: pathlib.Path,
     pictures: Sequence[str],
@@ -160,7 +162,9 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in pairs)])
 
 
-def _results(run: Run, records: Sequence[Mapping[str, float]], packed: int | None) -> list[tuple[str, str]]:
+def _results(
+    run: TrainedRun, records: Sequence[Mapping[str, float]], packed: int | None
+) -> list[tuple[str, str]]:
     last = max(record["step"] for record in records)
     pairs = [("Checkpoint", f"step {run.step:,}; metrics up to step {last:,}")]
     steps, accuracy = series(records, "eval_accuracy")

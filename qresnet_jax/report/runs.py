@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from qresnet_jax.config import WITHOUT_EFFECT
+from qresnet_jax.config import WITHOUT_EFFECT, flatten
 from qresnet_jax.errors import UserError
 from qresnet_jax.train.records import FILE, read_metrics
 
 
-class Run(NamedTuple):
+class RunRecord(NamedTuple):
     """A workdir's content."""
 
     workdir: pathlib.Path
@@ -51,7 +51,7 @@ def _over_layers(record: Mapping[str, float], kind: str) -> float:
     return statistics.fmean(value for name, value in record.items() if name.startswith(f"{kind}/"))
 
 
-def read_run(workdir: str | os.PathLike[str]) -> Run:
+def read_run(workdir: str | os.PathLike[str]) -> RunRecord:
     """Reads `config.json` and `metrics.jsonl`.
 
     Raises:
@@ -61,7 +61,7 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
     if not workdir.is_dir():
         raise UserError(f"there is no directory {workdir}: give the workdirs of runs, such as runs/digits")
     try:
-        fields = _flatten(json.loads((workdir / "config.json").read_text()))
+        fields = flatten(json.loads((workdir / "config.json").read_text()))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
             f"{workdir} is no workdir of a run: it has no readable config.json ({error})"
@@ -71,17 +71,10 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
         raise UserError(
             f"{workdir} has no metrics yet: {FILE} is missing or empty. Leave it out, or train first"
         )
-    return Run(workdir, fields, records)
+    return RunRecord(workdir, fields, records)
 
 
-def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    fields: dict[str, object] = {}
-    for name, value in tree.items():
-        fields |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return fields
-
-
-def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def group(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Runs that differ in the seed only, by a name that says how they differ from the others.
 
     Raises:
@@ -91,14 +84,14 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     fields = dict.fromkeys(name for name in names if name != "seed" and not name.startswith(WITHOUT_EFFECT))
     _refuse_repeated(runs, fields)
     differing = [name for name in fields if len({_value(run, name) for run in runs}) > 1]
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunRecord]] = {}
     for run in runs:
         settings = [f"{_short(name, differing)}={_value(run, name)}" for name in differing]
         groups.setdefault(", ".join(settings) or "all alike", []).append(run)
     return groups
 
 
-def _refuse_repeated(runs: Sequence[Run], fields: Collection[str]) -> None:
+def _refuse_repeated(runs: Sequence[RunRecord], fields: Collection[str]) -> None:
     """The same config and seed give the same result: two such runs say nothing of the spread."""
     known: dict[tuple[str, ...], pathlib.Path] = {}
     for run in runs:
@@ -110,7 +103,7 @@ def _refuse_repeated(runs: Sequence[Run], fields: Collection[str]) -> None:
         known[key] = run.workdir
 
 
-def _value(run: Run, name: str) -> str:
+def _value(run: RunRecord, name: str) -> str:
     """As it is written on the command line."""
     if name not in run.fields:
         return "not set"

@@ -24,7 +24,7 @@ def write_network(
       network: from `fold` or a packed file.
       path: of the file; of the directory, for format "c".
       format: a key of `ENDINGS`.
-      c_profile, c_prefix: "fast" or "small", and what names begin with, for format "c"; see `c_writer.write_c`.
+      c_profile, c_prefix: "fast" or "small", and what names begin with, for format "c"; see `qresnet_jax.ship.c.writer.write_c`.
 
     Returns:
       The files.

@@ -13,7 +13,7 @@ class IntegerNetwork:
     """A network in integers from pixel to logit; make one with `qresnet_jax.ship.fold.fold`.
 
     Args:
-      nodes: the first is the `Stem`, the last the `Classifier`.
+      nodes: the first is the `StemNode`, the last the `ClassifierNode`.
       fraction_bits: of the residual stream's grid.
       logit_scale: what one unit of the integer logits is worth.
       class_names: in the order of the logits, or None.

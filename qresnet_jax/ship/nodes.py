@@ -3,13 +3,13 @@
 Each node reads the results of earlier nodes (`inputs`, their positions in the list) and makes one integer tensor
 `[N, H, W, C]`, of one of these kinds:
 
-    acc      |x| < 2**24, exact in int32 and in float32    StemNode, BinaryConv
-    levels   0 .. 16384                                     Thresholds
-    stream   int16, real value x * 2**-fraction_bits        RequantizeNode, AddNode, ReluNode, MaxPool
-    mean     int16, as stream, but [N, C]                   MeanPool
-    logits   int32, real value x * logit_scale, [N, C]      Classifier
+    acc      |x| < 2**24, exact in int32 and in float32    StemNode, BinaryConvNode
+    levels   0 .. 16384                                    ThresholdsNode
+    stream   int16, real value x * 2**-fraction_bits       RequantizeNode, AddNode, ReluNode, MaxPoolNode
+    mean     int16, as stream, but [N, C]                  MeanPoolNode
+    logits   int32, real value x * logit_scale, [N, C]     ClassifierNode
 
-What a node computes stands in its docstring, and nowhere else is it defined; `numpy_engine` says the same in code.
+What a node computes stands in its docstring, and nowhere else is it defined; `qresnet_jax.ship.reference` says the same in code.
 All divisions and shifts round down, `saturate` clips to -32768 .. 32767. Convolutions are cross-correlations, as in
 JAX and PyTorch, with `(k - 1) // 2` zeros around the image.
 """

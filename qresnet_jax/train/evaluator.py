@@ -63,7 +63,7 @@ class Evaluator:
         return {"loss": totals["loss"] / totals["images"], "accuracy": totals["correct"] / totals["images"]}
 
 
-class Run(NamedTuple):
+class TrainedRun(NamedTuple):
     """A finished or running training, read from its workdir."""
 
     graphdef: nnx.GraphDef[ResNet]  # of the model in evaluation mode
@@ -77,7 +77,9 @@ class Run(NamedTuple):
         return nnx.merge(self.graphdef, self.state.params, self.state.model_state)
 
 
-def restore_run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: Mesh | None = None) -> Run:
+def restore_run(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: Mesh | None = None
+) -> TrainedRun:
     """Reads a run's best checkpoint, or its last one where nothing was held out.
 
     Network and optimizer are those that the run was trained with, whatever `config` says: other activation bits, say, would
@@ -102,7 +104,7 @@ def restore_run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: Me
     (model_state,) = others
     tx = optim.optimizer(config.optim, params, 1, 1)  # the tree of its state does not depend on the schedule
     like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
-    run = Run(graphdef, checkpoints.restore(step, like), meta, step, config)
+    run = TrainedRun(graphdef, checkpoints.restore(step, like), meta, step, config)
     checkpoints.close()
     return run
 
@@ -120,7 +122,7 @@ def _as_trained(config: ConfigDict, saved: dict[str, Any]) -> ConfigDict:
     return trained
 
 
-def fold_run(run: Run) -> IntegerNetwork:
+def fold_run(run: TrainedRun) -> IntegerNetwork:
     """The integer network of a run, see `qresnet_jax.fold`."""
     names, shape = run.meta["class_names"], tuple(run.meta["image_shape"][:2])
     return fold(run.model(), mean=np.asarray(run.meta["mean"]), class_names=names, image_shape=shape)

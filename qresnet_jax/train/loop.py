@@ -23,7 +23,7 @@ from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.pixels import normalize
-from qresnet_jax.ship.costs import Layer, as_text, layer_table
+from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
 from qresnet_jax.ship.fold import fold
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import epoch_order, steps_per_epoch
@@ -69,14 +69,14 @@ def train_and_evaluate(
     mesh = device_mesh(devices)
     configs.validate_devices(config, mesh.size)
     with claim_workdir(workdir) as directory, log_to(directory), StopSignal() as stop:
-        run = _Run(config, directory, mesh)
+        run = _Training(config, directory, mesh)
         if stop:
             log.info("stopped by %s before the first step", stop)
             return {}
         return run.train(stop)
 
 
-class _Run:
+class _Training:
     """One run's parts: what does not change while it trains."""
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> None:
@@ -105,7 +105,7 @@ class _Run:
         }
         self.layers = self._layers(model)
 
-    def _layers(self, model: ResNet) -> list[Layer]:
+    def _layers(self, model: ResNet) -> list[LayerCost]:
         shape = tuple(self.meta["image_shape"])
         if not has_integer_form(self.config.model):
             return layer_table(model, shape)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax.ops.convolution import accumulate, binary_conv, exact_conv, integer_conv, levels
+from qresnet_jax.ops.convolution import accumulate, binary_conv, exact_conv, integer_conv, integers_of
 from qresnet_jax.ops.plain import plain_conv
 
 # image (N, H, W, C), outputs, kernel size, stride: odd images, batch 1, channels that fill no vector
@@ -217,12 +217,12 @@ def test_padding_differs_from_same_at_stride_two_on_even_images():
 @pytest.mark.parametrize("step", [0.01 / 3, 1 / 3, 0.7, 1.0, 123.4])
 def test_levels_recovers_every_integer(step):
     q = np.arange(256)
-    np.testing.assert_array_equal(levels(jnp.float32(q) * jnp.float32(step), jnp.float32(step)), q)
+    np.testing.assert_array_equal(integers_of(jnp.float32(q) * jnp.float32(step), jnp.float32(step)), q)
 
 
 def test_levels_without_a_step_is_the_identity():
     x = jnp.float32([0.3, -1.7])
-    assert levels(x, None) is x
+    assert integers_of(x, None) is x
 
 
 # Sums of integers below 2**24 have no error in float32.

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from qresnet_jax.report import compare
-from qresnet_jax.report.runs import Run
+from qresnet_jax.report.runs import RunRecord
 
 REPO = pathlib.Path(__file__).parents[2]
 TESTS = (0.9, 0.95, 0.94)
@@ -23,7 +23,7 @@ def make_run(seed, test, epochs=4, validation=0.8, **fields):
         [{"step": e, "eval_accuracy": validation + 0.01 * e} for e in range(epochs)] if validation else []
     )
     records.append({"step": epochs} | ({} if test is None else {"test_accuracy": test}))
-    return Run(pathlib.Path(f"runs/{seed}"), {"seed": seed, "num_epochs": 4, **fields}, records)
+    return RunRecord(pathlib.Path(f"runs/{seed}"), {"seed": seed, "num_epochs": 4, **fields}, records)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def signs_of(seed):
     for kind, value in (("dead_band", 0.2), ("held_back", 0.1), ("never_flipped", 0.5)):
         first |= {f"{kind}/a": 1.0, f"{kind}/b": 1.0}
         last |= {f"{kind}/a": value, f"{kind}/b": value + 0.2}
-    return Run(pathlib.Path("x"), {"seed": seed}, [first, {"step": 12, "eval_accuracy": 0.5}, last])
+    return RunRecord(pathlib.Path("x"), {"seed": seed}, [first, {"step": 12, "eval_accuracy": 0.5}, last])
 
 
 def test_signs_are_summed_over_steps_and_averaged_over_layers_and_seeds(groups):

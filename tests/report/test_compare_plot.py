@@ -5,13 +5,13 @@ import pathlib
 import numpy as np
 
 from qresnet_jax.report.compare_plot import comparison
-from qresnet_jax.report.runs import Run
+from qresnet_jax.report.runs import RunRecord
 from qresnet_jax.report.style import png
 
 
 def make_run(validation, test):
     records = [{"step": 10 * i, "eval_accuracy": x} for i, x in enumerate(validation)]
-    return Run(pathlib.Path("runs/x"), {}, [*records, {} if test is None else {"test_accuracy": test}])
+    return RunRecord(pathlib.Path("runs/x"), {}, [*records, {} if test is None else {"test_accuracy": test}])
 
 
 def test_lines_are_means_and_dots_are_runs():

@@ -25,6 +25,7 @@ from qresnet_jax.ship.costs import (
     totals,
 )
 from qresnet_jax.ship.fold import fold
+from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import packed_bytes
 
 IMAGENET = {"stem": "imagenet", "depth": 18, "act_bits": (1, 2, 3, 4), "stem_weight_bits": 8}
@@ -203,7 +204,7 @@ def test_nodes_without_names_of_their_own_stay_apart(build):
 
 def test_thresholds_that_nothing_reads_have_a_row():
     one = np.ones(1, np.int8)
-    network = nodes.IntegerNetwork(
+    network = IntegerNetwork(
         (
             nodes.StemNode(weights=np.ones((1, 1, 1, 1), np.int16), double_mean=np.zeros(1, np.int16)),
             nodes.RequantizeNode(

@@ -78,7 +78,7 @@ def staircases(model, network):
 
 
 def levels_of(node, x):
-    """A `Thresholds` node by its definition, one comparison after the other."""
+    """A `ThresholdsNode` by its definition, one comparison after the other."""
     passed = sum((node.direction * x >= t).astype(int) for t in node.thresholds.T)
     return node.levels[passed]
 

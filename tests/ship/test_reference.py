@@ -162,7 +162,7 @@ def random_network(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_every_node_is_what_its_definition_says(size, seed, make_images):
     network, images = random_network(seed), make_images(2, (*size, 2), seed)
-    values = reference.evaluate(network, images)
+    values = reference.node_values(network, images)
     for i, node in enumerate(network.nodes):
         expected = by_hand(node, images, *(values[j] for j in node.inputs))
         np.testing.assert_array_equal(values[i], expected, err_msg=f"{i} {type(node).__name__}")
@@ -170,7 +170,7 @@ def test_every_node_is_what_its_definition_says(size, seed, make_images):
 
 def test_shapes_kinds_and_ranges_are_those_inferred(trained, make_images):
     _, network = trained
-    values = reference.evaluate(network, make_images(2, (network.height, network.width, network.channels)))
+    values = reference.node_values(network, make_images(2, (network.height, network.width, network.channels)))
     for i, value in enumerate(nodes.value_types(network.nodes)):
         assert values[i].shape[-1] == value.channels
         assert np.abs(values[i]).max() <= value.bound

@@ -346,7 +346,7 @@ PHASES = {
     "compiling": (loop, "make_train_step"),
     "validating": (loop.Evaluator, "__call__"),
     "saving": (Checkpoints, "save"),
-    "testing": (loop._Run, "finish"),
+    "testing": (loop._Training, "finish"),
 }
 
 

@@ -1,4 +1,4 @@
-"""An ONNX graph under construction, and the file it becomes; `onnx_writer` and `qonnx_writer` fill it."""
+"""An ONNX graph under construction, and the file it becomes; `writer` and `qonnx` fill it."""
 
 import json
 import pathlib
@@ -110,7 +110,7 @@ class Graph:
         return self._onnx.helper.make_tensor_value_info(name, element_type(dtype), shape)
 
 
-class Layer:
+class LayerOperators:
     """Adds the operators of one layer; every method returns the name of its result.
 
     Args:

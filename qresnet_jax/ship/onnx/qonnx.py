@@ -1,6 +1,6 @@
 """A trained network as a QONNX file: ONNX with quantizers, as FPGA tools read it (Pappalardo et al. 2022).
 
-The graph is `nodes.IntegerNetwork`, but where that has thresholds, this has what was trained: scale, batch norm, ReLU
+The graph is `IntegerNetwork`, but where that has thresholds, this has what was trained: scale, batch norm, ReLU
 and quantizer. All tensors are float32, in the layout NCHW. These are quantized:
 
     pixels    2 * pixel - 2 * mean              Quant, signed, 10 bits
@@ -46,7 +46,7 @@ def write_qonnx(
     """Writes a trained network; a file at `path` is replaced at once or not at all.
 
     The file has the input `image`, uint8 `[1, H, W, C]`, and the output `logits`, float32 `[1, classes]`; QONNX tools need a
-    fixed number of images, which they can change. Its metadata is that of `onnx_writer.write_onnx`.
+    fixed number of images, which they can change. Its metadata is that of `qresnet_jax.ship.onnx.writer.write_onnx`.
 
     Args:
       model: with binary weights and quantized activations, in any mode; it is not changed.
@@ -104,7 +104,7 @@ def _kernels(model) -> Iterator[np.ndarray]:
 
 
 def _quantizers(model):
-    """`(factor, batch norm or None, quantizer)` in the order of the `Thresholds` nodes.
+    """`(factor, batch norm or None, quantizer)` in the order of the `ThresholdsNode`s.
 
     The factor, scalar or `[C]`, is what a unit of the sums before it is worth; 1 for the stream.
     """
@@ -128,7 +128,7 @@ class _Writer:
         self.graph = onnx_graph.Graph((1, network.height, network.width, network.channels))
 
     def add(self, i: int, node: Node, *inputs: str) -> str:
-        layer = _Layer(self.graph, onnx_graph.layer_name(self.network, i))
+        layer = _TrainedOperators(self.graph, onnx_graph.layer_name(self.network, i))
         match node:
             case nodes.StemNode():
                 return self.stem(layer, node, *inputs)
@@ -181,7 +181,7 @@ class _Writer:
         return layer("Add", scaled, layer.constant("bias", np.float32(node.bias * scale)), output="logits")
 
 
-class _Layer(onnx_graph.Layer):
+class _TrainedOperators(onnx_graph.LayerOperators):
     """Quantizers and what belongs to them."""
 
     def quant(self, x, *, bits: int, signed: bool, scale: float = 1, narrow: bool = False, rounding="ROUND"):

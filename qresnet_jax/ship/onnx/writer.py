@@ -1,6 +1,6 @@
 """An integer network as an ONNX file of standard operators, which computes the same integers.
 
-The graph is `nodes.IntegerNetwork`, node by node, in the layout NCHW. Between nodes there are int32 tensors, except for
+The graph is `IntegerNetwork`, node by node, in the layout NCHW. Between nodes there are int32 tensors, except for
 levels, which are float32. How the operators come to exact results:
 
 - Convolutions are in float32, where every sum is below 2**24 and so exact; in onnxruntime this is 6 times as fast as
@@ -46,13 +46,13 @@ def onnx_model(network: IntegerNetwork):
     graph = onnx_graph.Graph(("N", network.height or "H", network.width or "W", network.channels))
     results = []
     for i, node in enumerate(network.nodes):
-        layer = _Layer(graph, onnx_graph.layer_name(network, i))
+        layer = _IntegerOperators(graph, onnx_graph.layer_name(network, i))
         results.append(layer.add(node, *([results[j] for j in node.inputs] or ["image"])))
     metadata = onnx_graph.metadata(network, network.logit_scale, _DESCRIPTION)
     return onnx_graph.with_shapes(graph.model(np.int32, ("N", network.classes), metadata))
 
 
-class _Layer(onnx_graph.Layer):
+class _IntegerOperators(onnx_graph.LayerOperators):
     """The operators of one node."""
 
     def add(self, node: Node, *inputs: str) -> str:

@@ -12,9 +12,9 @@ from qresnet_jax.ship.jax.planes import (
     Window,
     matrix_sum,
     pack_levels,
-    pack_signs,
     plane_bits,
     plane_sum,
+    sign_words,
     window_sum,
 )
 
@@ -58,7 +58,7 @@ def apart(compute, *operands):
 
 def by_planes(window, signs, bits, dtype, levels):
     planes = [window.phases(plane) for plane in pack_levels(levels, bits)]
-    words = pack_signs(signs)
+    words = sign_words(signs)
     every_bit = np.full((*words.shape[:3], 1), 2**16 - 1, np.uint16)
     positive, total = (plane_sum(window, planes, w, bits, dtype, apart) for w in (words, every_bit))
     return 2 * positive - total
@@ -118,7 +118,7 @@ def test_the_bits_that_occur():
 def test_a_word_holds_16_channels_the_first_lowest():
     signs = np.full((1, 1, 18, 1), -1, np.int8)
     signs[0, 0, [0, 2, 17]] = 1
-    assert pack_signs(signs).tolist() == [[[[0b101]]], [[[0b10]]]]
+    assert sign_words(signs).tolist() == [[[[0b101]]], [[[0b10]]]]
     levels = jnp.where(signs[0, 0] > 0, 5, 0).astype(jnp.int16)
     low, high = pack_levels(levels, [0, 2])
     assert (low.dtype, low.tolist()) == (jnp.uint16, [[0b101], [0b10]])

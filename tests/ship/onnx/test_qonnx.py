@@ -86,7 +86,7 @@ def readout(model, images, labels):
     """Gives the classifier the weights that predict the labels best, in least squares, from the features there are."""
     network = fold(model)
     pooled = len(network.nodes) - 2
-    features = reference.evaluate(network, images, [pooled])[pooled] * 2.0**-network.fraction_bits
+    features = reference.node_values(network, images, [pooled])[pooled] * 2.0**-network.fraction_bits
     design = np.c_[features, np.ones(len(features))]
     solution = np.linalg.lstsq(design, np.eye(10)[labels], rcond=1e-6)[0]
     model.classifier.kernel[...] = jnp.float32(solution[:-1])

@@ -4,8 +4,6 @@ import dataclasses
 import errno
 import json
 import os
-import pathlib
-import re
 import subprocess
 import sys
 
@@ -22,10 +20,7 @@ from qresnet_jax.ship import nodes, reference
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.onnx import graph as onnx_graph
 from qresnet_jax.ship.onnx.writer import onnx_model, write_onnx
-from qresnet_jax.ship.packed.file import save_packed
 from tests.ship.random_networks import random_network
-
-DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "onnx.md"
 
 
 def session(model):
@@ -40,7 +35,7 @@ def run(model, images):
 
 
 def all_results(network, images):
-    """What onnxruntime computes for every node, by position, in the layout of `reference.evaluate`."""
+    """What onnxruntime computes for every node, by position, in the layout of `reference.node_values`."""
     model = onnx_model(network)
     position = {onnx_graph.layer_name(network, i): i for i in range(len(network.nodes))}
     # The last operator of a layer makes the result of its node.
@@ -52,7 +47,7 @@ def all_results(network, images):
 
 
 def assert_same_results(network, images):
-    expected, results = reference.evaluate(network, images), all_results(network, images)
+    expected, results = reference.node_values(network, images), all_results(network, images)
     assert len(results) == len(network.nodes)
     for i, node in enumerate(network.nodes):
         np.testing.assert_array_equal(results[i], expected[i], err_msg=f"{i} {type(node).__name__}")
@@ -263,30 +258,6 @@ def test_without_the_package_onnx_the_message_says_so(trained_named, tmp_path, m
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ExportError, match="pip install onnx"):
         write_onnx(network, tmp_path / "net.onnx")
-
-
-def test_the_programs_of_the_document_run(trained_named, make_images, tmp_path, monkeypatch):
-    """Of all three formats, in its order."""
-    model, network = trained_named("basic pact")
-    images = make_images(5, (8, 8, 3))
-    save_packed(network, tmp_path / "model.safetensors")
-    monkeypatch.chdir(tmp_path)
-    known = {
-        "images": images,
-        "model": model,
-        "network": network,
-        "mean": network.mean,
-        **dict(zip(("height", "width", "channels"), images.shape[1:], strict=True)),
-    }
-    programs = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert len(programs) == 5
-    for program in programs:
-        exec(program, known)
-        if "session = " in program:
-            np.testing.assert_array_equal(known["logits"], reference.logits(network, images))
-            assert known["class_names"] == ["a", "b", "c", "d", "e"]
-    np.testing.assert_array_equal(known["integers"], reference.logits(network, images))
-    np.testing.assert_allclose(known["logits"], known["integers"] * network.logit_scale, atol=1e-5)
 
 
 def test_the_writer_imports_neither_onnx_nor_jax_nor_train():
