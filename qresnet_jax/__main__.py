@@ -32,7 +32,7 @@ _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
 _HELP_OF_ABSL = {"--helpfull", "-helpfull", "--helpxml", "-helpxml"}
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Runs the chosen mode."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: options begin with --")
@@ -52,7 +52,7 @@ def main(argv):
     command(config, WORKDIR.value or os.path.join("runs", name))
 
 
-def parse(argv):
+def parse(argv: list[str]) -> list[str]:
     """Reads the flags; returns what is left. Prints the help and exits where that is asked for.
 
     Raises:
@@ -83,10 +83,10 @@ def parse(argv):
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _with_paths_of_configs(argv):
+def _with_paths_of_configs(argv: list[str]) -> list[str]:
     """Replaces the config's name by its path; what follows a colon goes to `get_config`, as ml_collections has it."""
 
-    def with_path(value):
+    def with_path(value: str) -> str:
         name, colon, argument = value.partition(":")
         if not name:
             raise UserError(f"no config is given: {how_to_name_a_config()}")
@@ -102,7 +102,7 @@ def _with_paths_of_configs(argv):
     return replaced
 
 
-def run():
+def run() -> None:
     """Runs the command and exits: 0 when done, 2 after a user's mistake, 130 after an interruption."""
     ignore_abandoned_reads()
     try:

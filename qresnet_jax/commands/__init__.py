@@ -6,6 +6,10 @@ config do not wait for JAX.
 
 import dataclasses
 import importlib
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Command:
     examples: tuple[str, ...]
     takes_packed: bool = True
 
-    def __call__(self, config, workdir):
-        """Imports the function and calls it."""
+    def __call__(self, config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
+        """Imports the function, calls it, and returns what it returns."""
         module, _, name = self.function.rpartition(".")
         return getattr(importlib.import_module(f"{__name__}.{module}"), name)(config, workdir)
 

@@ -1,10 +1,13 @@
 """`--mode=bench`: how fast each engine predicts, and what the same network costs in float."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.errors import UserError
@@ -21,9 +24,10 @@ FEWEST_CALLS = 5  # of each engine at each batch size, after two that are not co
 MOST_CALLS = 500
 
 Engine = Callable[[np.ndarray], np.ndarray]
+Row = dict[str, Any]
 
 
-def bench(config, workdir) -> list[dict]:
+def bench(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[Row]:
     """Logs latency and throughput of every engine at several batch sizes, against the float twin in XLA.
 
     Engines take turns call by call, so whatever else the machine does meets all of them alike.
@@ -46,23 +50,29 @@ def bench(config, workdir) -> list[dict]:
         if config.packed
         else fold_run(restore_run(config, workdir))
     )
-    if None in network.image_shape:
-        raise UserError("this network takes images of any size: fold it with an image_shape to time it")
+    shape = _image_shape(network)
     log.info("%s\n", summary(totals(network_table(network)), "weights"))
-    engines = _engines(network)
+    engines = _engines(network, shape)
     rows = []
     for batch in config.bench.batch_sizes:
         rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (batch, *network.image_shape), np.uint8)
+        images = rng.integers(0, 256, (batch, *shape), np.uint8)
         rows += _measure(engines, images, config.bench.seconds)
     log.info(as_text(rows))
     return rows
 
 
-def _engines(network: IntegerNetwork) -> dict[str, Engine]:
-    """All that work here, each called once; says of the others why not."""
+def _image_shape(network: IntegerNetwork) -> tuple[int, int, int]:
+    height, width, channels = network.image_shape
+    if height is None or width is None:
+        raise UserError("this network takes images of any size: fold it with an image_shape to time it")
+    return height, width, channels
+
+
+def _engines(network: IntegerNetwork, shape: tuple[int, int, int]) -> dict[str, Engine]:
+    """Returns the engines that work here, each after one call, and the float twin; logs why the others do not."""
     size, found = len(packed_bytes(network)), {}
-    image = np.zeros((1, *network.image_shape), np.uint8)
+    image = np.zeros((1, *shape), np.uint8)
     for name in ENGINES:
         engine = PackedNetwork(network, size, name).logits
         try:
@@ -78,8 +88,8 @@ def _engines(network: IntegerNetwork) -> dict[str, Engine]:
 FLOAT = "float32 (XLA)"
 
 
-def _measure(engines: dict[str, Engine], images: np.ndarray, seconds: float) -> list[dict]:
-    times = {name: [] for name in engines}
+def _measure(engines: dict[str, Engine], images: np.ndarray, seconds: float) -> list[Row]:
+    times: dict[str, list[float]] = {name: [] for name in engines}
     for run in engines.values():
         for _ in range(2):  # compiles, then settles
             run(images)
@@ -105,8 +115,8 @@ def _measure(engines: dict[str, Engine], images: np.ndarray, seconds: float) -> 
     ]
 
 
-def as_text(rows: list[dict]) -> str:
-    """The rows as a table, for the console."""
+def as_text(rows: list[Row]) -> str:
+    """Returns the rows as a table for the console."""
     lines = [
         f"{'engine':<16}{'batch':>7}{'p50 ms':>11}{'p99 ms':>11}{'images/s':>12}{'times as fast as float32':>27}"
     ]

@@ -2,17 +2,22 @@
 
 import functools
 import logging
+import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
 from qresnet_jax.errors import ConfigError
+from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.ship import agreement, reference, verify
 from qresnet_jax.ship.formats import ENDINGS, write_network
 from qresnet_jax.ship.load import load_packed
+from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train.evaluator import fold_run, restore_run
 
@@ -21,12 +26,12 @@ log = logging.getLogger("qresnet_jax")
 _ANY_SIZE = 32  # height and width of what a network is tried on that takes images of any size
 
 
-def export(config, workdir) -> list[pathlib.Path]:
+def export(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     """Exports `config.packed`, see `export_packed`, or without one the run in `workdir`, see `export_run`."""
     return export_packed(config, workdir) if config.packed else export_run(config, workdir)
 
 
-def export_run(config, workdir) -> list[pathlib.Path]:
+def export_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     """Folds a run's best checkpoint to integers, measures it on the whole test set, writes it, and runs what it wrote.
 
     Args:
@@ -66,7 +71,7 @@ def export_run(config, workdir) -> list[pathlib.Path]:
     return files
 
 
-def export_packed(config, workdir) -> list[pathlib.Path]:
+def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     """Writes a packed file in another format, and runs it on random images.
 
     There is no simulation to compare with: what is written gives the packed file's own logits.
@@ -101,7 +106,7 @@ def export_packed(config, workdir) -> list[pathlib.Path]:
     )
 
 
-def _path(export, workdir):
+def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
     ending = {**ENDINGS, "qonnx": ".qonnx.onnx"}[export.format]
     path = pathlib.Path(export.path or pathlib.Path(workdir) / f"model{ending}")
     if path.is_dir() and export.format != "c":
@@ -109,33 +114,48 @@ def _path(export, workdir):
     return path
 
 
-def _write_integers(network, export, path):
+def _write_integers(network: IntegerNetwork, export: ConfigDict, path: pathlib.Path) -> list[pathlib.Path]:
     options = {"c_profile": export.c_profile, "c_prefix": export.c_prefix}
     return write_network(network, path, export.format, **options)
 
 
-def _write_layers(model, network, path):
+def _write_layers(model: ResNet, network: IntegerNetwork, path: pathlib.Path) -> list[pathlib.Path]:
     from qresnet_jax.ship.onnx.qonnx import write_qonnx
 
-    size, names = network.image_shape[:2], network.class_names
-    write_qonnx(model, path, image_shape=size, mean=network.mean.tolist(), class_names=names)
+    height, width, _ = _image_shape(network)
+    mean, names = network.mean.tolist(), network.class_names
+    write_qonnx(model, path, image_shape=(height, width), mean=mean, class_names=names)
     return [path]
 
 
-def _write_simulation(model, network, path):
+def _write_simulation(model: ResNet, network: IntegerNetwork, path: pathlib.Path) -> list[pathlib.Path]:
     from qresnet_jax.ship.jax.stablehlo import simulation, write_stablehlo
 
-    write_stablehlo(simulation(model, network.mean), path, network.image_shape)
+    write_stablehlo(simulation(model, network.mean), path, _image_shape(network))
     return [path]
 
 
-def _write_checked(write, path, *, format, images, expected, kind):
+def _image_shape(network: IntegerNetwork) -> tuple[int, int, int]:
+    height, width, channels = network.image_shape
+    assert height is not None and width is not None  # a run knows the size of its images
+    return height, width, channels
+
+
+def _write_checked(
+    write: Callable[[pathlib.Path], list[pathlib.Path]],
+    path: pathlib.Path,
+    *,
+    format: str,
+    images: np.ndarray,
+    expected: np.ndarray,
+    kind: str,
+) -> list[pathlib.Path]:
     """Writes aside, runs what was written, and puts it in place if it computes what it must.
 
     Args:
-      write: of a path, writes to it and returns the files.
-      path: where the file, or the directory of files, shall be.
-      format, images, expected, kind: as for `verify.check`.
+      write: writes to the path that it is given, and returns the files.
+      path: where the file, or the directory of files, is to be.
+      format, images, expected, kind: see `verify.check`.
     """
     with tempfile.TemporaryDirectory() as directory:
         aside = pathlib.Path(directory) / "files"

@@ -2,11 +2,14 @@
 
 import dataclasses
 import logging
+import os
 import pathlib
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.errors import ConfigError, DataError
@@ -19,6 +22,10 @@ log = logging.getLogger("qresnet_jax")
 TOP = 3  # classes shown for each image
 
 
+# What computes the logits of uint8 images, their (height, width, channels), and the names of the classes.
+Classifies = tuple[Callable[[np.ndarray], jax.typing.ArrayLike], tuple[int, int, int], Sequence[str]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """An image file as the network takes it, and what was done to it."""
@@ -27,7 +34,7 @@ class Picture:
     how: str
 
 
-def read_picture(path, shape: tuple[int, int, int]) -> Picture:
+def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> Picture:
     """Reads an image file of any size and mode.
 
     Transparent parts become black, 16 bits are cut down to 8, the middle of the picture's right proportions is cut out and
@@ -44,9 +51,9 @@ def read_picture(path, shape: tuple[int, int, int]) -> Picture:
 
     height, width, channels = shape
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)  # cameras store how they were held
+        with Image.open(path) as file:
+            file.load()
+            picture = ImageOps.exif_transpose(file)  # cameras store how they were held
     except FileNotFoundError as error:
         raise DataError(f"config.predict.images: there is no file {path}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -75,7 +82,7 @@ def read_picture(path, shape: tuple[int, int, int]) -> Picture:
     return Picture(np.asarray(picture, np.uint8).reshape(shape), " -> ".join(steps))
 
 
-def predict_files(config, workdir) -> list[list[tuple[str, float]]]:
+def predict_files(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[list[tuple[str, float]]]:
     """Logs the most probable classes of the files in `config.predict.images`, and how each was resized.
 
     Args:
@@ -112,7 +119,7 @@ def predict_files(config, workdir) -> list[list[tuple[str, float]]]:
     return results
 
 
-def _from_run(config, workdir):
+def _from_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Classifies:
     run = restore_run(config, workdir)
     mean, model = jnp.asarray(run.meta["mean"]), run.model()
     return (
@@ -122,12 +129,12 @@ def _from_run(config, workdir):
     )
 
 
-def _from_packed(path):
+def _from_packed(path: str | os.PathLike[str]) -> Classifies:
     packed = load_packed(path)
-    network = packed.network
-    if None in network.image_shape:
+    height, width, channels = packed.network.image_shape
+    if height is None or width is None:
         raise DataError(
             f"{path} takes images of any size, so pictures cannot be cut to size: use load_packed in Python"
         )
-    names = packed.class_names or [f"class {i}" for i in range(network.classes)]
-    return lambda pixels: packed.logits(pixels) * packed.logit_scale, network.image_shape, names
+    names = packed.class_names or [f"class {i}" for i in range(packed.network.classes)]
+    return lambda pixels: packed.logits(pixels) * packed.logit_scale, (height, width, channels), names

@@ -1,9 +1,12 @@
 """`--mode=prepare_data`: makes the data set of a config ready for training."""
 
 import logging
+import os
+
+from ml_collections import ConfigDict
 
 
-def prepare_data(config, workdir) -> None:
+def prepare_data(config: ConfigDict, workdir: str | os.PathLike[str]) -> None:
     """Prepares the data set of `config.data`, see `prepare_dataset`; `workdir` is not used.
 
     Raises:

@@ -1,9 +1,12 @@
 """`--mode=report`: the report of a run, or the layer table of a packed file."""
 
 import logging
+import os
+
+from ml_collections import ConfigDict
 
 
-def report(config, workdir) -> None:
+def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> None:
     """Prints the layer table of `config.packed`, or without one writes the report of the run in `workdir`.
 
     Raises:

@@ -1,11 +1,14 @@
 """`--mode=train`: trains or continues a run, then reports on it."""
 
 import logging
+import os
+
+from ml_collections import ConfigDict
 
 from qresnet_jax.errors import UserError
 
 
-def train(config, workdir) -> None:
+def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> None:
     """Trains the run in `workdir`, or continues it, and writes its report when it is complete.
 
     Args:

@@ -37,7 +37,7 @@ def cache_compilations() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds its options at run time
         return
     # XLA divides its work over the processors when it compiles, but JAX's cache keys leave their number out.
     try:

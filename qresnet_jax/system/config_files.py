@@ -1,5 +1,6 @@
 """Config files: those that ship with the package are found by name, all others by path."""
 
+import os
 import pathlib
 import runpy
 
@@ -28,7 +29,7 @@ def how_to_name_a_config() -> str:
     )
 
 
-def find_config(name) -> pathlib.Path:
+def find_config(name: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the path of a config file.
 
     Args:
@@ -49,7 +50,7 @@ def find_config(name) -> pathlib.Path:
     return path
 
 
-def load_config(name) -> ConfigDict:
+def load_config(name: str | os.PathLike[str]) -> ConfigDict:
     """Returns a fresh config from a config file, to be changed and handed to `train_and_evaluate`.
 
     Args:
