@@ -1,6 +1,6 @@
-"""Pieces of C text: constant arrays, strings, comments, and the sections of the templates in `c/`."""
+"""Pieces of C text: constant arrays, strings, comments, and headers put in the place of their `#include` lines."""
 
-import importlib.resources
+import pathlib
 import re
 import textwrap
 from collections.abc import Mapping
@@ -16,6 +16,14 @@ _TYPES = {
     "i4": "int32_t",
 }
 _TYPES |= {"u8": "uint64_t", "i8": "int64_t"}
+_INCLUDE = re.compile(r'^#include "(?P<name>[^"\n]+)"\n', re.MULTILINE)
+_HEADER = re.compile(
+    r"(?P<comment>/\*.*?\*/\n)\n"
+    r"(?:#ifndef (?P<guard>\w+_H)\n#define (?P=guard)\n\n)?"
+    r'(?P<includes>(?:#include "[^"\n]+"\n)*)'
+    r"(?P<text>.*)",
+    re.DOTALL,
+)
 
 
 class Constants:
@@ -74,13 +82,33 @@ def comment(text: str) -> str:
     return re.sub(r"[^\w .,:=-]", "_", text, flags=re.ASCII)
 
 
-def sections(package: str, *templates: str) -> dict[str, str]:
-    """The sections of template files by name; a line `/// name` begins one."""
-    directory = importlib.resources.files(package)
-    parts = []
-    for template in templates:
-        parts += re.split(r"^/// (\w+)\n", (directory / template).read_text(), flags=re.MULTILINE)[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+def amalgamated(source: str, directory: pathlib.Path) -> str:
+    """Returns C text with the headers that it includes by `"..."` in place of the `#include` lines.
+
+    The preprocessor makes the same of both: a header with an include guard is taken once, and one without a guard each
+    time that it is included. No such `#include` may depend on an `#if`.
+
+    Args:
+      source: C text.
+      directory: the folder that its headers' names are relative to; names inside a header are relative to its own.
+    """
+    taken = set()
+
+    def of_header(path):
+        if path in taken:
+            return ""
+        header = _HEADER.fullmatch(path.read_text(encoding="ascii"))
+        text = header["text"]
+        if header["guard"]:
+            taken.add(path)
+            text = text.removesuffix("#endif\n")
+        # What the header needs comes before its comment, so that the comment stands above what it is about.
+        return f"{expanded(header['includes'], path.parent)}\n{header['comment']}\n{expanded(text, path.parent)}\n"
+
+    def expanded(text, folder):
+        return _INCLUDE.sub(lambda match: of_header((folder / match["name"]).resolve()), text)
+
+    return re.sub(r"\n{3,}", "\n\n", expanded(source, directory))
 
 
 def renamed(text: str, prefix: str) -> str:

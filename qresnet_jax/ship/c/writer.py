@@ -9,7 +9,7 @@ import pathlib
 import re
 
 from qresnet_jax.errors import ExportError
-from qresnet_jax.ship.c import text as c_text
+from qresnet_jax.ship.c import text
 from qresnet_jax.ship.c.fast.profile import FastProfile
 from qresnet_jax.ship.c.plan import plan
 from qresnet_jax.ship.c.small.profile import SmallProfile
@@ -47,7 +47,7 @@ def write_c(
       ValueError: no such profile.
     """
     files = c_files(network, profile=profile, prefix=prefix, height=height, width=width)
-    contents = {pathlib.Path(directory) / name: text.encode("ascii") for name, text in files.items()}
+    contents = {pathlib.Path(directory) / name: content.encode("ascii") for name, content in files.items()}
     write_all(contents)
     return list(contents)
 
@@ -82,10 +82,14 @@ def c_files(
         digest=hashlib.sha256(packed_bytes(network)).hexdigest(),
     )
     names = network.class_names or [str(k) for k in range(network.classes)]
-    listed = ",\n".join(f"    {c_text.string(name)}" for name in names)
-    files = {"model.h": header, "model.c": _SOURCE_HEAD + chosen.source() + _NAMES, "example.c": _EXAMPLE}
+    listed = ",\n".join(f"    {text.string(name)}" for name in names)
     files = {
-        name.replace("model.", f"{prefix}."): c_text.renamed(text, prefix) for name, text in files.items()
+        "model.h": header,
+        "model.c": '#include "model.h"\n\n' + chosen.source() + _NAMES,
+        "example.c": _EXAMPLE,
+    }
+    files = {
+        name.replace("model.", f"{prefix}."): text.renamed(content, prefix) for name, content in files.items()
     }
     files[f"{prefix}.c"] += f"{listed}}};\n"  # afterwards, as a class may be called like a function
     return files
@@ -136,24 +140,6 @@ void model_logits(const uint8_t *image, int32_t *logits, void *buffer);
 #endif
 
 #endif
-"""
-
-_SOURCE_HEAD = """\
-#include "model.h"
-
-#include <stddef.h>
-#include <string.h>
-
-/* The buffer is used again for values of other types. */
-#ifdef __GNUC__
-#define MODEL_ALIAS __attribute__((may_alias))
-#else
-#define MODEL_ALIAS
-#endif
-
-typedef int16_t MODEL_ALIAS model_int16;
-typedef int32_t MODEL_ALIAS model_int32;
-
 """
 
 _NAMES = """

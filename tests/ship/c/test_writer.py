@@ -256,6 +256,7 @@ def test_the_same_network_gives_the_same_text_without_floats_and_allocation(prof
     assert set(re.findall(r"#include (.*)", source)) <= {
         '"model.h"',
         "<stddef.h>",
+        "<stdint.h>",
         "<string.h>",
         "<immintrin.h>",
     }
@@ -337,39 +338,3 @@ def test_a_name_cannot_end_a_comment(tmp_path, trained_named):
     for profile in PROFILES:
         source = write_c(network, tmp_path, profile=profile)[1].read_text()
         assert "/* __ int x = _ */" in source
-
-
-# The page.
-
-PAGE = pathlib.Path(__file__).parents[3] / "docs" / "c_export.md"
-
-
-def blocks(language):
-    """The page's blocks of code in a language; of shell commands, in none."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return [text for name, text in found if name == language]
-
-
-def test_the_examples_of_the_page_run(tmp_path, trained_named, monkeypatch, compiler):
-    (tmp_path / "runs" / "digits").mkdir(parents=True)
-    _, network = trained_named("basic pact")
-    save_packed(network, tmp_path / "runs" / "digits" / "model.safetensors")
-    monkeypatch.chdir(tmp_path)
-    (python,), (use,) = blocks("python"), blocks("c")
-    exec(python, {})
-    directory = tmp_path / "firmware" / "net"
-    assert {path.name for path in directory.iterdir()} == {"digits.h", "digits.c", "example.c"}
-    (directory / "use.c").write_text(use)
-    for name in ("use.c", "digits.c"):
-        subprocess.run([compiler, *STRICT, "-c", name], cwd=directory, check=True)
-
-
-def test_the_commands_of_the_page_run(tmp_path, trained_named, make_images):
-    _, network = trained_named("basic pact")
-    write_c(network, tmp_path, profile="small")
-    (tmp_path / "images").write_bytes(make_images(3, (8, 8, 3)).tobytes())
-    (commands,) = blocks("")
-    for command in commands.splitlines():
-        if shutil.which(command.split()[0]) is not None:
-            shell = command.split("#")[0]
-            subprocess.run(shell, shell=True, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)

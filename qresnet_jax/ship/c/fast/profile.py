@@ -7,35 +7,25 @@ Shifted copies of the planes are the taps of a convolution. An output channel ad
 
 by full adders on whole planes (carry-save adders in blocks of 16, Harley and Seal), so that no multiplication and no
 population count is left. Thresholds are carries of comparisons with constants. The stream is int16, channel by channel.
-The code is `*.c` beside it; this module prints the constants and the calls.
+The code is in `headers/`; this module prints what differs from network to network: constants, calls, and for each size
+of a convolution a function that hands the size to the general code as constants.
 """
 
-import re
+import pathlib
 
 import numpy as np
 
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c import text as c_text
+from qresnet_jax.ship.c import text
 from qresnet_jax.ship.c.fast.bitplanes import ALIGN, entries, minority, plane_bytes, row_bytes
 from qresnet_jax.ship.c.fast.layout import Layout
 from qresnet_jax.ship.c.fast.structs import Structs, is_search
 from qresnet_jax.ship.c.plan import IMAGE, Plan, Step
 
 _WIDTHS = (8, 16, 32, 64)
-_FILES = ("planes", "vectors", "sums", "table", "stream", "quantize", "stem")
-_ORDER = (
-    *("types", "words", "unpack", "rescale", "write", "rescale_narrow"),
-    *("vector", "words_of_vectors", "count", "taps", "phases", "spread"),
-    *("kernel", "subsets", "table_kernel"),
-    *("quantize", "quantize_sums", "stem", "stem_levels", "stem_stream"),
-    *("stream", "max_pool", "mean_pool", "classify"),
-)
-_OF_A_CONV = {
-    *("words", "unpack", "rescale", "write", "rescale_narrow"),
-    *("vector", "words_of_vectors", "count", "taps", "spread", "kernel"),
-}
-_OF_A_WIDTH = ("vector", "count", "taps", "kernel")  # once for each number of bytes of a vector
-_PARAMETERS = {  # of functions in the section `vector`, and how they are passed on
+_ORDER = ("taps.h", "conv.h", "table.h", "quantize.h", "stem.h", "stream.h", "../../classify.h")
+_HEADERS = pathlib.Path(__file__).parent / "headers"
+_PARAMETERS = {  # of the functions `model_conv_KIND_vec` in `conv_of_width.h`, and how they are passed on
     "levels": ("const model_thresholds *t, const uint8_t *from, uint8_t *levels", "t, from, levels"),
     "stream": (
         "const model_requantize *r, const uint8_t *from,\n    const model_int16 *addend, int relu, model_int16 *stream",
@@ -58,22 +48,23 @@ class FastProfile:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.layout = Layout(plan)
-        self.constants = c_text.Constants()
+        self.constants = text.Constants()
         self.structs = Structs(self.layout, self.constants)
         self.buffer_bytes = self.layout.memory.nbytes + ALIGN - 1
-        self.used = {"types"}
+        self.headers: set[str] = set()  # with the functions that are called
         self.kernels: dict[str, str] = {}
         self.calls = [self._call(t, step) for t, step in enumerate(plan.steps)]
         self.weight_bytes = self.constants.nbytes
 
     def source(self) -> str:
-        """The text between the includes and the class names."""
-        found = c_text.sections(__package__, *(f"{name}.c" for name in _FILES))
-        code = [_every_width(name, found[name]) for name in _ORDER if name in self.used]
-        head = f"typedef uint{self.layout.offset_bits}_t model_offset;\n"
-        return (
-            "\n".join([head, *code, *self.kernels.values(), self.constants.text()]) + "\n" + self._function()
-        )
+        """Returns the text between the head of `model.c` and the class names."""
+        return text.amalgamated(self.program(), _HEADERS)
+
+    def program(self) -> str:
+        """Returns the same with the headers still to be included."""
+        includes = "".join(f'#include "{name}"\n' for name in _ORDER if name in self.headers)
+        head = f"#define MODEL_OFFSET_BITS {self.layout.offset_bits}\n\n{includes}"
+        return "\n".join([head, *self.kernels.values(), self.constants.text(), self._function()])
 
     def _function(self):
         return (
@@ -93,13 +84,13 @@ class FastProfile:
             return f"base + {self.layout.memory.offsets[result] + self.layout.slack}"
         return self._at(self.layout.memory.offsets[result], "model_int16", const)
 
-    def _use(self, section, *arguments):
-        self.used.add(section)
-        return f"model_{section}({', '.join(map(str, arguments))});"
+    def _use(self, header, function, *arguments):
+        self.headers.add(header)
+        return f"model_{function}({', '.join(map(str, arguments))});"
 
     def _call(self, t, step: Step):
         name = self.plan.network.nodes[step.result].name
-        lines = [f"/* {c_text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */"]
+        lines = [f"/* {text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */"]
         return "".join(f"    {line}\n" for line in [*lines, *self._body(t, step)])
 
     def _body(self, t, step):
@@ -112,20 +103,20 @@ class FastProfile:
         image = (f"{size.height}u", f"{size.width}u", f"{row_bytes(size.width)}u")
         if isinstance(step.last, nodes.MaxPoolNode):
             out_row = row_bytes(self.plan.size(step.result).width)
-            return [self._use("max_pool", source, f"{channels}u", *image, f"{out_row}u", result)]
+            return [self._use("stream.h", "max_pool", source, f"{channels}u", *image, f"{out_row}u", result)]
         if isinstance(step.last, nodes.MeanPoolNode):
-            return [self._use("mean_pool", source, f"{channels}u", *image, result)]
+            return [self._use("stream.h", "mean_pool", source, f"{channels}u", *image, result)]
         if isinstance(step.last, nodes.ClassifierNode):
             weights = self.constants.array("classifier_weights", step.last.weights.T)
             bias = self.constants.array("classifier_bias", step.last.bias)
-            return [self._use("classify", source, weights, bias, f"{len(step.last.weights)}u", "logits")]
+            sizes = (f"{len(step.last.weights)}u", "MODEL_CLASSES")
+            return [self._use("../../classify.h", "classify", source, weights, bias, *sizes, "logits")]
         if isinstance(step.last, nodes.ThresholdsNode):
             quantizer = self.structs.quantizer(step, nodes.STREAM_MIN, nodes.STREAM_MAX)
-            return [self._use("quantize", quantizer, source, result)]
-        self.used |= {"rescale", "write"}
+            return [self._use("quantize.h", "quantize", quantizer, source, result)]
         rescale = "NULL" if step.last is None else self.structs.requantize(step)[0]
         pixels = f"{channels}u, {8 * plane_bytes(size)}u"
-        return [self._use("stream", source, rescale, pixels, *self._written(step))]
+        return [self._use("stream.h", "stream", source, rescale, pixels, *self._written(step))]
 
     def _written(self, step):
         addend = "NULL" if step.addend is None else self._pointer(step.addend)
@@ -136,18 +127,15 @@ class FastProfile:
         scratch = self.layout.memory.scratch[t]
         pixels = self._at(scratch, "model_int16", "")
         sums = self._at(scratch + self.layout.stem_pixels(step), "model_int32", "")
-        self.used.add("stem")
-        calls = [f"model_stem_pixels({stem}, image, {pixels});"]
+        calls = [self._use("stem.h", "stem_pixels", stem, "image", pixels)]
         if isinstance(step.last, nodes.ThresholdsNode):
-            self.used.add("quantize_sums")
             quantizer = self.structs.quantizer(step, -(2**31), 2**31 - 1)
             return [
                 *calls,
-                self._use("stem_levels", stem, quantizer, pixels, sums, self._pointer(step.result)),
+                self._use("stem.h", "stem_levels", stem, quantizer, pixels, sums, self._pointer(step.result)),
             ]
-        self.used |= {"rescale", "write"}
         rescale, _ = self.structs.requantize(step)
-        return [*calls, self._use("stem_stream", stem, rescale, pixels, sums, *self._written(step))]
+        return [*calls, self._use("stem.h", "stem_stream", stem, rescale, pixels, sums, *self._written(step))]
 
     def _binary(self, t, step):
         """The taps, for small planes a table of their sums, then the sums of all output channels."""
@@ -158,14 +146,13 @@ class FastProfile:
         )
         ends = self.layout.memory.scratch[t] + np.cumsum([0, *self.layout.parts(step)])
         even, odd, phases, copies, table = (f"base + {x}" for x in ends[:-1])
-        self.used |= _OF_A_CONV
         spread, calls = self.structs.spread(step), []
         if taps.stride == 2:
             phases = f"base + {ends[2] + self.layout.slack}"
-            calls.append(self._use("phases", spread, source, even, odd, phases))
+            calls.append(self._use("taps.h", "phases", spread, source, even, odd, phases))
             source = phases
         chunk = f"MODEL_CHUNK({taps.plane}u)" if choose == 0 else "8u"
-        calls.append(self._use("spread", spread, source, chunk, copies))
+        calls.append(self._use("taps.h", "spread", spread, source, chunk, copies))
         inputs, bound = taps.offsets(), self.plan.values[step.source].bound
         if choose == 0:
             polarity, lists = minority(step, inputs)
@@ -174,8 +161,7 @@ class FastProfile:
                 step, polarity, [[x] for x in lists], [0], taps.chunk, taps.planes, largest, copies
             )
             return [*calls, call]
-        self.used |= {"subsets", "table_kernel"}
-        calls.append(f"model_table({copies}, {self.structs.subset(step, choose, inputs)}, {table});")
+        calls.append(self._use("table.h", "table", copies, self.structs.subset(step, choose, inputs), table))
         lists, moves = entries(step, choose, taps), sorted(set(taps.moves))
         polarity = np.ones(len(lists) - 1, int)
         largest = bound * step.conv.signs[..., 0].size
@@ -206,6 +192,7 @@ class FastProfile:
 
     def _kernel(self, kind, plane, sizes, table):
         """Name of the function for these sizes, which is written once, with the vectors that fit a plane best."""
+        self.headers.add("table.h" if table else "conv.h")
         widths = [w for w in reversed(_WIDTHS) if w == 8 or plane > w // 2]
         name = f"model_{kind}_{'_'.join(map(str, ['table' if table else widths[0], *sizes]))}"
         parameters, arguments = _PARAMETERS[kind]
@@ -226,28 +213,3 @@ class FastProfile:
 def _count_bits(n):
     """Of the number of planes in a list; `model_count` writes at least 4 bits."""
     return max(int(n).bit_length(), 4)
-
-
-def _every_width(name, section):
-    """A section; those for vectors once for each number of bytes."""
-    if name not in _OF_A_WIDTH:
-        return section
-    return "\n".join(_of_width(section, width) for width in _WIDTHS)
-
-
-def _of_width(section, width):
-    name = f"model_vec{width}"
-    typedef = f"typedef uint64_t {name}"
-    if width > 8:
-        typedef += f" __attribute__((vector_size({width})))"
-    bits = "" if width == 16 else 8 * width
-    for old, new in (
-        ("MODEL_BYTES_vec", str(width)),
-        ("MODEL_TYPE_vec", f"{typedef};"),
-        ("MODEL_TERNARY_vec", f"_mm{bits}_ternarylogic_epi64"),
-        ("MODEL_INTEL_vec", f"__m{8 * width}i"),
-        ("MODEL_COUNT_DOUBLE", f"model_count_vec{2 * width}"),
-        ("MODEL_DOUBLE", f"model_vec{2 * width}"),
-    ):
-        section = section.replace(old, new)
-    return re.sub(r"_vec\b", f"_vec{width}", section)

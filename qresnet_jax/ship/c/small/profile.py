@@ -1,13 +1,15 @@
 """The profile `small` of the C export: one bit per weight, little code, one pixel after the other.
 
 Sums are population counts of levels' bit planes and signs, as many channels at once as a word has bits. The code is
-`small.c`; this module prints the constants and the calls.
+`small.h`; this module prints the constants and the calls.
 """
+
+import pathlib
 
 import numpy as np
 
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c import text as c_text
+from qresnet_jax.ship.c import text
 from qresnet_jax.ship.c.plan import IMAGE, Plan, Step, allocate
 
 ALIGN = 4  # bytes; of all that lies in the buffer
@@ -32,16 +34,18 @@ class SmallProfile:
         rows = [4 * _row(plan, step) for step in plan.steps]  # int32 of the channels of one pixel
         self.memory = allocate(plan.steps, sizes, rows, ALIGN)
         self.buffer_bytes = self.memory.nbytes + ALIGN - 1
-        self.constants = c_text.Constants()
-        self.used = {"types"}
-        self.calls = [self._call(t, step) for t, step in enumerate(plan.steps)]
+        self.constants = text.Constants()
+        self.calls = [self._step(t, step) for t, step in enumerate(plan.steps)]
         self.weight_bytes = self.constants.nbytes
 
     def source(self) -> str:
-        """The text between the includes and the class names."""
-        code = [text for name, text in c_text.sections(__package__, "small.c").items() if name in self.used]
-        head = f"typedef uint{self.word_bits}_t MODEL_ALIAS model_word;\n#define MODEL_WORD_BITS {self.word_bits}u\n"
-        return "\n".join([head, *code, self.constants.text()]) + "\n" + self._function()
+        """Returns the text between the head of `model.c` and the class names."""
+        return text.amalgamated(self.program(), pathlib.Path(__file__).parent)
+
+    def program(self) -> str:
+        """Returns the same with the headers still to be included."""
+        head = f'#define MODEL_WORD_BITS {self.word_bits}\n\n#include "small.h"\n#include "../classify.h"\n'
+        return "\n".join([head, self.constants.text(), self._function()])
 
     def _function(self):
         return (
@@ -91,7 +95,6 @@ class SmallProfile:
             fields["mean"] = self.constants.array(f"mean_{step.result}", conv.double_mean)
         else:
             fields["signs"] = self.constants.array(f"signs_{step.result}", packed(rows > 0, self.word_bits))
-            self.used.add("words")
             fields |= {"words": self._words(features), "planes": self._planes(step.source)}
         return self.constants.struct("conv", f"conv_{step.result}", fields)
 
@@ -127,13 +130,9 @@ class SmallProfile:
 
     # Calls.
 
-    def _use(self, section, *arguments):
-        self.used.add(section)
-        return f"model_{section}({', '.join(map(str, arguments))});"
-
-    def _call(self, t, step: Step):
+    def _step(self, t, step: Step):
         name = self.plan.network.nodes[step.result].name
-        lines = [f"/* {c_text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */", "{"]
+        lines = [f"/* {text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */", "{"]
         lines += ["    " + line for line in self._body(t, step)]
         return "".join(f"    {line}\n" for line in [*lines, "}"])
 
@@ -141,16 +140,14 @@ class SmallProfile:
         channels, source = self.plan.values[step.result].channels, self._pointer(step.source)
         result, size = self._pointer(step.result, ""), self.plan.size(step.source)
         if isinstance(step.last, nodes.MaxPoolNode):
-            return [
-                self._use("max_pool", source, f"{size.height}u", f"{size.width}u", f"{channels}u", result)
-            ]
+            return [_call("max_pool", source, f"{size.height}u", f"{size.width}u", f"{channels}u", result)]
         if isinstance(step.last, nodes.MeanPoolNode):
-            return [self._use("mean_pool", source, f"{size.height * size.width}u", f"{channels}u", result)]
+            return [_call("mean_pool", source, f"{size.height * size.width}u", f"{channels}u", result)]
         if isinstance(step.last, nodes.ClassifierNode):
             weights = self.constants.array("classifier_weights", step.last.weights.T)
             bias = self.constants.array("classifier_bias", step.last.bias)
             features = len(step.last.weights)
-            return [self._use("classify", source, weights, bias, f"{features}u", "logits")]
+            return [_call("classify", source, weights, bias, f"{features}u", "MODEL_CLASSES", "logits")]
         return self._pointwise(t, step, channels)
 
     def _pointwise(self, t, step, channels):
@@ -158,14 +155,14 @@ class SmallProfile:
         size = self.plan.size(step.result)
         read, write = self._read(step, channels), []
         if isinstance(step.last, nodes.RequantizeNode):
-            write.append(self._use("rescale", self._requantize(step), "row", f"{channels}u"))
+            write.append(_call("rescale", self._requantize(step), "row", f"{channels}u"))
         at = f"(y * {size.width}u + x) * {self._pixel_units(step.result)}u"
         result = f"{self._pointer(step.result, '')} + {at}"
         if isinstance(step.last, nodes.ThresholdsNode):
-            write.append(self._use("quantize", self._thresholds(step), "row", f"{channels}u", result))
+            write.append(_call("quantize", self._thresholds(step), "row", f"{channels}u", result))
         else:
             addend = "NULL" if step.addend is None else f"{self._pointer(step.addend)} + {at}"
-            write.append(self._use("write", "row", addend, int(step.relu), f"{channels}u", result))
+            write.append(_call("write", "row", addend, int(step.relu), f"{channels}u", result))
         return [
             f"model_int32 *const row = (model_int32 *)(base + {self.memory.scratch[t]});",
             f"for (y = 0; y < {size.height}u; y++)",
@@ -177,9 +174,13 @@ class SmallProfile:
     def _read(self, step, channels):
         if step.conv is None:
             at = f"(y * {self.plan.size(step.source).width}u + x) * {channels}u"
-            return self._use("read", f"{self._pointer(step.source)} + {at}", f"{channels}u", "row")
+            return _call("read", f"{self._pointer(step.source)} + {at}", f"{channels}u", "row")
         section = "stem" if isinstance(step.conv, nodes.StemNode) else "binary"
-        return self._use(section, self._conv(step), self._pointer(step.source), "y", "x", "row")
+        return _call(section, self._conv(step), self._pointer(step.source), "y", "x", "row")
+
+
+def _call(function, *arguments):
+    return f"model_{function}({', '.join(map(str, arguments))});"
 
 
 def packed(bits: np.ndarray, word_bits: int) -> np.ndarray:

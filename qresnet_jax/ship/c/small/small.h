@@ -1,34 +1,54 @@
-/// types
-/* A convolution. Channels of a pixel lie side by side; of levels, one bit plane after the other, channel c in
-   bit c % MODEL_WORD_BITS of word c / MODEL_WORD_BITS. */
+/* The profile `small`: little code and little memory, one pixel after the other.
+
+   The channels of a pixel lie side by side. Those of levels lie in words, one bit plane after the other: bit b of the
+   level of channel c is bit c % MODEL_WORD_BITS of word c / MODEL_WORD_BITS of plane b. */
+
+#ifndef MODEL_SMALL_H
+#define MODEL_SMALL_H
+
+#include "../common.h"
+
+/* The export takes the widest words that waste little on channels that do not fill them. */
+#ifndef MODEL_WORD_BITS
+#define MODEL_WORD_BITS 32
+#endif
+#if MODEL_WORD_BITS == 32
+typedef uint32_t MODEL_ALIAS model_word;
+#elif MODEL_WORD_BITS == 16
+typedef uint16_t MODEL_ALIAS model_word;
+#else
+typedef uint8_t MODEL_ALIAS model_word;
+#endif
+
+/* A binary convolution, or the stem, which reads pixels. */
 typedef struct {
-    const model_word *signs; /* [out][tap][words], 1 is +1; or */
-    const int16_t *weights;  /* [out][tap][in] of the stem, with */
-    const int16_t *mean;     /* [in], twice the pixel's mean */
+    const model_word *signs; /* [out][tap][words]: bits are 1 for +1 and 0 for -1. The stem has instead */
+    const int16_t *weights;  /* [out][tap][in] and */
+    const int16_t *mean;     /* [in]: twice the mean of a channel's pixels */
     size_t height, width;    /* of the input */
     size_t in, words, planes;
     size_t out, kernel_height, kernel_width, stride;
 } model_conv;
 
-/* Thresholds of int16 or of int32, [rows][steps]; rows of 1 for all channels alike. */
+/* Thresholds of int16 or of int32, [channels][steps], or [1][steps] for all channels alike. */
 typedef struct {
     const int16_t *narrow;
     const int32_t *wide;
-    const int8_t *direction; /* [rows] */
+    const int8_t *direction; /* [rows]: -1 where levels rise as numbers fall, else 1 */
     const int16_t *levels;   /* [steps + 1] */
     size_t rows, steps, words, planes;
 } model_thresholds;
 
+/* Of each channel (x * multiplier + offset) >> shift, saturated to int16. */
 typedef struct {
     const int32_t *multiplier;
     const int32_t *offset;
-    const int64_t *wide_offset; /* in place of offset, or NULL */
+    const int64_t *wide_offset; /* in place of offset where 32 bits do not hold it, else NULL */
     const uint8_t *shift;
 } model_requantize;
 
-/// words
-/* Population count of a word. */
-static uint32_t model_count(model_word word)
+/* The number of ones in a word. */
+MODEL_FUNCTION uint32_t model_count(model_word word)
 {
     uint32_t x = word;
     x -= (x >> 1) & 0x55555555u;
@@ -37,16 +57,15 @@ static uint32_t model_count(model_word word)
     return (x * 0x01010101u) >> 24;
 }
 
-/// stem
-/* acc[out] = sum of (2 * pixel - mean) * weight, at output pixel (y, x). */
-static void model_stem(const model_conv *conv, const uint8_t *image, size_t y, size_t x, model_int32 *acc)
+/* acc[out] = the sum of (2 * pixel - mean) * weight, for output pixel (y, x). */
+MODEL_FUNCTION void model_stem(const model_conv *conv, const uint8_t *image, size_t y, size_t x, model_int32 *acc)
 {
     const size_t taps = conv->kernel_height * conv->kernel_width;
     size_t i, j, o, c;
     for (o = 0; o < conv->out; o++)
         acc[o] = 0;
     for (i = 0; i < conv->kernel_height; i++) {
-        /* Above the image this wraps around to large numbers. */
+        /* Above the image this wraps around to a large number. */
         const size_t row = y * conv->stride + i - conv->kernel_height / 2;
         if (row >= conv->height)
             continue;
@@ -64,9 +83,8 @@ static void model_stem(const model_conv *conv, const uint8_t *image, size_t y, s
     }
 }
 
-/// binary
-/* acc[out] = sum of level * sign, at output pixel (y, x): twice what meets a +1, less the sum of all levels. */
-static void model_binary(const model_conv *conv, const model_word *levels, size_t y, size_t x, model_int32 *acc)
+/* acc[out] = the sum of level * sign, for output pixel (y, x): twice the levels that meet a +1, less all levels. */
+MODEL_FUNCTION void model_binary(const model_conv *conv, const model_word *levels, size_t y, size_t x, model_int32 *acc)
 {
     const size_t taps = conv->kernel_height * conv->kernel_width, words = conv->words;
     int32_t all = 0;
@@ -74,7 +92,7 @@ static void model_binary(const model_conv *conv, const model_word *levels, size_
     for (o = 0; o < conv->out; o++)
         acc[o] = 0;
     for (i = 0; i < conv->kernel_height; i++) {
-        /* Above the image this wraps around to large numbers. */
+        /* Above the image this wraps around to a large number. */
         const size_t row = y * conv->stride + i - conv->kernel_height / 2;
         if (row >= conv->height)
             continue;
@@ -101,9 +119,8 @@ static void model_binary(const model_conv *conv, const model_word *levels, size_
         acc[o] = 2 * acc[o] - all;
 }
 
-/// quantize
-/* Levels of one pixel. */
-static void model_quantize(const model_thresholds *t, const model_int32 *x, size_t channels, model_word *levels)
+/* The levels of the channels of one pixel. */
+MODEL_FUNCTION void model_quantize(const model_thresholds *t, const model_int32 *x, size_t channels, model_word *levels)
 {
     size_t c, b, i;
     for (b = 0; b < t->planes * t->words; b++)
@@ -123,15 +140,14 @@ static void model_quantize(const model_thresholds *t, const model_int32 *x, size
     }
 }
 
-/// rescale
-/* (x * multiplier + offset) >> shift of each channel, saturated. */
-static void model_rescale(const model_requantize *r, model_int32 *x, size_t channels)
+/* Rescales the channels of one pixel in place. */
+MODEL_FUNCTION void model_rescale(const model_requantize *r, model_int32 *x, size_t channels)
 {
     size_t c;
     for (c = 0; c < channels; c++) {
         const int64_t offset = r->wide_offset ? r->wide_offset[c] : r->offset[c];
         const int64_t value = (int64_t)x[c] * r->multiplier[c] + offset;
-        /* 2^63 is added before the shift, which so rounds down, and taken out after it. */
+        /* C leaves it open what a shift does to negative numbers: 2^63 is added before it and taken out after it. */
         const uint64_t zero = (uint64_t)1 << (63 - r->shift[c]);
         const uint64_t shifted = ((uint64_t)value + ((uint64_t)1 << 63)) >> r->shift[c];
         if (shifted < zero - 32768)
@@ -143,10 +159,9 @@ static void model_rescale(const model_requantize *r, model_int32 *x, size_t chan
     }
 }
 
-/// write
-/* x + addend, saturated, and its positive part if `relu`. `addend` may be NULL, or `stream` itself. */
-static void model_write(const model_int32 *x, const model_int16 *addend, int relu, size_t channels,
-                        model_int16 *stream)
+/* stream = x + addend, saturated, or its positive part if `relu`. `addend` may be NULL, or `stream` itself. */
+MODEL_FUNCTION void model_write(const model_int32 *x, const model_int16 *addend, int relu, size_t channels,
+                                model_int16 *stream)
 {
     size_t c;
     for (c = 0; c < channels; c++) {
@@ -159,18 +174,16 @@ static void model_write(const model_int32 *x, const model_int16 *addend, int rel
     }
 }
 
-/// read
-static void model_read(const model_int16 *stream, size_t channels, model_int32 *x)
+/* x = the channels of one pixel of a stream. */
+MODEL_FUNCTION void model_read(const model_int16 *stream, size_t channels, model_int32 *x)
 {
     size_t c;
     for (c = 0; c < channels; c++)
         x[c] = stream[c];
 }
 
-/// max_pool
-/* Largest of 3 x 3 neighbours at stride 2. */
-static void model_max_pool(const model_int16 *x, size_t height, size_t width, size_t channels,
-                           model_int16 *out)
+/* The largest of 3 x 3 neighbours at stride 2. */
+MODEL_FUNCTION void model_max_pool(const model_int16 *x, size_t height, size_t width, size_t channels, model_int16 *out)
 {
     size_t y0, x0, y, z, c;
     for (y0 = 0; y0 < height; y0 += 2)
@@ -185,13 +198,12 @@ static void model_max_pool(const model_int16 *x, size_t height, size_t width, si
             }
 }
 
-/// mean_pool
-/* Mean over all pixels, halves rounded up. */
-static void model_mean_pool(const model_int16 *x, size_t pixels, size_t channels, model_int16 *mean)
+/* The mean over all pixels, with halves rounded up. */
+MODEL_FUNCTION void model_mean_pool(const model_int16 *x, size_t pixels, size_t channels, model_int16 *mean)
 {
     size_t p, c;
     for (c = 0; c < channels; c++) {
-        /* The mean of x + 32768, of non-negative numbers, which division rounds down. */
+        /* Of x + 32768, which is not negative, so that division rounds down. */
         uint64_t sum = 0;
         for (p = 0; p < pixels; p++)
             sum += (uint64_t)((int32_t)x[p * channels + c] + 32768);
@@ -199,15 +211,4 @@ static void model_mean_pool(const model_int16 *x, size_t pixels, size_t channels
     }
 }
 
-/// classify
-/* logits = x @ weights + bias */
-static void model_classify(const model_int16 *x, const int16_t *weights, const int32_t *bias, size_t channels,
-                           int32_t *logits)
-{
-    size_t c, k;
-    for (k = 0; k < MODEL_CLASSES; k++) {
-        logits[k] = bias[k];
-        for (c = 0; c < channels; c++)
-            logits[k] += (int32_t)x[c] * weights[k * channels + c];
-    }
-}
+#endif

@@ -1,5 +1,24 @@
-/// kernel
-/* sum += count[0], count[step], ... << shift */
+/* A binary convolution, chunk after chunk of MODEL_BYTES bytes of a plane: sums of levels as numbers in bit planes, and
+   what becomes of them. */
+
+#include "count.h"
+#include "planes.h"
+#include "rescale.h"
+#include "vectors.h"
+
+/* The vectors that hold two of these. */
+#undef MODEL_TWICE
+#if MODEL_BYTES == 8
+#define MODEL_TWICE 16
+#elif MODEL_BYTES == 16
+#define MODEL_TWICE 32
+#else
+#define MODEL_TWICE 64
+#endif
+#define model_twice MODEL_NAME(vec, MODEL_TWICE)
+#define model_count_twice MODEL_NAME(count_vec, MODEL_TWICE)
+
+/* sum += count << shift, where the bits of count are count[0], count[step], ... */
 MODEL_INLINE void model_add_vec(const model_vec *count, unsigned step, unsigned count_bits, unsigned shift,
                                 unsigned sum_bits, model_vec *sum)
 {
@@ -17,7 +36,8 @@ MODEL_INLINE void model_add_vec(const model_vec *count, unsigned step, unsigned 
     }
 }
 
-/* sum = sum of the levels of a list, a number of `sum_bits` bits. */
+/* sum = the sum of the levels in a list, a number of `sum_bits` bits. Two planes of levels are counted as one where the
+   machine has vectors that hold both. */
 MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const model_offset *list, size_t n,
                                 unsigned count_bits, unsigned sum_bits, model_vec *sum)
 {
@@ -25,10 +45,10 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
     unsigned b, j, k;
     for (b = 0; b < bits.planes; b += 2) {
         const unsigned pair = bits.planes - b < 2 ? 1 : 2;
-#if 2 * MODEL_BYTES_vec <= MODEL_VECTOR && MODEL_VECTOR > 8
+#if 2 * MODEL_BYTES <= MODEL_VECTOR && MODEL_VECTOR > 8
         if (pair == 2) {
-            MODEL_DOUBLE both[32];
-            MODEL_COUNT_DOUBLE(from + b * sizeof *sum, sizeof *sum / 8, 1, list, n, count_bits, both);
+            model_twice both[32];
+            model_count_twice(from + b * sizeof *sum, sizeof *sum / 8, 1, list, n, count_bits, both);
             memcpy(count, both, count_bits * sizeof *both);
         } else {
             model_count_vec(from + b * sizeof *sum, sizeof *sum / 8, 1, list, n, count_bits, count);
@@ -45,8 +65,8 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
     }
 }
 
-/* What is added to twice a sum to subtract `all`, with 2^(bits - 1) to be positive: the bits of all, inverted, of which
-   the highest is 0. One is missing, which model_subtract_vec adds. */
+/* Turns `all` into what model_subtract_vec adds to twice a sum: 2^(bits - 1) - all - 1, which has all bits inverted but
+   the highest one, which is 0. */
 MODEL_INLINE void model_invert_vec(model_vec *all, unsigned bits)
 {
     const model_vec ones = model_fill_vec(~(uint64_t)0);
@@ -56,7 +76,7 @@ MODEL_INLINE void model_invert_vec(model_vec *all, unsigned bits)
     all[bits - 1] = model_fill_vec(0);
 }
 
-/* x = 2^(bits - 1) + 2 * sum - all */
+/* x = 2 * sum - all + 2^(bits - 1) */
 MODEL_INLINE void model_subtract_vec(const model_vec *inverted, const model_vec *sum, model_bits bits, model_vec *x)
 {
     model_vec carry = inverted[0];
@@ -72,8 +92,8 @@ MODEL_INLINE void model_subtract_vec(const model_vec *inverted, const model_vec 
         }
 }
 
-/* Carries of x + ~threshold + 1: the last one says whether x is as large. The bits of the threshold select what stands
-   for their inverse. */
+/* Whether x is at least as large as a threshold: the last carry of x + ~threshold + 1. `inverse` has the inverse of
+   whatever stands in place of the threshold's bits. */
 MODEL_INLINE model_vec model_at_least_vec(const model_vec *x, unsigned bits, const uint8_t *threshold,
                                           const model_vec *inverse)
 {
@@ -84,6 +104,7 @@ MODEL_INLINE model_vec model_at_least_vec(const model_vec *x, unsigned bits, con
     return carry;
 }
 
+/* The level of output o, from its sums. */
 MODEL_INLINE void model_compare_vec(const model_thresholds *t, size_t o, const model_vec *x, model_bits bits,
                                     model_vec *level)
 {
@@ -94,10 +115,10 @@ MODEL_INLINE void model_compare_vec(const model_thresholds *t, size_t o, const m
         level[k] = model_fill_vec((uint64_t)0 - t->first[o * bits.out_planes + k]);
     inverse[0] = model_fill_vec(~(uint64_t)0);
     inverse[1] = model_fill_vec(0);
-    if (bits.search) { /* levels 0 to 3: the middle threshold tells which of the others matters */
+    if (bits.search) { /* levels 0 to 3: the middle threshold says which of the others matters */
         const model_vec middle = model_at_least_vec(x, bits.bits, at_least, inverse);
-        inverse[1] = middle; /* where the low threshold has a bit, but not the high one, which holds from the middle on */
-        inverse[2] = model_xor_vec(middle, inverse[0]);
+        inverse[1] = middle; /* bits that only the low threshold has: it counts below the middle */
+        inverse[2] = model_xor_vec(middle, inverse[0]); /* bits that only the high one has */
         inverse[3] = model_fill_vec(0);
         level[0] = model_xor_vec(level[0], model_at_least_vec(x, bits.bits, at_least + bits.bits, inverse));
         level[1] = model_xor_vec(level[1], middle);
@@ -111,6 +132,7 @@ MODEL_INLINE void model_compare_vec(const model_thresholds *t, size_t o, const m
     }
 }
 
+/* A convolution whose sums become levels. */
 MODEL_INLINE void model_conv_levels_vec(const model_conv *conv, model_bits bits, const model_thresholds *t,
                                         const uint8_t *from, uint8_t *levels)
 {
@@ -138,7 +160,7 @@ MODEL_INLINE void model_conv_levels_vec(const model_conv *conv, model_bits bits,
     }
 }
 
-/* The bits of a that `mask` << distance selects change places with those of b that `mask` selects. */
+/* Exchanges the bits of a that `mask` << distance selects for those of b that `mask` selects. */
 MODEL_INLINE void model_swap_vec(model_vec *a, model_vec *b, unsigned distance, uint64_t mask)
 {
     const model_vec t = model_and_vec(model_shift_xor_vec(*a, distance, *b, 0), model_fill_vec(mask));
@@ -146,10 +168,10 @@ MODEL_INLINE void model_swap_vec(model_vec *a, model_vec *b, unsigned distance, 
     *a = model_shift_xor_vec(*a, 0, t, distance);
 }
 
-/* Bit i of byte k of plane b becomes bit b of byte k of plane i. */
+/* Makes bit i of byte k of plane b into bit b of byte k of plane i. */
 MODEL_INLINE void model_transpose_vec(model_vec x[8])
 {
-    /* No loops, which GCC would leave as they are. */
+    /* Written out, as GCC does not unroll loops over these. */
     model_swap_vec(&x[0], &x[4], 4, 0x0f0f0f0f0f0f0f0fu);
     model_swap_vec(&x[1], &x[5], 4, 0x0f0f0f0f0f0f0f0fu);
     model_swap_vec(&x[2], &x[6], 4, 0x0f0f0f0f0f0f0f0fu);
@@ -164,7 +186,8 @@ MODEL_INLINE void model_transpose_vec(model_vec x[8])
     model_swap_vec(&x[6], &x[7], 1, 0x5555555555555555u);
 }
 
-/* Numbers in bit planes as bytes, the lowest first: [bytes of a number][bit of a byte of a plane][byte of a plane]. */
+/* Turns numbers in bit planes into bytes, in the order [byte of a number, the lowest first][bit of a byte of a plane]
+   [byte of a plane]. */
 MODEL_INLINE void model_bytes_vec(const model_vec *planes, unsigned bits, uint8_t *bytes)
 {
     unsigned b, i;
@@ -177,9 +200,9 @@ MODEL_INLINE void model_bytes_vec(const model_vec *planes, unsigned bits, uint8_
     }
 }
 
+/* A convolution whose sums become a stream, as in model_rescale_narrow. */
 MODEL_INLINE void model_conv_stream_vec(const model_conv *conv, model_bits bits, const model_requantize *r,
-                                        const uint8_t *from, const model_int16 *addend, int relu,
-                                        model_int16 *stream)
+                                        const uint8_t *from, const model_int16 *addend, int relu, model_int16 *stream)
 {
     const size_t n = 8 * sizeof(model_vec);
     size_t at, o, i;
@@ -207,8 +230,8 @@ MODEL_INLINE void model_conv_stream_vec(const model_conv *conv, model_bits bits,
                 model_rescale_narrow(r, o, narrow, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane,
                                      addend_o, relu, stream_o);
             else
-                model_rescale_wide(r, o, all, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane,
-                                   addend_o, relu, stream_o);
+                model_rescale_wide(r, o, all, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane, addend_o,
+                                   relu, stream_o);
         }
     }
 }

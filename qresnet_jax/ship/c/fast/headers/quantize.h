@@ -1,6 +1,21 @@
-/// quantize
+/* Quantizers of numbers, which those of a stream and the stem's sums are, by thresholds. */
+
+#ifndef MODEL_QUANTIZE_H
+#define MODEL_QUANTIZE_H
+
+#include "target.h"
+
+/* Thresholds, [channels][steps], or [1][steps] for all channels alike. */
+typedef struct {
+    const int32_t *above;   /* larger numbers are above the step */
+    const uint16_t *select; /* [steps]: the bits of the level that change there */
+    const uint16_t *first;  /* [rows]: the level of a number that is above none */
+    const uint8_t *mask;    /* which bits of a plane are in the image */
+    size_t rows, steps, planes, channels, plane;
+} model_quantizer;
+
 #if MODEL_VECTOR < 64
-#define MODEL_ABOVE(j) (x[(j) * plane + i] > threshold ? (uint16_t)(1u << (j)) : (uint16_t)0)
+#define MODEL_ABOVE(j) (x[(j)*plane + i] > threshold ? (uint16_t)(1u << (j)) : (uint16_t)0)
 
 /* Which of n numbers of eight rows are above a threshold: bit i of byte k for number k of row i. */
 MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t plane, size_t n, uint8_t *restrict bits)
@@ -37,14 +52,13 @@ MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t pl
         const uint16_t high = (uint16_t)(MODEL_ABOVE(4) | MODEL_ABOVE(5) | MODEL_ABOVE(6) | MODEL_ABOVE(7));
         words[i] = (uint16_t)(low | high);
     }
-    for (i = k; i < n; i++) /* apart, so that the first loop has vectors of 8 numbers */
+    for (i = k; i < n; i++) /* a loop of its own, so that the one above has vectors of 8 numbers */
         bits[i] = (uint8_t)words[i];
 }
 
-/* Levels of n numbers of eight rows; `levels` is the first bit plane, and `next` bytes lie between two. */
+/* The levels of n numbers of eight rows. `levels` is in the first bit plane; the next one lies `next` bytes on. */
 MODEL_INLINE void model_quantize_rows(const model_quantizer *q, size_t row, size_t steps, size_t planes,
-                                      const model_int16 *x, const uint8_t *mask, size_t n, size_t next,
-                                      uint8_t *levels)
+                                      const model_int16 *x, const uint8_t *mask, size_t n, size_t next, uint8_t *levels)
 {
     uint8_t level[16][32];
     size_t i, b, k;
@@ -112,7 +126,8 @@ MODEL_INLINE void model_quantize_steps(const model_quantizer *q, size_t steps, s
 }
 #endif
 
-static void model_quantize(const model_quantizer *q, const model_int16 *x, uint8_t *levels)
+/* The levels of a stream. */
+MODEL_FUNCTION void model_quantize(const model_quantizer *q, const model_int16 *x, uint8_t *levels)
 {
     if (q->steps == 3 && q->planes == 2) /* as constants, for speed */
         model_quantize_steps(q, 3, 2, x, levels);
@@ -120,10 +135,9 @@ static void model_quantize(const model_quantizer *q, const model_int16 *x, uint8
         model_quantize_steps(q, q->steps, q->planes, x, levels);
 }
 
-/// quantize_sums
-/* Levels of the pixels of one bit of bytes of a channel, [byte of a plane]; the other bits must be 0 or done. */
-static void model_quantize_sums(const model_quantizer *q, size_t channel, size_t bit, const model_int32 *x,
-                                uint8_t *levels)
+/* The levels of the sums of one channel, [byte of a plane], for one bit of each byte. Bit 0 has to come first. */
+MODEL_FUNCTION void model_quantize_sums(const model_quantizer *q, size_t channel, size_t bit, const model_int32 *x,
+                                        uint8_t *levels)
 {
     const size_t row = q->rows == 1 ? 0 : channel;
     size_t k, i, b;
@@ -138,3 +152,5 @@ static void model_quantize_sums(const model_quantizer *q, size_t channel, size_t
             levels[(b * q->channels + channel) * q->plane + k] |= (uint8_t)((level >> b & 1u) << bit & q->mask[k]);
     }
 }
+
+#endif

@@ -1,6 +1,24 @@
-/// unpack
-/* x = numbers of which the bytes are given, the lowest first, [bytes of a number][n]. */
-static void model_join(const uint8_t *bytes, unsigned bits, size_t n, int32_t *restrict x)
+/* Requantization: of sums or of a stream to a stream, with an addend and ReLU. */
+
+#ifndef MODEL_RESCALE_H
+#define MODEL_RESCALE_H
+
+#include "target.h"
+
+/* Of each channel (x * multiplier + offset) >> shift, saturated to int16. The offset is given in one of two ways. */
+typedef struct {
+    const int32_t *multiplier;
+    const uint8_t *shift;
+    int saturates;               /* 0 where int16 holds all results anyway */
+    const int32_t *offset;       /* where 32 bits hold everything, or */
+    const uint64_t *wide_offset; /* in 64 bits, with 2^63 added so that nothing is negative */
+} model_requantize;
+
+/* The most numbers that functions take at once. */
+#define MODEL_BLOCK 512u
+
+/* Puts numbers together from their bytes, [byte of a number, the lowest first][n]. */
+MODEL_FUNCTION void model_join(const uint8_t *bytes, unsigned bits, size_t n, int32_t *restrict x)
 {
     size_t i;
     unsigned b;
@@ -13,12 +31,11 @@ static void model_join(const uint8_t *bytes, unsigned bits, size_t n, int32_t *r
     }
 }
 
-/// rescale
-/* The rescaled numbers of one channel, saturated. */
+/* Rescales n numbers of one channel, with wide_offset. */
 MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
                                     int saturate, int16_t *restrict out)
 {
-    /* Of unsigned numbers, as vectors have products of 64 bits for those only. */
+    /* In unsigned numbers, as vectors have products of 64 bits for those only. */
     const int32_t multiplier = r->multiplier[channel];
     const uint32_t size = multiplier < 0 ? 0u - (uint32_t)multiplier : (uint32_t)multiplier;
     const uint64_t flip = multiplier < 0 ? ~(uint64_t)0 : 0; /* -product = ~product + 1 */
@@ -37,8 +54,8 @@ MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, c
     }
 }
 
-static void model_rescale(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
-                          int16_t *restrict out)
+MODEL_FUNCTION void model_rescale(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
+                                  int16_t *restrict out)
 {
     if (r->saturates)
         model_rescale_any(r, channel, x, n, 1, out);
@@ -46,8 +63,7 @@ static void model_rescale(const model_requantize *r, size_t channel, const model
         model_rescale_any(r, channel, x, n, 0, out);
 }
 
-/// write
-/* x + addend, saturated, and its positive part if `relu`. `addend` may be NULL, or `stream` itself. */
+/* stream = x + addend, saturated, or its positive part if `relu`. `addend` may be NULL, or `stream` itself. */
 static inline void model_write(const int16_t *restrict x, const model_int16 *addend, int relu, size_t n,
                                model_int16 *restrict stream)
 {
@@ -78,10 +94,7 @@ static inline void model_write(const int16_t *restrict x, const model_int16 *add
     }
 }
 
-/// rescale_narrow
-/* stream = the rescaled 2 * x - all of one channel, saturated, + addend, and so on as in model_write. The bytes of x
-   lie in the order [bytes of a number, the lowest first][n], in rows of `row` pixels that are `next` apart in the
-   streams. */
+/* The widest vectors of int16, and how bytes are loaded into them. */
 #if MODEL_VECTOR >= 64
 #define MODEL_LANES(f) _mm512_##f
 #define MODEL_BYTES_TO_WORDS _mm512_cvtepu8_epi16
@@ -100,7 +113,7 @@ typedef uint64_t model_half;
 #endif
 
 #ifdef MODEL_LANES
-/* x * multiplier, of int32 x that int16 holds; two products of 16 bits where there are none of 32. */
+/* x * multiplier, for int32 x that int16 holds; where there are no products of 32 bits, by two of 16. */
 MODEL_INLINE model_lanes model_product(model_lanes x, int32_t multiplier)
 {
 #if MODEL_VECTOR >= 32
@@ -112,6 +125,7 @@ MODEL_INLINE model_lanes model_product(model_lanes x, int32_t multiplier)
 #endif
 }
 
+/* model_rescale_narrow for one vector. */
 MODEL_INLINE void model_rescale_lanes(const model_requantize *r, size_t channel, const int16_t *all,
                                       const uint8_t *bytes, unsigned bits, size_t n, const model_int16 *addend,
                                       int relu, model_int16 *stream)
@@ -145,6 +159,7 @@ MODEL_INLINE void model_rescale_lanes(const model_requantize *r, size_t channel,
 }
 #endif
 
+/* The same for n numbers, without addend and ReLU. */
 MODEL_INLINE void model_rescale_numbers(const model_requantize *r, size_t channel, const int16_t *all,
                                         const uint8_t *bytes, unsigned bits, size_t n, int saturate,
                                         int16_t *restrict out)
@@ -158,7 +173,7 @@ MODEL_INLINE void model_rescale_numbers(const model_requantize *r, size_t channe
     for (i = 0; i < n; i++) {
         const int16_t number = (int16_t)(bits > 8 ? bytes[i] | bytes[n + i] << 8 : bytes[i]);
         const int16_t x = (int16_t)(2 * number - all[i]);
-        /* Products of 16 bits are quicker than one of 32. */
+        /* Two products of 16 bits are quicker than one of 32. */
         const uint32_t product = ((uint32_t)(x * (int32_t)high) << 8) + (uint32_t)(x * (int32_t)low);
         int32_t value = (int32_t)((product + offset) >> shift) - zero;
         if (saturate) {
@@ -169,6 +184,9 @@ MODEL_INLINE void model_rescale_numbers(const model_requantize *r, size_t channe
     }
 }
 
+/* Rescales 2 * x - all, for n sums x of one channel that int16 holds, and writes a stream as model_write does. The
+   bytes of x lie in the order [byte of a number, the lowest first][n]. Each row of `row` numbers, of which the first
+   `part` count, has its place `next` numbers further on in the stream and in the addend than the row before. */
 MODEL_INLINE void model_rescale_narrow(const model_requantize *r, size_t channel, const int16_t *all,
                                        const uint8_t *bytes, unsigned bits, size_t n, size_t row, size_t part,
                                        size_t next, const model_int16 *addend, int relu, model_int16 *stream)
@@ -179,8 +197,8 @@ MODEL_INLINE void model_rescale_narrow(const model_requantize *r, size_t channel
     if (part == row && row % sizeof(model_half) == 0) {
         for (at = 0; at < n; at += row, stream += next, addend = addend ? addend + next : NULL)
             for (i = 0; i < row; i += sizeof(model_half))
-                model_rescale_lanes(r, channel, all + at + i, bytes + at + i, bits, n, addend ? addend + i : NULL,
-                                    relu, stream + i);
+                model_rescale_lanes(r, channel, all + at + i, bytes + at + i, bits, n, addend ? addend + i : NULL, relu,
+                                    stream + i);
         return;
     }
 #endif
@@ -193,10 +211,10 @@ MODEL_INLINE void model_rescale_narrow(const model_requantize *r, size_t channel
         model_write(scaled + at, addend, relu, part, stream);
 }
 
-/* The same where int16 does not hold the numbers, or 32 bits not their multiples; n is at most MODEL_BLOCK. */
-static void model_rescale_wide(const model_requantize *r, size_t channel, const int32_t *all, const uint8_t *bytes,
-                               unsigned bits, size_t n, size_t row, size_t part, size_t next,
-                               const model_int16 *addend, int relu, model_int16 *stream)
+/* The same where int16 does not hold the sums, or 32 bits do not hold their multiples. */
+MODEL_FUNCTION void model_rescale_wide(const model_requantize *r, size_t channel, const int32_t *all,
+                                       const uint8_t *bytes, unsigned bits, size_t n, size_t row, size_t part,
+                                       size_t next, const model_int16 *addend, int relu, model_int16 *stream)
 {
     int32_t x[MODEL_BLOCK];
     int16_t scaled[MODEL_BLOCK];
@@ -209,79 +227,4 @@ static void model_rescale_wide(const model_requantize *r, size_t channel, const 
         model_write(scaled + i, addend, relu, part, stream);
 }
 
-/// stream
-/* A stream, rescaled unless r is NULL, + addend, and so on as in model_write. */
-static void model_stream(const model_int16 *source, const model_requantize *r, size_t channels, size_t pixels,
-                         const model_int16 *addend, int relu, model_int16 *stream)
-{
-    size_t c, x, i;
-    for (c = 0; c < channels; c++)
-        for (x = 0; x < pixels; x += MODEL_BLOCK) {
-            const size_t place = c * pixels + x, left = pixels - x, n = left < MODEL_BLOCK ? left : MODEL_BLOCK;
-            int32_t wide[MODEL_BLOCK];
-            int16_t scaled[MODEL_BLOCK];
-            for (i = 0; i < n; i++)
-                wide[i] = scaled[i] = source[place + i];
-            if (r)
-                model_rescale(r, c, wide, n, scaled);
-            model_write(scaled, addend ? addend + place : NULL, relu, n, stream + place);
-        }
-}
-
-/// max_pool
-/* Largest of 3 x 3 neighbours at stride 2; row and out_row are bytes of a row's bits. */
-static void model_max_pool(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
-                           size_t out_row, model_int16 *out)
-{
-    const size_t plane = height * row, out_plane = (height + 1) / 2 * out_row;
-    size_t c, y0, x0, y, z;
-    for (c = 0; c < channels; c++, x += 8 * plane, out += 8 * out_plane) {
-        memset(out, 0, 8 * out_plane * sizeof *out);
-        for (y0 = 0; y0 < height; y0 += 2)
-            for (x0 = 0; x0 < width; x0 += 2) {
-                int16_t largest = -32768;
-                for (y = y0 ? y0 - 1 : 0; y < height && y <= y0 + 1; y++)
-                    for (z = x0 ? x0 - 1 : 0; z < width && z <= x0 + 1; z++) {
-                        const int16_t value = x[z % 8 * plane + y * row + z / 8];
-                        largest = value > largest ? value : largest;
-                    }
-                out[x0 / 2 % 8 * out_plane + y0 / 2 * out_row + x0 / 16] = largest;
-            }
-    }
-}
-
-/// mean_pool
-/* Mean over all pixels, halves rounded up. */
-static void model_mean_pool(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
-                            model_int16 *mean)
-{
-    const uint64_t pixels = (uint64_t)height * width;
-    size_t c, i, y, k;
-    for (c = 0; c < channels; c++) {
-        /* The mean of x + 32768, of non-negative numbers, which division rounds down. */
-        uint64_t sum = 0;
-        for (i = 0; i < 8; i++)
-            for (y = 0; y < height; y++, x += row) {
-                const size_t n = (width + 7 - i) / 8;
-                uint32_t part = 0;
-                for (k = 0; k < n; k++)
-                    part += (uint32_t)(x[k] + 32768);
-                sum += part;
-            }
-        mean[c] = (int16_t)((int32_t)((2 * sum + pixels) / (2 * pixels)) - 32768);
-    }
-}
-
-/// classify
-/* logits = x @ weights + bias */
-static void model_classify(const model_int16 *x, const int16_t *weights, const int32_t *bias, size_t channels,
-                           int32_t *logits)
-{
-    size_t c, k;
-    for (k = 0; k < MODEL_CLASSES; k++) {
-        int32_t sum = bias[k];
-        for (c = 0; c < channels; c++)
-            sum += (int32_t)x[c] * weights[k * channels + c];
-        logits[k] = sum;
-    }
-}
+#endif

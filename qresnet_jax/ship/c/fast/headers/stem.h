@@ -1,5 +1,27 @@
-/// stem
-/* sum += weight[0] * pixel[0] + weight[1] * pixel[1], in vectors of int32 */
+/* The first convolution: of pixels, with weights of several bits. */
+
+#ifndef MODEL_STEM_H
+#define MODEL_STEM_H
+
+#include "quantize.h"
+#include "rescale.h"
+#include "target.h"
+
+/* The stem reads pixels as int16, two at a time: two channels side by side, or two columns of the last channel where
+   their number is odd. They lie in the order [pair][row % stride][column][row / stride][byte][2], with columns counted
+   from the first one that the pixels of the byte see. */
+typedef struct {
+    const int16_t *weights; /* [out][pitch]: [count][2], then zeros */
+    const int16_t *mean;    /* [channels] */
+    const uint32_t *taps;   /* [count]: pairs of pixels from the first one to the one that a pair of weights is for */
+    size_t height, width, channels, kernel_height, kernel_width, stride;
+    size_t pairs, count, pitch; /* pairs of channels, pairs of weights of an output, numbers of its weights */
+    size_t columns, part;       /* columns that the kernel sees of the pixels of a byte, pairs of one column */
+    size_t out, out_row, plane; /* outputs, bytes of a row and of a plane */
+    size_t sums;                /* numbers from the sums of one output to those of the next */
+} model_stem;
+
+/* sum + weights[0] * pixels[0] + weights[1] * pixels[1], in vectors of int32 */
 #if MODEL_VECTOR >= 64 && defined(__AVX512VNNI__)
 #define MODEL_DOT(sum, pixels, weights) _mm512_dpwssd_epi32(sum, pixels, weights)
 #elif MODEL_VECTOR >= 64
@@ -20,18 +42,17 @@ typedef __m256i model_sums;
 typedef __m128i model_sums;
 #endif
 
-/* Outputs at once, which read pixels once. */
+/* So many outputs are computed at once, and pixels read once for all of them; */
 #ifdef MODEL_DOT
 #define MODEL_STEM_OUTPUTS 4u
 #else
 #define MODEL_STEM_OUTPUTS 16u
-#define MODEL_STEM_PIXELS 16u /* at once */
+#define MODEL_STEM_PIXELS 16u /* and so many pixels */
 #endif
 
-/* 2 * pixel - mean, with zeros around the image. Two channels lie side by side; beside the last of an odd number of
-   channels it is again the last one, of the next column. A pixel is copied for every byte of a row from which the kernel
-   sees it. */
-static void model_stem_pixels(const model_stem *s, const uint8_t *image, model_int16 *pixels)
+/* 2 * pixel - mean, with zeros around the image, in the order of model_stem. A pixel is copied for every byte of a row
+   from which the kernel sees it. */
+MODEL_FUNCTION void model_stem_pixels(const model_stem *s, const uint8_t *image, model_int16 *pixels)
 {
     const size_t wide = 8 * s->stride, pair = 2 * s->stride * s->columns * s->part;
     size_t y, x, c;
@@ -61,9 +82,9 @@ static void model_stem_pixels(const model_stem *s, const uint8_t *image, model_i
     }
 }
 
-/* Sums of the pixels of one bit of bytes, [byte of a plane], of MODEL_STEM_OUTPUTS outputs. */
-static void model_stem_sums(const model_stem *s, const model_int16 *pixels, const int16_t *const *weights,
-                            model_int32 *const *sums)
+/* The sums of MODEL_STEM_OUTPUTS outputs for one bit of each byte, [byte of a plane]. */
+MODEL_FUNCTION void model_stem_sums(const model_stem *s, const model_int16 *pixels, const int16_t *const *weights,
+                                    model_int32 *const *sums)
 {
     size_t k, t, o;
 #ifdef MODEL_DOT
@@ -89,8 +110,8 @@ static void model_stem_sums(const model_stem *s, const model_int16 *pixels, cons
         }
     }
 #else
-    /* All that one sum needs, side by side, as compilers know how to add up the products of two rows of numbers; for
-       some pixels, so that what was written in pieces is not read at once. */
+    /* All that one sum needs is put side by side, as compilers know how to add up the products of two rows of numbers;
+       for several pixels, so that a load does not wait for the small stores just before it. */
     model_int16 *const seen = (model_int16 *)(sums[0] + MODEL_STEM_OUTPUTS * s->sums);
     size_t n, i;
     for (k = 0; k < s->plane; k += n) {
@@ -112,7 +133,7 @@ static void model_stem_sums(const model_stem *s, const model_int16 *pixels, cons
 #endif
 }
 
-/* The sums of the outputs from o on; those of the last one again where there are fewer. `first` has space for all. */
+/* The sums of the outputs from o on, the last one again where there are fewer. `first` has space for all of them. */
 MODEL_INLINE void model_stem_part(const model_stem *s, size_t o, size_t bit, const model_int16 *pixels,
                                   model_int32 *first, model_int32 **sums)
 {
@@ -125,9 +146,9 @@ MODEL_INLINE void model_stem_part(const model_stem *s, size_t o, size_t bit, con
     model_stem_sums(s, pixels + 2 * bit * s->stride * s->part, weights, sums);
 }
 
-/// stem_levels
-static void model_stem_levels(const model_stem *s, const model_quantizer *q, const model_int16 *pixels,
-                              model_int32 *first, uint8_t *levels)
+/* A stem whose sums become levels. */
+MODEL_FUNCTION void model_stem_levels(const model_stem *s, const model_quantizer *q, const model_int16 *pixels,
+                                      model_int32 *first, uint8_t *levels)
 {
     model_int32 *sums[MODEL_STEM_OUTPUTS];
     size_t o, bit, i;
@@ -139,9 +160,9 @@ static void model_stem_levels(const model_stem *s, const model_quantizer *q, con
         }
 }
 
-/// stem_stream
-static void model_stem_stream(const model_stem *s, const model_requantize *r, const model_int16 *pixels,
-                              model_int32 *first, const model_int16 *addend, int relu, model_int16 *stream)
+/* A stem whose sums become a stream, as in model_write. */
+MODEL_FUNCTION void model_stem_stream(const model_stem *s, const model_requantize *r, const model_int16 *pixels,
+                                      model_int32 *first, const model_int16 *addend, int relu, model_int16 *stream)
 {
     model_int32 *sums[MODEL_STEM_OUTPUTS];
     size_t o, bit, k, i;
@@ -158,3 +179,5 @@ static void model_stem_stream(const model_stem *s, const model_requantize *r, co
                 }
         }
 }
+
+#endif

@@ -1,16 +1,30 @@
-/// subsets
+/* Binary convolutions of planes of at most 8 bytes, four outputs at a time.
+
+   Such planes leave most of a vector idle. So the vector runs over outputs, whose pixels are its words of 8 bytes, and
+   an output adds up fewer and larger numbers: entries of a table of the sums of all subsets of up to four inputs, in 4
+   bits. The table has the inputs of the kernel's middle row only, at stride 2 also of the next one: what they count
+   for other rows is moved by whole rows of pixels afterwards. */
+
+#ifndef MODEL_TABLE_H
+#define MODEL_TABLE_H
+
+#include "conv.h"
+#include "planes.h"
+#include "rescale.h"
+#include "vectors.h"
+
+/* The groups of inputs that the table has subsets of. */
 typedef struct {
-    const model_offset *inputs; /* [groups][choose], taps in bytes */
+    const model_offset *inputs; /* [groups][choose], places of taps */
     size_t groups;
     unsigned choose, planes;
 } model_subset;
 
-/// table_kernel
 #if MODEL_VECTOR >= 32 && defined(__AVX2__)
-/* 4 x 4 words of 8 bytes, transposed. */
+/* Transposes 4 x 4 words of 8 bytes. */
 MODEL_INLINE void model_transpose_words(const uint8_t *from, size_t step, uint8_t *to, size_t out_step)
 {
-    /* No loops, which GCC would make copies of 16 bytes of. */
+    /* Written out, as GCC would make a loop into copies of 16 bytes. */
     const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)from);
     const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(from + step));
     const __m256i c = _mm256_loadu_si256((const __m256i *)(const void *)(from + 2 * step));
@@ -32,7 +46,7 @@ MODEL_INLINE void model_transpose_words(const uint8_t *from, size_t step, uint8_
 }
 #endif
 
-/* Words of all ones or zeros by 4 bits. */
+/* Of each number of 4 bits, a word of ones or zeros for each bit. */
 MODEL_INLINE void model_word_masks(model_vec32 *masks)
 {
     uint64_t words[4];
@@ -44,7 +58,7 @@ MODEL_INLINE void model_word_masks(model_vec32 *masks)
     }
 }
 
-/* to = from + a word of `planes` bits in all places that the mask selects, of sums of 4 bits */
+/* to = from + an input of `planes` bits in those entries that the mask selects. Sums have 4 bits. */
 MODEL_INLINE void model_add_input(const model_vec32 *from, const uint8_t *word, unsigned planes, model_vec32 mask,
                                   model_vec32 *to)
 {
@@ -60,8 +74,8 @@ MODEL_INLINE void model_add_input(const model_vec32 *from, const uint8_t *word, 
     model_add_vec32(x, 1, planes, 0, 4, to);
 }
 
-/* Sums of all subsets of `choose` inputs, in 4 bit planes of 8 bytes each, so that an input channel's tap becomes an
-   entry for several of them: entry m of a group has the sum of the inputs i with bit i in m. Four entries at once. */
+/* Writes the table, four entries at once: entry m of a group is the sum of those inputs i of the group for which m has
+   bit i, in 4 planes of 8 bytes. */
 MODEL_INLINE void model_subsets(const uint8_t *from, const model_offset *inputs, size_t groups, unsigned choose,
                                 unsigned planes, uint8_t *table)
 {
@@ -91,7 +105,8 @@ MODEL_INLINE void model_subsets(const uint8_t *from, const model_offset *inputs,
     }
 }
 
-static void model_table(const uint8_t *from, const model_subset *s, uint8_t *table)
+/* The table of the sums of inputs; `from` has their taps in chunks of 8 bytes. */
+MODEL_FUNCTION void model_table(const uint8_t *from, const model_subset *s, uint8_t *table)
 {
     if (s->choose == 4 && s->planes == 2) /* as constants, for speed */
         model_subsets(from, s->inputs, s->groups, 4, 2, table);
@@ -99,7 +114,7 @@ static void model_table(const uint8_t *from, const model_subset *s, uint8_t *tab
         model_subsets(from, s->inputs, s->groups, s->choose, s->planes, table);
 }
 
-/* Each word moved by whole rows of pixels: to the end of the plane, or to the beginning. */
+/* Moves each word by whole rows of pixels: for bits > 0 towards the end of the plane, else towards its beginning. */
 MODEL_INLINE model_vec32 model_moved(model_vec32 x, int bits)
 {
     const unsigned distance = (unsigned)(bits < 0 ? -bits : bits);
@@ -114,7 +129,7 @@ MODEL_INLINE model_vec32 model_moved(model_vec32 x, int bits)
     return model_shift_xor_vec32(x, distance, zeros, 0);
 }
 
-/* As model_sum_vec, of entries of a table, for 4 outputs at once, whose pixels are the words of a vector. */
+/* As model_sum_vec, for entries of a table and 4 outputs, each with a list and the lengths of its parts. */
 MODEL_INLINE void model_sum_entries(const model_conv *conv, model_bits bits, const uint8_t *from,
                                     const model_offset *list[4], const uint32_t *counts[4], unsigned sum_bits,
                                     model_vec32 *sum)
@@ -152,7 +167,7 @@ MODEL_INLINE void model_sum_entries(const model_conv *conv, model_bits bits, con
         }
 }
 
-/* As model_at_least_vec, with a threshold for each word, whose inverse bits select the masks. */
+/* As model_at_least_vec, with a threshold for each output, of which the inverted bits select masks. */
 MODEL_INLINE model_vec32 model_at_least_words(const model_vec32 *x, unsigned bits, const model_vec32 *masks,
                                               const uint8_t *threshold)
 {
@@ -163,7 +178,7 @@ MODEL_INLINE model_vec32 model_at_least_words(const model_vec32 *x, unsigned bit
     return carry;
 }
 
-/* The same with `high` as threshold where `is_high` is set, `low` elsewhere. */
+/* The same, with `high` as the threshold where `is_high` is set and `low` elsewhere. */
 MODEL_INLINE model_vec32 model_at_least_either(const model_vec32 *x, unsigned bits, const model_vec32 *masks,
                                                const uint8_t *low, const uint8_t *high, model_vec32 is_high)
 {
@@ -176,7 +191,7 @@ MODEL_INLINE model_vec32 model_at_least_either(const model_vec32 *x, unsigned bi
     return carry;
 }
 
-/* As model_compare_vec, of 4 outputs from o on. */
+/* As model_compare_vec, for 4 outputs from o on. */
 MODEL_INLINE void model_compare_words(const model_thresholds *t, size_t o, const model_vec32 *x, model_bits bits,
                                       const model_vec32 *masks, model_vec32 *level)
 {
@@ -199,12 +214,13 @@ MODEL_INLINE void model_compare_words(const model_thresholds *t, size_t o, const
     }
 }
 
-static void model_lists(const model_conv *conv, unsigned parts, size_t o, const model_offset **next,
-                        const model_offset *list[4], const uint32_t *counts[4])
+/* The lists of 4 outputs from o on, and the lengths of their parts. `next` is moved to the list after them. */
+MODEL_FUNCTION void model_lists(const model_conv *conv, unsigned parts, size_t o, const model_offset **next,
+                                const model_offset *list[4], const uint32_t *counts[4])
 {
     size_t i, p;
     for (i = 0; i < 4; i++) {
-        const size_t last = o + i < conv->out ? o + i : conv->out - 1; /* again, if there are fewer than 4 */
+        const size_t last = o + i < conv->out ? o + i : conv->out - 1; /* again, where there are fewer than 4 */
         counts[i] = conv->counts + (1 + last) * parts;
         list[i] = o + i < conv->out ? *next : list[i - 1];
         for (p = 0; p < parts && o + i < conv->out; p++)
@@ -212,6 +228,7 @@ static void model_lists(const model_conv *conv, unsigned parts, size_t o, const 
     }
 }
 
+/* all = the sum of all inputs, in each word. Returns the list of the first output. */
 MODEL_INLINE const model_offset *model_sum_all(const model_conv *conv, model_bits bits, const uint8_t *from,
                                                model_vec32 *all)
 {
@@ -229,6 +246,7 @@ MODEL_INLINE const model_offset *model_sum_all(const model_conv *conv, model_bit
     return next;
 }
 
+/* As model_conv_levels_vec. */
 MODEL_INLINE void model_conv_levels_table(const model_conv *conv, model_bits bits, const model_thresholds *t,
                                           const uint8_t *from, uint8_t *levels)
 {
@@ -260,7 +278,7 @@ MODEL_INLINE void model_conv_levels_table(const model_conv *conv, model_bits bit
     }
 }
 
-/* Numbers of 64 pixels of 4 outputs as bytes, the lowest first: [output][bytes of a number][pixel]. */
+/* Turns numbers of 64 pixels of 4 outputs into bytes, [output][byte of a number, the lowest first][pixel]. */
 MODEL_INLINE void model_bytes_table(const model_vec32 *planes, unsigned bits, uint8_t bytes[4][256])
 {
     uint8_t mixed[32 * 32];
@@ -272,9 +290,9 @@ MODEL_INLINE void model_bytes_table(const model_vec32 *planes, unsigned bits, ui
     }
 }
 
+/* As model_conv_stream_vec. */
 MODEL_INLINE void model_conv_stream_table(const model_conv *conv, model_bits bits, const model_requantize *r,
-                                          const uint8_t *from, const model_int16 *addend, int relu,
-                                          model_int16 *stream)
+                                          const uint8_t *from, const model_int16 *addend, int relu, model_int16 *stream)
 {
     model_vec32 planes[32];
     const model_offset *next = model_sum_all(conv, bits, from, planes);
@@ -304,3 +322,5 @@ MODEL_INLINE void model_conv_stream_table(const model_conv *conv, model_bits bit
         }
     }
 }
+
+#endif

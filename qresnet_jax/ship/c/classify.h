@@ -1,0 +1,21 @@
+/* The last layer of both profiles. */
+
+#ifndef MODEL_CLASSIFY_H
+#define MODEL_CLASSIFY_H
+
+#include "common.h"
+
+/* logits = weights @ x + bias, where the weights lie in the order [class][channel]. */
+MODEL_FUNCTION void model_classify(const model_int16 *x, const int16_t *weights, const int32_t *bias, size_t channels,
+                                   size_t classes, int32_t *logits)
+{
+    size_t c, k;
+    for (k = 0; k < classes; k++) {
+        int32_t sum = bias[k];
+        for (c = 0; c < channels; c++)
+            sum += (int32_t)x[c] * weights[k * channels + c];
+        logits[k] = sum;
+    }
+}
+
+#endif

@@ -1,0 +1,28 @@
+/* Counts taps, in vectors of each width. */
+
+#ifndef MODEL_COUNT_H
+#define MODEL_COUNT_H
+
+#include "planes.h"
+#include "vectors.h"
+
+#define model_eight_vec MODEL_OF_WIDTH(eight_vec)
+#define model_eight_base MODEL_NAME(eight_vec, MODEL_VECTOR)
+#define model_sixteen_vec MODEL_OF_WIDTH(sixteen_vec)
+#define model_count_plane_vec MODEL_OF_WIDTH(count_plane_vec)
+#define model_count_vec MODEL_OF_WIDTH(count_vec)
+
+#include "count_of_width.h"
+#undef MODEL_BYTES
+#define MODEL_BYTES 16
+#include "count_of_width.h"
+#undef MODEL_BYTES
+#define MODEL_BYTES 32
+#include "count_of_width.h"
+#undef MODEL_BYTES
+#define MODEL_BYTES 64
+#include "count_of_width.h"
+#undef MODEL_BYTES
+#define MODEL_BYTES 8
+
+#endif

@@ -1,0 +1,162 @@
+/* Makes the taps of a convolution from the bit planes of its input, at stride 2 by way of their phases. */
+
+#ifndef MODEL_TAPS_H
+#define MODEL_TAPS_H
+
+#include "planes.h"
+#include "vectors.h"
+
+#define model_tap_vec MODEL_OF_WIDTH(tap_vec)
+#define model_spread_tap_vec MODEL_OF_WIDTH(spread_tap_vec)
+#define model_spread_vec MODEL_OF_WIDTH(spread_vec)
+
+#include "taps_of_width.h"
+#undef MODEL_BYTES
+#define MODEL_BYTES 16
+#include "taps_of_width.h"
+#undef MODEL_BYTES
+#define MODEL_BYTES 32
+#include "taps_of_width.h"
+#undef MODEL_BYTES
+#define MODEL_BYTES 64
+#include "taps_of_width.h"
+#undef MODEL_BYTES
+#define MODEL_BYTES 8
+
+/* The bytes of a chunk: of the vectors that convolutions take for planes of `plane` bytes. */
+#define MODEL_CHUNK(plane)                                             \
+    ((MODEL_VECTOR >= 64 || MODEL_VECTOR == 8) && (plane) > 32   ? 64u \
+     : (MODEL_VECTOR >= 32 || MODEL_VECTOR == 8) && (plane) > 16 ? 32u \
+     : (plane) > 8                                               ? 16u \
+                                                                 : 8u)
+
+/* The taps of `in`, in chunks of `chunk` bytes. */
+MODEL_FUNCTION void model_spread(const model_taps *s, const uint8_t *in, size_t chunk, uint8_t *out)
+{
+    if (chunk == 64)
+        model_spread_vec64(s, in, out);
+    else if (chunk == 32)
+        model_spread_vec32(s, in, out);
+    else if (chunk == 16)
+        model_spread_vec16(s, in, out);
+    else
+        model_spread_vec8(s, in, out);
+}
+
+/* Every second bit of x, beginning with the lowest one, side by side. */
+MODEL_INLINE uint64_t model_even(uint64_t x)
+{
+    x &= 0x5555555555555555u;
+    x = (x | x >> 1) & 0x3333333333333333u;
+    x = (x | x >> 2) & 0x0f0f0f0f0f0f0f0fu;
+    x = (x | x >> 4) & 0x00ff00ff00ff00ffu;
+    x = (x | x >> 8) & 0x0000ffff0000ffffu;
+    return (x | x >> 16) & 0xffffffffu;
+}
+
+/* The even and the odd columns of 8 bytes. Of each, n bytes are written, at most 4. */
+MODEL_INLINE void model_halve_word(const uint8_t *in, size_t n, uint8_t *even, uint8_t *odd)
+{
+    const uint64_t x = model_load(in);
+    const uint64_t low = model_even(x), high = model_even(x >> 1);
+    size_t k;
+    for (k = 0; k < n; k++) {
+        even[k] = (uint8_t)(low >> (8 * k));
+        odd[k] = (uint8_t)(high >> (8 * k));
+    }
+}
+
+/* The same for n words of 8 bytes. */
+MODEL_FUNCTION void model_halve_words(const uint8_t *in, size_t n, uint8_t *restrict even, uint8_t *restrict odd)
+{
+    size_t i;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    for (i = 0; i < n; i++) {
+        const uint64_t x = model_load(in + 8 * i);
+        const uint32_t low = (uint32_t)model_even(x), high = (uint32_t)model_even(x >> 1);
+        memcpy(even + 4 * i, &low, 4);
+        memcpy(odd + 4 * i, &high, 4);
+    }
+#else
+    for (i = 0; i < n; i++)
+        model_halve_word(in + 8 * i, 4, even + 4 * i, odd + 4 * i);
+#endif
+}
+
+/* The even and the odd columns of a plane. Bits beyond the last column of a row are not cleared, as masks do that. */
+MODEL_FUNCTION void model_halve(const model_taps *s, const uint8_t *in, uint8_t *restrict even, uint8_t *restrict odd)
+{
+    /* Rows of an even number of bytes are as good as one long row. */
+    const size_t rows = s->row % 2 ? s->height : 1, row = s->row % 2 ? s->row : s->height * s->row;
+    const size_t half = (row + 1) / 2, whole = half / 4;
+    size_t y;
+    for (y = 0; y < rows; y++, in += row) {
+        model_halve_words(in, whole, even, odd);
+        if (half % 4)
+            model_halve_word(in + 8 * whole, half % 4, even + 4 * whole, odd + 4 * whole);
+        even += half;
+        odd += half;
+    }
+}
+
+/* Every second row of a plane whose columns are halved. */
+MODEL_INLINE void model_every_second(const uint8_t *in, size_t row, size_t rows, uint8_t *restrict out)
+{
+    size_t y;
+    for (y = 0; y < rows; y++)
+        memcpy(out + y * row, in + 2 * y * row, row);
+}
+
+/* The even rows of such a plane, or from first = 1 on the odd ones. */
+MODEL_FUNCTION void model_rows(const model_taps *s, const uint8_t *in, size_t first, uint8_t *restrict out)
+{
+    const size_t rows = (s->height + 1 - first) / 2;
+    in += first * s->out_row;
+    if (s->out_row == 1) /* as constants, for speed */
+        model_every_second(in, 1, rows, out);
+    else if (s->out_row == 2)
+        model_every_second(in, 2, rows, out);
+    else
+        model_every_second(in, s->out_row, rows, out);
+    if (rows < s->out_height)
+        memset(out + rows * s->out_row, 0, s->out_row);
+}
+
+#if MODEL_VECTOR >= 64 && defined(__BMI2__) /* machines with AVX-512 have a quick pext, others need not */
+#define MODEL_WORD_PHASES(s) (((s)->row == 2 || (s)->row == 4) && (s)->height * (s)->row % 32 == 0)
+
+/* The phases of a plane of n * 32 bytes, with rows of 2 or 4 bytes: each has 16 bits of every 8 bytes. */
+MODEL_FUNCTION void model_word_phases(const model_taps *s, const uint8_t *in, uint8_t *out)
+{
+    size_t n, k;
+    for (k = 0; k < s->phases; k++, out += s->pitch) {
+        const unsigned first = 8 * (unsigned)s->row * s->parity[2 * k] + s->parity[2 * k + 1];
+        const uint64_t mask = (s->row == 2 ? 0x0000555500005555u : 0x0000000055555555u) << first;
+        for (n = 0; n < s->height * s->row; n += 32)
+            model_store(out + n / 4, _pext_u64(model_load(in + n), mask) |
+                                         _pext_u64(model_load(in + n + 8), mask) << 16 |
+                                         _pext_u64(model_load(in + n + 16), mask) << 32 |
+                                         _pext_u64(model_load(in + n + 24), mask) << 48);
+    }
+}
+#else
+#define MODEL_WORD_PHASES(s) 0
+#define model_word_phases(s, in, out) ((void)0)
+#endif
+
+/* The phases of all planes. `even` and `odd` have space for the columns of one plane. */
+MODEL_FUNCTION void model_phases(const model_taps *s, const uint8_t *in, uint8_t *even, uint8_t *odd, uint8_t *out)
+{
+    size_t i, k;
+    for (i = 0; i < s->planes * s->channels; i++, in += s->height * s->row, out += s->phases * s->pitch) {
+        if (MODEL_WORD_PHASES(s)) {
+            model_word_phases(s, in, out);
+            continue;
+        }
+        model_halve(s, in, even, odd);
+        for (k = 0; k < s->phases; k++)
+            model_rows(s, s->parity[2 * k + 1] ? odd : even, s->parity[2 * k], out + k * s->pitch);
+    }
+}
+
+#endif

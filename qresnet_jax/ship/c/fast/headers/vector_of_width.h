@@ -1,0 +1,135 @@
+/* A vector of MODEL_BYTES bytes, and what is done to its words of 8 bytes. */
+
+#include "target.h"
+
+#if MODEL_BYTES <= MODEL_VECTOR
+
+#if MODEL_BYTES == 8
+typedef uint64_t model_vec;
+#else
+typedef uint64_t model_vec __attribute__((vector_size(MODEL_BYTES)));
+#endif
+
+#if MODEL_BYTES > 8 && defined(__AVX512VL__)
+/* Any function of three bits is one instruction; `table` has its results. */
+#undef MODEL_TERNARY
+#if MODEL_BYTES == 64
+#define MODEL_TERNARY(a, b, c, table) _mm512_ternarylogic_epi64((__m512i)(a), (__m512i)(b), (__m512i)(c), table)
+#elif MODEL_BYTES == 32
+#define MODEL_TERNARY(a, b, c, table) _mm256_ternarylogic_epi64((__m256i)(a), (__m256i)(b), (__m256i)(c), table)
+#else
+#define MODEL_TERNARY(a, b, c, table) _mm_ternarylogic_epi64((__m128i)(a), (__m128i)(b), (__m128i)(c), table)
+#endif
+
+MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
+{
+    return (model_vec)MODEL_TERNARY(a, b, c, 0xe8);
+}
+
+MODEL_INLINE model_vec model_parity_vec(model_vec a, model_vec b, model_vec c)
+{
+    return (model_vec)MODEL_TERNARY(a, b, c, 0x96);
+}
+#else
+MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
+{
+#if MODEL_BYTES == 8 /* one copy less where instructions overwrite an operand */
+    return b ^ ((a ^ b) & (b ^ c));
+#else
+    return (a & b) | (c & (a ^ b));
+#endif
+}
+
+MODEL_INLINE model_vec model_parity_vec(model_vec a, model_vec b, model_vec c)
+{
+    return a ^ b ^ c;
+}
+#endif
+
+MODEL_INLINE model_vec model_fill_vec(uint64_t word)
+{
+    const model_vec zeros = {0};
+    return zeros + word;
+}
+
+MODEL_INLINE model_vec model_xor_vec(model_vec a, model_vec b)
+{
+    return a ^ b;
+}
+
+MODEL_INLINE model_vec model_and_vec(model_vec a, model_vec b)
+{
+    return a & b;
+}
+
+/* (a >> right) ^ (b << left) */
+MODEL_INLINE model_vec model_shift_xor_vec(model_vec a, unsigned right, model_vec b, unsigned left)
+{
+    return (a >> right) ^ (b << left);
+}
+
+#else /* of several of the machine's vectors */
+
+typedef struct {
+    model_base w[MODEL_WORDS];
+} model_vec;
+
+MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS; w++)
+        a.w[w] = model_majority_base(a.w[w], b.w[w], c.w[w]);
+    return a;
+}
+
+MODEL_INLINE model_vec model_parity_vec(model_vec a, model_vec b, model_vec c)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS; w++)
+        a.w[w] = model_parity_base(a.w[w], b.w[w], c.w[w]);
+    return a;
+}
+
+MODEL_INLINE model_vec model_fill_vec(uint64_t word)
+{
+    model_vec x;
+    size_t w;
+    for (w = 0; w < MODEL_WORDS; w++)
+        x.w[w] = model_fill_base(word);
+    return x;
+}
+
+MODEL_INLINE model_vec model_xor_vec(model_vec a, model_vec b)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS; w++)
+        a.w[w] ^= b.w[w];
+    return a;
+}
+
+MODEL_INLINE model_vec model_and_vec(model_vec a, model_vec b)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS; w++)
+        a.w[w] &= b.w[w];
+    return a;
+}
+
+MODEL_INLINE model_vec model_shift_xor_vec(model_vec a, unsigned right, model_vec b, unsigned left)
+{
+    size_t w;
+    for (w = 0; w < MODEL_WORDS; w++)
+        a.w[w] = (a.w[w] >> right) ^ (b.w[w] << left);
+    return a;
+}
+#endif
+
+MODEL_INLINE model_vec model_load_vec(const uint8_t *p)
+{
+    model_vec x;
+    memcpy(&x, p, sizeof x);
+#if MODEL_BYTES > 8 && MODEL_BYTES <= MODEL_VECTOR && defined(__AVX512VL__)
+    __asm__("" : "+v"(x)); /* or compilers load it again for each of its uses */
+#endif
+    return x;
+}
