@@ -3,18 +3,12 @@
 Two things happen to what lies between two convolutions (scale s, step alpha / n, batch norm, ReLU, quantizer):
 
 - Where it ends on the residual stream, evaluation already computes `(acc * M + C) >> k`; folding writes M, C, k down.
-- Where it ends in a quantizer, it is a staircase in the integer acc, rising or falling as gamma is positive or
-  negative. Folding finds each stair by bisection over all integers that acc can be, on the trained formula in float64:
-
-      threshold_i = min {x : level(direction * x) >= i},    i = 1 .. n
-
-  So there is no rounding to argue about: at every reachable acc the integer network has the level of the formula,
-  ties included. Evaluation in float32 may differ where the formula comes within 1e-6 of a tie.
+- Where it ends in a quantizer, it becomes thresholds on the integer acc, see `qresnet_jax.ship.thresholds`.
 """
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import jax
@@ -29,6 +23,7 @@ from qresnet_jax.models.resnet import Block, PreactBlock, ResNet
 from qresnet_jax.quantize import fixed_point, weights
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.thresholds import fold_quantizer, unit_of_sums
 
 
 def fold(
@@ -199,12 +194,12 @@ class _Folding:
         act_before: nn.Quantizer | None = None,
     ) -> int:
         """Of node x: the stream, or `conv` of `act_before`'s levels."""
-        factor: float | np.ndarray
+        unit: float | np.ndarray
         if conv is None or act_before is None:
-            factor, bound = 2.0**-self.fraction_bits, fixed_point.STREAM_MAX + 1
+            unit, bound = 2.0**-self.fraction_bits, fixed_point.STREAM_MAX + 1
         else:
-            factor, bound = _factor(conv, act_before), conv.acc_max(act_before.max_level)
-        return self.add(dataclasses.replace(fold_quantizer(norm, act, factor, bound), inputs=(x,)))
+            unit, bound = unit_of_sums(conv, act_before), conv.acc_max(act_before.max_level)
+        return self.add(dataclasses.replace(fold_quantizer(norm, act, unit, bound), inputs=(x,)))
 
     def requantize(
         self,
@@ -273,70 +268,3 @@ def _stream_constants(norm: nn.BatchNorm, fraction_bits: int) -> fixed_point.Req
 
 _integer_kernel = nnx.jit(nn.StemConv.integer_kernel)
 _integer_weights = nnx.jit(nn.Classifier.integer_weights)
-
-
-# The trained formula in float64.
-
-
-def fold_quantizer(
-    norm: nn.BatchNorm | None, act: nn.Quantizer, factor: float | np.ndarray, bound: int
-) -> nodes.ThresholdsNode:
-    """Batch norm, ReLU and quantizer of `integer * factor` as thresholds on the integer.
-
-    Args:
-      norm: in evaluation mode; None for none.
-      act: the quantizer.
-      factor: what one unit is worth, scalar or `[C]`.
-      bound: of the integer's magnitude.
-    """
-    direction, affine = _batch_norm(norm)
-
-    def stairs(x: np.ndarray) -> np.ndarray:
-        return act.level_index(affine(x * factor))
-
-    thresholds = find_thresholds(stairs, direction, bound, len(act.levels) - 1)
-    return nodes.ThresholdsNode(
-        thresholds=thresholds, direction=direction, levels=np.array(act.levels, np.int32)
-    )
-
-
-def _factor(conv: nn.BinaryConv, act: nn.Quantizer) -> np.ndarray:
-    """What one unit of the accumulator of `conv`, on levels of `act`, is worth: scalar or `[out]`."""
-    size = np.abs(np.asarray(conv.kernel[...], np.float64))
-    scale = size.mean() if conv.scale == "layer" else size.mean((0, 1, 2))
-    return scale * (float(act.clipping_level) / act.max_level)
-
-
-def _batch_norm(norm: nn.BatchNorm | None) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Per channel the direction, -1 or +1, in which it is monotone, and the function; of None the identity."""
-    if norm is None:
-        return np.ones(1, np.int8), lambda x: x
-    mean, var, gamma, beta = (
-        np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)
-    )
-    multiplier = gamma / np.sqrt(var + norm.epsilon)
-    return np.where(gamma < 0, -1, 1).astype(np.int8), lambda x: (x - mean) * multiplier + beta
-
-
-def find_thresholds(
-    stairs: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, bound: int, n: int
-) -> np.ndarray:
-    """`min {x : stairs(direction * x) >= i}` for i = 1 .. n, over the integers `-bound .. bound`, by bisection.
-
-    Args:
-      stairs: monotone in x along `direction`: integers `[n, C]` -> integers 0 .. n, `[n, C]`.
-      direction: -1 or +1, `[C]`.
-      bound: of `|x|`.
-      n: number of stairs.
-
-    Returns:
-      int32 `[C, n]`; `bound + 1` where no x is high enough.
-    """
-    stair = np.arange(1, n + 1)[:, None]
-    low = np.full((n, len(direction)), -bound)
-    high = np.full_like(low, bound + 1)
-    while np.any(low < high):
-        middle = (low + high) // 2
-        reached = (middle <= bound) & (stairs(direction * middle) >= stair)
-        low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
-    return low.T.astype(np.int32)

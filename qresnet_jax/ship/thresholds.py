@@ -1,0 +1,82 @@
+"""Batch norm, ReLU and quantizer as integer thresholds, found on the trained formula in float64.
+
+What lies between a sum and the next quantizer (scale s, step alpha / n, batch norm, ReLU) is a staircase in the integer
+sum, rising or falling as gamma is positive or negative. Each of its stairs is found by bisection over all integers that
+the sum can be:
+
+    threshold_i = min {x : level_index(direction * x) >= i},    i = 1 .. n
+
+So there is no rounding to argue about: at every reachable sum the integer network has the level of the formula, ties
+included. Evaluation in float32 may differ where the formula comes within 1e-6 of a tie.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qresnet_jax import nn
+from qresnet_jax.ship import nodes
+
+
+def fold_quantizer(
+    norm: nn.BatchNorm | None, act: nn.Quantizer, unit: float | np.ndarray, bound: int
+) -> nodes.ThresholdsNode:
+    """Returns batch norm, ReLU and quantizer of `integer * unit` as thresholds on the integer.
+
+    Args:
+      norm: in evaluation mode; None for none.
+      act: the quantizer.
+      unit: what one unit of the integer is worth, scalar or `[C]`.
+      bound: of the integer's magnitude.
+    """
+    direction, affine = _batch_norm(norm)
+
+    def stairs(x: np.ndarray) -> np.ndarray:
+        return act.level_index(affine(x * unit))
+
+    thresholds = find_thresholds(stairs, direction, bound, len(act.levels) - 1)
+    return nodes.ThresholdsNode(
+        thresholds=thresholds, direction=direction, levels=np.array(act.levels, np.int32)
+    )
+
+
+def unit_of_sums(conv: nn.BinaryConv, act: nn.Quantizer) -> np.ndarray:
+    """Returns what one unit of the sums of `conv`, on levels of `act`, is worth: float64 `[]`, or `[out]` per channel."""
+    size = np.abs(np.asarray(conv.kernel[...], np.float64))
+    scale = size.mean() if conv.scale == "layer" else size.mean((0, 1, 2))
+    return scale * (float(act.clipping_level) / act.max_level)
+
+
+def _batch_norm(norm: nn.BatchNorm | None) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Per channel the direction, -1 or +1, in which it is monotone, and the function; of None the identity."""
+    if norm is None:
+        return np.ones(1, np.int8), lambda x: x
+    mean, var, gamma, beta = (
+        np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)
+    )
+    multiplier = gamma / np.sqrt(var + norm.epsilon)
+    return np.where(gamma < 0, -1, 1).astype(np.int8), lambda x: (x - mean) * multiplier + beta
+
+
+def find_thresholds(
+    stairs: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, bound: int, n: int
+) -> np.ndarray:
+    """Returns `min {x : stairs(direction * x) >= i}` for i = 1 .. n, over the integers `-bound .. bound`, by bisection.
+
+    Args:
+      stairs: monotone in x along `direction`: integers `[n, C]` -> integers 0 .. n, `[n, C]`.
+      direction: -1 or +1, `[C]`.
+      bound: of `|x|`.
+      n: number of stairs.
+
+    Returns:
+      int32 `[C, n]`; `bound + 1` where no x is high enough.
+    """
+    stair = np.arange(1, n + 1)[:, None]
+    low = np.full((n, len(direction)), -bound)
+    high = np.full_like(low, bound + 1)
+    while np.any(low < high):
+        middle = (low + high) // 2
+        reached = (middle <= bound) & (stairs(direction * middle) >= stair)
+        low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
+    return low.T.astype(np.int32)
