@@ -40,7 +40,7 @@ def augment(keys: jax.Array, pixels: jax.Array, padding: int, flip: bool) -> jax
     """
     height, width = pixels.shape[1:3]
 
-    def one(key, image):
+    def one(key: jax.Array, image: jax.Array) -> jax.Array:
         crop_key, flip_key = jax.random.split(key)
         if padding:
             image = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
@@ -54,8 +54,19 @@ def augment(keys: jax.Array, pixels: jax.Array, padding: int, flip: bool) -> jax
 
 
 def train_batch(
-    key, images, labels, order, step, step_in_epoch, *, batch_size, shard, num_shards, padding, flip
-):
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    step: jax.Array,
+    step_in_epoch: jax.Array,
+    *,
+    batch_size: int,
+    shard: jax.Array,
+    num_shards: int,
+    padding: int,
+    flip: bool,
+) -> tuple[jax.Array, jax.Array]:
     """One device's share of a training batch.
 
     Args:

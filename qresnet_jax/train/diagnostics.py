@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from qresnet_jax.models.resnet import Block
+from qresnet_jax.models.resnet import Block, ResNet
+from qresnet_jax.nn.activations import FloatActivation, Quantizer
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.fixed_point import STREAM_MAX
 from qresnet_jax.quantize.weights import magnitude, sign
@@ -31,6 +32,8 @@ from qresnet_jax.quantize.weights import magnitude, sign
 MOST_LEVELS = 16
 WALK_STEPS = 2000  # the first ones of a run
 WALK_WEIGHTS = 32
+
+Diagnose = Callable[[nnx.State, nnx.State, optax.OptState, jax.Array], dict[str, jax.Array]]
 
 _Kind = TypeVar("_Kind", bound=nnx.Variable)
 
@@ -127,7 +130,9 @@ def start_walk(params: nnx.State) -> dict[str, jax.Array]:
     }
 
 
-def extend_walk(walk: dict, step: jax.Array, opt_state: optax.OptState) -> dict[str, jax.Array]:
+def extend_walk(
+    walk: dict[str, jax.Array], step: jax.Array, opt_state: optax.OptState
+) -> dict[str, jax.Array]:
     """Writes a step's row of the record; rows past its end are dropped.
 
     Args:
@@ -145,7 +150,7 @@ def extend_walk(walk: dict, step: jax.Array, opt_state: optax.OptState) -> dict[
     return {key: walk[key].at[step].set(_walked(value), mode="drop") for key, value in row.items()}
 
 
-def _walked(kernel):
+def _walked(kernel: jax.Array) -> jax.Array:
     """Evenly spaced elements of a kernel, which differ in tap, input and output channel."""
     return kernel.reshape(-1)[
         jnp.linspace(0, kernel.size - 1, min(WALK_WEIGHTS, kernel.size), dtype=jnp.int32)
@@ -155,26 +160,26 @@ def _walked(kernel):
 class Probe(nnx.Module):
     """Stands for an activation quantizer and measures what passes it."""
 
-    def __init__(self, act: nnx.Module):
+    def __init__(self, act: Quantizer | FloatActivation) -> None:
         self.act = act
-        self.measured = nnx.data({})
+        self.measured: dict[str, jax.Array] = nnx.data({})
 
     @property
-    def step(self):
+    def step(self) -> jax.Array | None:
         return self.act.step
 
     @property
-    def max_level(self):
+    def max_level(self) -> int | None:
         return self.act.max_level
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.act(x)
-        if self.step is not None:
-            top = self.step * self.max_level
-            self.measured["saturation"] = jnp.mean(x >= top)
-            if self.max_level < MOST_LEVELS:
-                levels = jnp.round(y.astype(jnp.float32) / self.step)
-                for q in range(self.max_level + 1):
+        step, max_level = self.step, self.max_level
+        if step is not None and max_level is not None:
+            self.measured["saturation"] = jnp.mean(x >= step * max_level)
+            if max_level < MOST_LEVELS:
+                levels = jnp.round(y.astype(jnp.float32) / step)
+                for q in range(max_level + 1):
                     self.measured[f"occupancy/{q}"] = jnp.mean(levels == q)
         return y
 
@@ -185,18 +190,19 @@ class StreamProbe(nnx.Module):
     What ReLU cuts off at the lower end does no harm, so the output's absolute value says all.
     """
 
-    def __init__(self, block: Block):
+    def __init__(self, block: Block) -> None:
         self.block = block
-        self.measured = nnx.data({})
+        self.measured: dict[str, jax.Array] = nnx.data({})
 
     def __call__(self, stream: jax.Array) -> jax.Array:
         out = self.block(stream)
+        assert self.block.fraction_bits is not None  # a float stream has no end
         end = STREAM_MAX * 2.0**-self.block.fraction_bits
         self.measured["saturation"] = jnp.mean(jnp.abs(out) >= end)
         return out
 
 
-def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
+def activation_diagnostics(model: ResNet, images: jax.Array) -> dict[str, jax.Array]:
     """`saturation/<layer or block>`, `occupancy/<layer>/<q>`, `alpha/<layer>` of one forward pass; changes the model.
 
     Args:
@@ -204,13 +210,15 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
       images: normalised, float `[N, H, W, C]`.
     """
     alphas = by_layer(nnx.state(model, ClippingLevel), ClippingLevel)
-    probes = {}
+    probes: dict[str, Probe | StreamProbe] = {}
     for path, module in nnx.iter_modules(model):
         if isinstance(module, Block):
-            for i, act in enumerate(list(module.acts)):
-                probes[".".join(map(str, (*path, "acts", i)))] = module.acts[i] = Probe(act)
+            acts: nnx.List[Any] = module.acts
+            for i, act in enumerate(list(acts)):
+                probes[".".join(map(str, (*path, "acts", i)))] = acts[i] = Probe(act)
     if model.fraction_bits is not None:
-        for i, stage in enumerate(model.stages):
+        stages: nnx.List[Any] = model.stages
+        for i, stage in enumerate(stages):
             for j, block in enumerate(list(stage)):
                 probes[f"stages.{i}.{j}"] = stage[j] = StreamProbe(block)
     model(images)
@@ -222,7 +230,7 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
     return values
 
 
-def make_diagnose(graphdef: nnx.GraphDef, threshold: float, relative: bool) -> Callable:
+def make_diagnose(graphdef: nnx.GraphDef[ResNet], threshold: float, relative: bool) -> Diagnose:
     """`(params, model_state, opt_state, images) -> {metric: float32 scalar}`, jitted: all that is read off a state.
 
     Args:
@@ -230,7 +238,9 @@ def make_diagnose(graphdef: nnx.GraphDef, threshold: float, relative: bool) -> C
       threshold, relative: of the hysteresis loop.
     """
 
-    def diagnose(params, model_state, opt_state, images):
+    def diagnose(
+        params: nnx.State, model_state: nnx.State, opt_state: optax.OptState, images: jax.Array
+    ) -> dict[str, jax.Array]:
         values = activation_diagnostics(nnx.merge(graphdef, params, model_state, copy=True), images)
         if by_layer(params, BinaryKernel):
             values |= weight_diagnostics(opt_state, threshold, relative)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from ml_collections import ConfigDict
 
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, NormParam
 from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
@@ -20,7 +21,7 @@ def labels(params: nnx.State) -> nnx.State:
       TypeError: a variable that is no `nnx.Param`; the message has its path.
     """
 
-    def label(path, variable):
+    def label(path: jax.tree_util.KeyPath, variable: object) -> str:
         for kind, name in GROUPS.items():
             if isinstance(variable, kind):
                 return name
@@ -31,7 +32,7 @@ def labels(params: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(label, params, is_leaf=lambda v: isinstance(v, nnx.Variable))
 
 
-def schedule(optim, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+def schedule(optim: ConfigDict, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate's course as a factor in 0..1 of its peak, a function of the step.
 
     "cosine" falls to 0 at the end, "step" is divided by 10 at 30, 60 and 90 % of training, "constant" stays; a linear
@@ -60,7 +61,7 @@ def keep_above(minimum: float) -> optax.GradientTransformation:
 
 
 def optimizer(
-    optim, params: nnx.State, total_steps: int, steps_per_epoch: int
+    optim: ConfigDict, params: nnx.State, total_steps: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """Builds the optax transformation for `config.optim`.
 
@@ -72,10 +73,10 @@ def optimizer(
     """
     course = schedule(optim, total_steps, steps_per_epoch)
 
-    def rate(step):
+    def rate(step: jax.Array) -> jax.Array:
         return optim.learning_rate * course(step)
 
-    def base(weight_decay):
+    def base(weight_decay: float) -> optax.GradientTransformation:
         if optim.name == "adamw":
             return optax.adamw(rate, weight_decay=weight_decay)
         decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []

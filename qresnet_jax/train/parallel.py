@@ -9,12 +9,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qresnet_jax.system.machine import processors
-from qresnet_jax.train.step import AXIS, TrainData, TrainState
+from qresnet_jax.train.step import AXIS, EvalStep, TrainData, TrainState, TrainStep
 
 _IMAGES_PER_CORE = 32  # with fewer, a step's sums over all devices cost more than another device gains
 _DAY = 24 * 60 * 60  # seconds
-
-TrainStep = Callable[[TrainState, TrainData], TrainState]
 
 
 def cores_as_devices(batch_size: int) -> None:
@@ -96,7 +94,7 @@ def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> TrainS
     return jax.jit(mapped, donate_argnums=0, compiler_options=_compiler_options(mesh))
 
 
-def map_eval_step(step: Callable, mesh: Mesh) -> Callable:
+def map_eval_step(step: EvalStep, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
     """`(params, model_state, pixels, labels, mean) -> sums`; pixels and labels are divided over the devices."""
     everywhere, shared = PartitionSpec(), PartitionSpec(AXIS)
     mapped = jax.shard_map(

@@ -1,13 +1,15 @@
 """One training step and one evaluation batch, pure, as each device computes them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from ml_collections import ConfigDict
 
+from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.nn.variables import Temperature
 from qresnet_jax.pixels import normalize
 from qresnet_jax.train.batches import train_batch
@@ -39,6 +41,9 @@ class TrainData(NamedTuple):
 
 
 METRICS = ("loss", "correct", "images")
+TrainStep = Callable[[TrainState, TrainData], TrainState]
+EvalStep = Callable[[nnx.State, nnx.State, jax.Array, jax.Array, jax.Array], dict[str, jax.Array]]
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTransformation) -> TrainState:
@@ -51,14 +56,20 @@ def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTran
     return TrainState(zero, params, model_state, opt_state, sums, none, start_walk(params))
 
 
-def merge(graphdef: nnx.GraphDef, params: nnx.State, model_state: nnx.State) -> nnx.Module:
+def merge(graphdef: nnx.GraphDef[Model], params: nnx.State, model_state: nnx.State) -> Model:
     """The model of a state; its own copy, so that it may change inside a transformation."""
     return nnx.merge(graphdef, params, model_state, copy=True)
 
 
 def make_train_step(
-    graphdef, tx, config, *, num_shards: int, steps_per_epoch: int, total_steps: int
-) -> Callable:
+    graphdef: nnx.GraphDef[ResNet],
+    tx: optax.GradientTransformation,
+    config: ConfigDict,
+    *,
+    num_shards: int,
+    steps_per_epoch: int,
+    total_steps: int,
+) -> TrainStep:
     """The step of one replica: `(state, data) -> state`, to be mapped over the axis `AXIS`.
 
     Args:
@@ -70,7 +81,13 @@ def make_train_step(
     """
     temperature = config.optim.temperature
 
-    def loss_fn(params, model_state, step, images, labels):
+    def loss_fn(
+        params: nnx.State,
+        model_state: nnx.State,
+        step: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+    ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
         model = merge(graphdef, params, model_state)
         for _, variable in nnx.iter_graph(model):
             if isinstance(variable, Temperature):
@@ -118,7 +135,7 @@ def make_train_step(
     return step
 
 
-def make_eval_step(graphdef) -> Callable:
+def make_eval_step(graphdef: nnx.GraphDef[ResNet]) -> EvalStep:
     """`(params, model_state, pixels, labels, mean) -> sums`, one device's share of an evaluation batch.
 
     Images with a negative label are padding: they count for nothing.
@@ -127,7 +144,13 @@ def make_eval_step(graphdef) -> Callable:
       graphdef: of the model in evaluation mode.
     """
 
-    def step(params, model_state, pixels, labels, mean):
+    def step(
+        params: nnx.State,
+        model_state: nnx.State,
+        pixels: jax.Array,
+        labels: jax.Array,
+        mean: jax.Array,
+    ) -> dict[str, jax.Array]:
         logits = merge(graphdef, params, model_state)(normalize(pixels, mean))
         real = labels >= 0
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
