@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -6,11 +5,7 @@ from flax import nnx
 
 from qresnet_jax import nn
 from qresnet_jax.models.architecture import max_stem_weight_bits
-from qresnet_jax.quantize import activations, registry
-from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
-from tests.nn.layer_cases import RNGS, batch_norm, integer_conv, pixels
-
-QUANTIZERS = sorted(registry.QUANTIZERS)
+from tests.nn.layer_cases import RNGS, integer_conv, pixels
 
 
 @pytest.mark.parametrize(
@@ -146,127 +141,6 @@ def test_stem_gradients_are_those_of_the_float_convolution():
     np.testing.assert_allclose(dx, dx_twin, rtol=1e-4, atol=1e-5)
 
 
-def test_batch_norm_is_biased_with_momentum_09_and_epsilon_1e_5():
-    norm = batch_norm(5, training=True)
-    x = np.random.default_rng(2).normal(1, 2, (3, 4, 5, 5)).astype(np.float32)
-    x[..., 1] = 0.25  # no variance: only epsilon is left
-    start = [np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)]
-    out = norm(jnp.asarray(x))
-    mean, var = x.mean((0, 1, 2), dtype=np.float64), x.var((0, 1, 2), dtype=np.float64)
-    expected = (x - mean) / np.sqrt(var + 1e-5) * start[2] + start[3]
-    # float32 statistics of numbers around 2; E[x^2] - E[x]^2 loses digits where the variance is 0
-    np.testing.assert_allclose(out, expected, atol=1e-4)
-    np.testing.assert_allclose(norm.mean[...], 0.9 * start[0] + 0.1 * mean, atol=1e-5)
-    np.testing.assert_allclose(norm.var[...], 0.9 * start[1] + 0.1 * var, rtol=1e-5)
-    assert {type(norm.scale), type(norm.bias)} == {nn.NormParam}
-
-
-def test_batch_norm_affine_is_evaluation_mode():
-    norm = batch_norm(5)
-    mean, var, gamma, beta = (
-        np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)
-    )
-    multiplier, offset = norm.affine()
-    np.testing.assert_allclose(
-        multiplier, gamma / np.sqrt(var + 1e-5), rtol=1e-6
-    )  # float32 rsqrt and products
-    np.testing.assert_allclose(offset, beta - mean * gamma / np.sqrt(var + 1e-5), atol=1e-6)
-    x = np.random.default_rng(3).normal(size=(2, 3, 3, 5)).astype(np.float32)
-    np.testing.assert_allclose(norm(jnp.asarray(x)), x * multiplier + offset, atol=1e-5)
-
-
-@pytest.mark.parametrize("inputs, outputs", [(7, 10), (512, 10)])
-def test_classifier_sums_are_those_of_python_integers(inputs, outputs):
-    classifier = nn.Classifier(inputs, outputs, fraction_bits=8, rngs=RNGS)
-    rng = np.random.default_rng(inputs)
-    classifier.bias[...] = jnp.float32(rng.normal(size=outputs))
-    x = rng.integers(-(2**15), 2**15, (3, inputs))
-    kernel, bias, unit = classifier.integer_weights()
-    assert np.abs(kernel).max() == 2 ** (classifier.weight_bits - 1) - 1
-    sums = [[sum(int(a) * int(b) for a, b in zip(row, col, strict=True)) for col in kernel.T] for row in x]
-    expected = np.float32(np.array(sums) + np.asarray(bias)) * np.float32(unit)
-    logits = classifier(jnp.float32(x / 256))
-    np.testing.assert_allclose(logits, expected, rtol=1e-6)  # one float32 product
-    # weights off by half a unit, inputs up to 128 after division by 256: a bound for the sum
-    tolerance = inputs * 128 * 0.5 * float(unit) * 256
-    floats = (x / 256) @ np.asarray(classifier.kernel[...], np.float64) + np.asarray(classifier.bias[...])
-    np.testing.assert_allclose(logits, floats, atol=tolerance)
-
-
-@pytest.mark.parametrize("inputs", [1, 64, 65, 512, 2048])
-def test_classifier_sums_do_not_overflow(inputs):
-    """A saturated stream meets the largest weights, and a bias that pulls the same way."""
-    classifier = nn.Classifier(inputs, 2, fraction_bits=8, rngs=RNGS)
-    classifier.kernel[...] = jnp.float32(np.tile([0.25, -0.25], (inputs, 1)))
-    classifier.bias[...] = jnp.float32([4.0, -4.0])
-    kernel, bias, unit = classifier.integer_weights()
-    top = 2**15 - 1
-    expected = [top * int(np.asarray(k, object).sum()) + int(b) for k, b in zip(kernel.T, bias, strict=True)]
-    logits = np.asarray(classifier(jnp.full((1, inputs), top / 256, jnp.float32)), np.float64)[0]
-    np.testing.assert_allclose(logits / float(unit), expected, rtol=1e-6)  # one float32 product
-
-
-def test_classifier_gradients_are_those_of_the_float_layer():
-    integer, plain = (nn.Classifier(7, 4, fraction_bits=f, rngs=nnx.Rngs(1)) for f in (8, None))
-    x = jnp.float32(np.random.default_rng(4).integers(-999, 999, (3, 7)) / 256)
-
-    def loss(layer, x):
-        return jnp.sum(layer(x) * jnp.arange(4, dtype=jnp.float32))
-
-    got, expected = (nnx.grad(loss, argnums=(0, 1))(layer, x) for layer in (integer, plain))
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
-    floats = np.asarray(x, np.float64) @ np.asarray(plain.kernel[...]) + np.asarray(plain.bias[...])
-    np.testing.assert_allclose(plain(x), floats, atol=1e-5)  # seven float32 products
-
-
-@pytest.mark.parametrize("name", QUANTIZERS)
-def test_quantizer_modules_give_multiples_of_their_step(name):
-    for bits in (1, 2, 3):
-        act = nn.activation(name, bits)
-        if hasattr(act, "alpha"):
-            assert type(act.alpha) is nn.ClippingLevel
-            assert act.alpha[...] == 2**bits - 1  # the initial clipping level is n
-            act.alpha[...] = jnp.float32(1.7)
-        x = jnp.linspace(-1, 2**bits + 1, 400, dtype=jnp.float32)
-        q = np.asarray(act(x), np.float64) / float(act.step)
-        np.testing.assert_allclose(q, np.round(q), rtol=1e-6)  # the step is a float32
-        assert len(np.unique(np.round(q))) == 2**bits
-        assert np.round(q).max() == act.max_level
-        assert np.asarray(act.step).dtype == np.float32
-
-
-@pytest.mark.parametrize("name", ["pact", "lsq", "power_of_two"])
-@pytest.mark.parametrize("alpha", [0.0, -3.0, 1e-20])
-def test_a_clipping_level_is_guarded_and_can_return(name, alpha):
-    act = nn.activation(name, 2)
-    act.alpha[...] = jnp.float32(alpha)
-    x = jnp.float32([[-1.0, 0.0, MIN_CLIPPING_LEVEL / 10, 5.0]])
-    np.testing.assert_allclose(act(x), [[0, 0, 0, MIN_CLIPPING_LEVEL]], rtol=1e-6)  # float32 of the minimum
-    np.testing.assert_allclose(act.step * act.max_level, MIN_CLIPPING_LEVEL, rtol=1e-6)
-    gradient = nnx.grad(lambda act: jnp.sum(act(x)), argnums=nnx.DiffState(0, nn.ClippingLevel))(act)
-    assert gradient["alpha"][...] > 0
-
-
-def test_the_sigmoids_temperature_is_no_parameter():
-    act = nn.activation("sigmoid", 2)
-    assert type(act.temperature) is nn.Temperature
-    assert not jax.tree.leaves(nnx.state(act, nnx.Param))
-
-    def gradient():
-        return jax.grad(lambda x: act(x))(jnp.float32(0.5))
-
-    soft = gradient()
-    act.temperature[...] = jnp.float32(8)
-    assert gradient() > 3 * soft  # on an edge the slope is a quarter of the temperature
-
-
-def test_float_activations_are_the_identity():
-    for act in (nn.activation("none", 2), nn.activation("pact", 32)):
-        x = jnp.float32([-0.3, 1e9])
-        assert act(x) is x
-        assert (act.step, act.max_level) == (None, None)
-
-
 def test_binary_conv_refuses_single_images_and_other_ranks_of_kernels():
     conv = nn.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"expects \[N, H, W, 3\], got shape \(5, 5, 3\)"):
@@ -274,31 +148,3 @@ def test_binary_conv_refuses_single_images_and_other_ranks_of_kernels():
     for changed in ({"kernel_size": (3,)}, {"kernel_size": 3, "strides": (1, 1, 1)}):
         with pytest.raises(ValueError, match="kernel_size and strides are two numbers"):
             nn.BinaryConv(3, 2, **changed, rngs=nnx.Rngs(0))
-
-
-@pytest.mark.parametrize("bits", [0, 9])
-def test_impossible_bits_of_a_module_or_function_are_refused(bits):
-    with pytest.raises(ValueError, match=f"PACT has 1 to 8 bits, got {bits}"):
-        nn.PACT(bits)
-    with pytest.raises(ValueError, match=f"an activation quantizer has 1 to 8 bits, got {bits}"):
-        activations.pact(jnp.ones(3), jnp.float32(1), bits)
-
-
-@pytest.mark.parametrize("bits", [0, 9, -1])
-def test_impossible_bits_are_refused(bits):
-    for name in QUANTIZERS:
-        most = 4 if name == "power_of_two" else 8
-        message = f"model.act_bits must be 1 to {most} with {name} activations, or 32 for float; got {bits}"
-        with pytest.raises(ValueError, match=message):
-            nn.activation(name, bits)
-
-
-def test_impossible_activations_are_refused():
-    with pytest.raises(ValueError, match="act_bits must be 1 to 4 with power_of_two activations, .* got 5"):
-        nn.activation("power_of_two", 5)
-    with pytest.raises(ValueError, match="PowerOfTwo has 1 to 4 bits, got 5"):
-        nn.PowerOfTwo(5)
-    with pytest.raises(
-        ValueError, match="model.activation must be one of pact, fixed, .*, none; got 'relu6'"
-    ):
-        nn.activation("relu6", 2)

@@ -4,11 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from qresnet_jax.quantize import activations, weights
-from qresnet_jax.quantize.straight_through import straight_through
+from qresnet_jax.quantize import activations
 
 
 def uniform_level(v, bits):
@@ -38,6 +35,7 @@ QUANTIZERS = {
     ),
     "power_of_two": (activations.power_of_two, power_level, lambda bits: 2 ** (2**bits - 2), True),
 }
+
 CASES = [(name, bits) for name in QUANTIZERS for bits in range(1, 5 if name == "power_of_two" else 9)]
 
 
@@ -184,63 +182,3 @@ def test_a_hard_sigmoid_approaches_the_true_staircase():
     x = jnp.float32([0.0, 0.25, 0.75, 1.0, 2.0, 3.5])  # between the edges
     slope = jax.grad(lambda x: jnp.sum(activations.sigmoid(x, jnp.float32(200), 2)))(x)
     np.testing.assert_allclose(slope, 0, atol=1e-15)  # 200 * exp(-50)
-
-
-def kernel(shape=(3, 3, 5, 7), seed=0):
-    w = np.random.default_rng(seed).normal(0, 0.1, shape).astype(np.float32)
-    w.flat[::11] = 0
-    return w
-
-
-AXES = {"layer": None, "channel": (0, 1, 2)}
-
-
-@pytest.mark.parametrize("scale", AXES)
-def test_binarize_is_the_mean_magnitude_times_the_sign(scale):
-    w = kernel()
-    s = np.abs(w.astype(np.float64)).mean(AXES[scale])
-    expected = s * np.where(w >= 0, 1, -1)
-    np.testing.assert_allclose(
-        weights.binarize(w, scale), expected, rtol=1e-6
-    )  # a float32 mean of 315 numbers
-    for mean in (weights.magnitude, weights.binary_scale):
-        np.testing.assert_allclose(mean(w, scale), s, rtol=1e-6)
-        assert np.shape(mean(w, scale)) == (() if scale == "layer" else (7,))
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from(sorted(AXES)), exponent=st.integers(-20, 20))
-def test_binarize_is_idempotent(seed, scale, exponent):
-    for shape in ((3, 3, 5, 7), (3, 3, 16, 16)):
-        once = weights.binarize(kernel(shape, seed) * np.float32(2.0**exponent), scale)
-        np.testing.assert_array_equal(weights.binarize(once, scale), once)
-
-
-@pytest.mark.parametrize("scale", AXES)
-def test_binarize_passes_the_gradient_straight_through(scale):
-    w, g = kernel(), kernel(seed=1)
-    np.testing.assert_array_equal(jax.grad(lambda w: jnp.sum(weights.binarize(w, scale) * g))(w), g)
-
-
-@pytest.mark.parametrize("scale", AXES)
-def test_an_all_zero_kernel_binarizes_to_zeros(scale):
-    np.testing.assert_array_equal(weights.binarize(jnp.zeros((3, 3, 2, 5)), scale), np.zeros((3, 3, 2, 5)))
-
-
-def test_the_sign_of_zero_is_plus_one_and_keeps_the_dtype():
-    w = jnp.asarray([0.0, -0.0, 1e-30, -1e-30, -2.0], jnp.bfloat16)
-    assert weights.sign(w).dtype == jnp.bfloat16
-    np.testing.assert_array_equal(weights.sign(w).astype(jnp.float32), [1, 1, 1, -1, -1])
-
-
-@pytest.mark.parametrize("function", [weights.binarize, weights.magnitude, weights.binary_scale])
-def test_an_unknown_scale_is_refused(function):
-    with pytest.raises(ValueError, match=r"scale must be one of \('layer', 'channel'\), got 'row'"):
-        function(jnp.ones((1, 1, 2, 2)), "row")
-
-
-def test_straight_through_returns_the_value_and_differentiates_the_surrogate():
-    x = jnp.float32([-1.5, 0.25, 3.0])
-    value, vjp = jax.vjp(lambda x: straight_through(jnp.floor(x) * x, x**2), x)
-    np.testing.assert_array_equal(value, np.floor(x) * x)
-    np.testing.assert_array_equal(vjp(jnp.ones(3))[0], 2 * x)

@@ -1,0 +1,34 @@
+import jax.numpy as jnp
+import numpy as np
+
+from qresnet_jax import nn
+from tests.nn.layer_cases import batch_norm
+
+
+def test_batch_norm_is_biased_with_momentum_09_and_epsilon_1e_5():
+    norm = batch_norm(5, training=True)
+    x = np.random.default_rng(2).normal(1, 2, (3, 4, 5, 5)).astype(np.float32)
+    x[..., 1] = 0.25  # no variance: only epsilon is left
+    start = [np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)]
+    out = norm(jnp.asarray(x))
+    mean, var = x.mean((0, 1, 2), dtype=np.float64), x.var((0, 1, 2), dtype=np.float64)
+    expected = (x - mean) / np.sqrt(var + 1e-5) * start[2] + start[3]
+    # float32 statistics of numbers around 2; E[x^2] - E[x]^2 loses digits where the variance is 0
+    np.testing.assert_allclose(out, expected, atol=1e-4)
+    np.testing.assert_allclose(norm.mean[...], 0.9 * start[0] + 0.1 * mean, atol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 * start[1] + 0.1 * var, rtol=1e-5)
+    assert {type(norm.scale), type(norm.bias)} == {nn.NormParam}
+
+
+def test_batch_norm_affine_is_evaluation_mode():
+    norm = batch_norm(5)
+    mean, var, gamma, beta = (
+        np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)
+    )
+    multiplier, offset = norm.affine()
+    np.testing.assert_allclose(
+        multiplier, gamma / np.sqrt(var + 1e-5), rtol=1e-6
+    )  # float32 rsqrt and products
+    np.testing.assert_allclose(offset, beta - mean * gamma / np.sqrt(var + 1e-5), atol=1e-6)
+    x = np.random.default_rng(3).normal(size=(2, 3, 3, 5)).astype(np.float32)
+    np.testing.assert_allclose(norm(jnp.asarray(x)), x * multiplier + offset, atol=1e-5)
