@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -11,6 +11,9 @@ from qresnet_jax.errors import ConfigError
 from qresnet_jax.models import architecture
 from qresnet_jax.quantize import registry
 from qresnet_jax.quantize.exact import SUM_LIMIT
+
+if TYPE_CHECKING:
+    from qresnet_jax.data import ImageDataset
 
 # How names of fields begin that are of a call, not of a run: where its data lie, what to do with what it trained.
 OF_THE_CALL = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.")
@@ -96,15 +99,18 @@ def default_config() -> ConfigDict:
     return config
 
 
-def _integer(least):
+_Check = tuple[Callable[[Any], bool], str]  # a test of a field's value, and what is expected of it
+
+
+def _integer(least: int) -> _Check:
     return lambda v: type(v) is int and v >= least, f"an integer >= {least}"
 
 
-def _number(test, text):
+def _number(test: Callable[[float], bool], text: str) -> _Check:
     return lambda v: type(v) in (int, float) and math.isfinite(v) and test(v), text
 
 
-def _one_of(*values):
+def _one_of(*values: object) -> _Check:
     return lambda v: v in values, f"one of {', '.join(map(str, values))}"
 
 
@@ -272,7 +278,7 @@ def validate_devices(config: ConfigDict, devices: int) -> None:
         )
 
 
-def validate_dataset(config: ConfigDict, dataset) -> None:
+def validate_dataset(config: ConfigDict, dataset: "ImageDataset") -> None:
     """Refuses a data set of another number of channels or classes than the network has."""
     channels, classes = dataset.train.images.shape[-1], len(dataset.class_names)
     if config.model.in_channels != channels:

@@ -31,10 +31,18 @@ from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
 from qresnet_jax.train.diagnostics import make_diagnose, named
 from qresnet_jax.train.evaluator import Evaluator
 from qresnet_jax.train.interrupt import StopSignal
-from qresnet_jax.train.parallel import TrainStep, device_mesh, map_train_step, replicate
+from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
 from qresnet_jax.train.progress import Progress, log_to
 from qresnet_jax.train.records import Metrics
-from qresnet_jax.train.step import AXIS, METRICS, TrainData, TrainState, init_state, make_train_step
+from qresnet_jax.train.step import (
+    AXIS,
+    METRICS,
+    TrainData,
+    TrainState,
+    TrainStep,
+    init_state,
+    make_train_step,
+)
 from qresnet_jax.train.workdir import claim_workdir
 
 log = logging.getLogger("qresnet_jax")

@@ -1,15 +1,22 @@
 """An ONNX graph under construction, and the file it becomes; `writer` and `qonnx` fill it."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qresnet_jax.errors import ExportError
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import write_all
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 17  # of 2022; what came later is not needed
 IR_VERSION = 8  # the one that belongs to opset 17
@@ -17,7 +24,7 @@ IR_VERSION = 8  # the one that belongs to opset 17
 Shape = Sequence[int | str]  # a size that is a string is free, and known by that name
 
 
-def import_onnx():
+def import_onnx() -> ModuleType:
     """The package onnx.
 
     Raises:
@@ -39,19 +46,21 @@ class Graph:
       image_shape: of the input `image`, uint8.
     """
 
-    def __init__(self, image_shape: Shape):
+    def __init__(self, image_shape: Shape) -> None:
         self._onnx = import_onnx()
         self._image = self._value("image", np.uint8, image_shape)
-        self._operators, self._constants, self._names = [], [], {"image"}
+        self._operators: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._names = {"image"}
 
-    def constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: np.ndarray | np.generic) -> str:
         """Adds a constant of the array's dtype; returns its name, `name` with a number behind it if that is taken."""
         name = self._free(name)
         self._constants.append(self._onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def operator(
-        self, name: str, op_type: str, inputs: Sequence[str], output: str | None = None, **attributes
+        self, name: str, op_type: str, inputs: Sequence[str], output: str | None = None, **attributes: Any
     ) -> str:
         """Adds an operator with one result.
 
@@ -72,11 +81,11 @@ class Graph:
 
     def model(
         self,
-        logits_dtype,
+        logits_dtype: npt.DTypeLike,
         logits_shape: Shape,
         metadata: Mapping[str, str],
         opsets: Mapping[str, int] | None = None,
-    ):
+    ) -> "onnx.ModelProto":
         """The finished model, an `onnx.ModelProto`.
 
         Args:
@@ -88,17 +97,17 @@ class Graph:
         helper = self._onnx.helper
         logits = self._value("logits", logits_dtype, logits_shape)
         graph = helper.make_graph(self._operators, "qresnet_jax", [self._image], [logits], self._constants)
-        opsets = {"": OPSET, **(opsets or {})}
+        versions = {"": OPSET, **(opsets or {})}
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid(*item) for item in opsets.items()],
+            opset_imports=[helper.make_opsetid(*item) for item in versions.items()],
             ir_version=IR_VERSION,
             producer_name="qresnet_jax",
         )
         helper.set_model_props(model, metadata)
         return model
 
-    def _free(self, name):
+    def _free(self, name: str) -> str:
         free, count = name, 0
         while free in self._names:
             count += 1
@@ -106,7 +115,7 @@ class Graph:
         self._names.add(free)
         return free
 
-    def _value(self, name, dtype, shape):
+    def _value(self, name: str, dtype: npt.DTypeLike, shape: Shape) -> "onnx.ValueInfoProto":
         return self._onnx.helper.make_tensor_value_info(name, element_type(dtype), shape)
 
 
@@ -118,13 +127,13 @@ class LayerOperators:
       name: of the layer; its operators and constants are called `NAME/...`.
     """
 
-    def __init__(self, graph: Graph, name: str):
+    def __init__(self, graph: Graph, name: str) -> None:
         self._graph, self._name = graph, name
 
-    def __call__(self, op_type: str, *inputs: str, **attributes) -> str:
+    def __call__(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         return self._graph.operator(f"{self._name}/{op_type}", op_type, inputs, **attributes)
 
-    def constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: np.ndarray | np.generic) -> str:
         """Adds a constant of the array's dtype."""
         return self._graph.constant(f"{self._name}/{name}", array)
 
@@ -132,7 +141,7 @@ class LayerOperators:
         """Adds a constant `[C]` as `[1, C, 1, 1]`."""
         return self.constant(name, array.reshape(1, -1, 1, 1))
 
-    def cast(self, x: str, dtype) -> str:
+    def cast(self, x: str, dtype: npt.DTypeLike) -> str:
         """Converts x to a NumPy dtype."""
         return self("Cast", x, to=element_type(dtype))
 
@@ -146,7 +155,7 @@ class LayerOperators:
         return self("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
 
 
-def element_type(dtype) -> int:
+def element_type(dtype: npt.DTypeLike) -> int:
     """ONNX's number for a NumPy dtype."""
     return import_onnx().helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
@@ -157,7 +166,7 @@ def layer_name(network: IntegerNetwork, i: int) -> str:
     return node.name or f"{nodes.kind(node).lower()}_{i}"
 
 
-def with_shapes(model):
+def with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """The model with the shapes of all its tensors; raises if its operators do not fit together."""
     return import_onnx().shape_inference.infer_shapes(
         model, check_type=True, strict_mode=True, data_prop=True
@@ -174,6 +183,6 @@ def metadata(network: IntegerNetwork, logit_scale: float, description: str) -> d
     }
 
 
-def save(model, path) -> None:
+def save(model: "onnx.ModelProto", path: str | os.PathLike[str]) -> None:
     """Writes an `onnx.ModelProto`; a file at `path` is replaced at once or not at all."""
     write_all({pathlib.Path(path): model.SerializeToString(deterministic=True)})

@@ -14,19 +14,26 @@ operands; the scales are multiplied onto the sums. A batch norm onto the stream 
 half a step in its bias, as the quantizer behind it rounds down.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
+import numpy.typing as npt
 
 from qresnet_jax import nn, pixels
 from qresnet_jax.errors import ExportError
 from qresnet_jax.models.resnet import PreactBlock, ResNet
 from qresnet_jax.quantize import weights
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.fold import blocks, fold
+from qresnet_jax.ship.fold import binary_layers, blocks, fold
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.nodes import Node
 from qresnet_jax.ship.onnx import graph as onnx_graph
+
+if TYPE_CHECKING:
+    import onnx
 
 DOMAIN = "qonnx.custom_op.general"
 _DESCRIPTION = (
@@ -37,10 +44,10 @@ _DESCRIPTION = (
 
 def write_qonnx(
     model: ResNet,
-    path,
+    path: str | os.PathLike[str],
     *,
     image_shape: tuple[int, int],
-    mean: float | Sequence[float] = 127.5,
+    mean: npt.ArrayLike = 127.5,
     class_names: Sequence[str] | None = None,
 ) -> None:
     """Writes a trained network; a file at `path` is replaced at once or not at all.
@@ -62,19 +69,26 @@ def write_qonnx(
     onnx_graph.save(qonnx_model(model, image_shape=image_shape, mean=mean, class_names=class_names), path)
 
 
-def qonnx_model(model: ResNet, *, image_shape, mean=127.5, class_names=None):
+def qonnx_model(
+    model: ResNet,
+    *,
+    image_shape: tuple[int, int],
+    mean: npt.ArrayLike = 127.5,
+    class_names: Sequence[str] | None = None,
+) -> "onnx.ModelProto":
     """What `write_qonnx` writes: an `onnx.ModelProto` with the shapes of all its tensors."""
     onnx_graph.import_onnx()
     _check_quantizers(model)
     network = fold(model, mean=mean, class_names=class_names, image_shape=image_shape)
-    writer, results = _Writer(model, network), []
+    writer = _Writer(model, network, image_shape)
+    results: list[str] = []
     for i, node in enumerate(network.nodes):
         results.append(writer.add(i, node, *([results[j] for j in node.inputs] or ["image"])))
     metadata = onnx_graph.metadata(network, 1, _DESCRIPTION)
     return _with_shapes(writer.graph.model(np.float32, (1, network.classes), metadata, {DOMAIN: 1}))
 
 
-def _check_quantizers(model):
+def _check_quantizers(model: ResNet) -> None:
     for name, block in blocks(model):
         for act in block.acts:
             if isinstance(act, nn.Quantizer) and not act.is_uniform:
@@ -84,74 +98,74 @@ def _check_quantizers(model):
                 )
 
 
-def _with_shapes(model):
+def _with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Quantizers keep the shape; ONNX, which does not know them, is told that they are identities."""
-    onnx = onnx_graph.import_onnx()
-    known = onnx.ModelProto()
+    module = onnx_graph.import_onnx()
+    known = module.ModelProto()
     known.CopyFrom(model)
     for node in known.graph.node:
         if node.domain == DOMAIN:
-            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
+            node.CopyFrom(module.helper.make_node("Identity", node.input[:1], node.output))
     model.graph.value_info.extend(onnx_graph.with_shapes(known).graph.value_info)
     return model
 
 
-def _kernels(model) -> Iterator[np.ndarray]:
+def _kernels(model: ResNet) -> Iterator[np.ndarray]:
     """Of the binary convolutions, HWIO, in the order of their nodes."""
     for _, block in blocks(model):
         for conv in [*block.convs, *([] if block.project is None else [block.project])]:
             yield np.asarray(conv.kernel[...])
 
 
-def _quantizers(model):
+def _quantizers(model: ResNet) -> Iterator[tuple[jax.Array | int, nn.BatchNorm | None, nn.Quantizer]]:
     """`(factor, batch norm or None, quantizer)` in the order of the `ThresholdsNode`s.
 
     The factor, scalar or `[C]`, is what a unit of the sums before it is worth; 1 for the stream.
     """
     for _, block in blocks(model):
         preact = isinstance(block, PreactBlock)
-        yield 1, block.norms[0] if preact else None, block.acts[0]
+        convs, acts = binary_layers(block)
+        yield 1, block.norms[0] if preact else None, acts[0]
         norms = list(block.norms)[1:] if preact else list(block.norms)[:-1]
-        for conv, before, norm, act in zip(
-            block.convs, block.acts, norms, list(block.acts)[1:], strict=False
-        ):
+        for conv, before, norm, act in zip(convs, acts, norms, acts[1:], strict=False):
             yield weights.binary_scale(conv.kernel[...], conv.scale) * before.step, norm, act
 
 
 class _Writer:
     """Adds node after node to its graph; methods return the name of the result."""
 
-    def __init__(self, model: ResNet, network: IntegerNetwork):
-        self.network, self.values = network, nodes.value_types(network.nodes)
+    def __init__(self, model: ResNet, network: IntegerNetwork, image_size: tuple[int, int]) -> None:
+        self.network, self.image_size = network, image_size
+        self.values = nodes.value_types(network.nodes)
         self.kernels, self.quantizers = _kernels(model), _quantizers(model)
         self.step = 2.0**-network.fraction_bits  # of the stream
-        self.graph = onnx_graph.Graph((1, network.height, network.width, network.channels))
+        self.graph = onnx_graph.Graph((1, *image_size, network.channels))
 
-    def add(self, i: int, node: Node, *inputs: str) -> str:
+    def add(self, i: int, node: Node, x: str, *others: str) -> str:
         layer = _TrainedOperators(self.graph, onnx_graph.layer_name(self.network, i))
         match node:
             case nodes.StemNode():
-                return self.stem(layer, node, *inputs)
+                return self.stem(layer, node, x)
             case nodes.BinaryConvNode():
                 kernel = layer.constant("kernel", next(self.kernels).transpose(3, 2, 0, 1))
-                return layer.conv(*inputs, layer.bipolar(kernel), node.signs.shape[:2], node.stride)
+                return layer.conv(x, layer.bipolar(kernel), node.signs.shape[:2], node.stride)
             case nodes.ThresholdsNode():
-                return layer.activation(*inputs, *next(self.quantizers))
+                return layer.activation(x, *next(self.quantizers))
             case nodes.RequantizeNode():
-                return self.requantize(layer, node, *inputs)
+                return self.requantize(layer, node, x)
             case nodes.AddNode():
-                return layer.stream(layer("Add", *inputs), self.step)
+                return layer.stream(layer("Add", x, *others), self.step)
             case nodes.ReluNode():
-                return layer("Relu", *inputs)
+                return layer("Relu", x)
             case nodes.MaxPoolNode():
-                return layer.max_pool(*inputs)
+                return layer.max_pool(x)
             case nodes.MeanPoolNode():
-                return self.mean_pool(layer, node, *inputs)
+                return self.mean_pool(layer, node, x)
             case nodes.ClassifierNode():
-                return self.classifier(layer, node, *inputs)
+                return self.classifier(layer, node, x)
         raise TypeError(f"no such node: {node}")
 
-    def stem(self, layer, node, image):
+    def stem(self, layer: "_TrainedOperators", node: nodes.StemNode, image: str) -> str:
         # QONNX tools know this operator's type and cost, of a Cast they do not.
         doubled = layer("DequantizeLinear", image, layer.constant("two", np.float32(2)))
         transposed = layer("Transpose", doubled, perm=[0, 3, 1, 2])
@@ -161,20 +175,20 @@ class _Writer:
         weights = layer.weights(node.weights.transpose(3, 2, 0, 1))
         return layer.conv(centered, weights, node.weights.shape[:2], node.stride)
 
-    def requantize(self, layer, node, x):
+    def requantize(self, layer: "_TrainedOperators", node: nodes.RequantizeNode, x: str) -> str:
         unit = 2.0 ** -(self.network.fraction_bits + node.shift.astype(np.float64))
         of_x = 1 if self.values[node.inputs[0]].kind == "acc" else self.step
         scaled = layer.affine(x, node.multiplier * (unit / of_x), node.offset * unit)
         return layer.stream(scaled, self.step)
 
-    def mean_pool(self, layer, node, x):
+    def mean_pool(self, layer: "_TrainedOperators", node: nodes.MeanPoolNode, x: str) -> str:
         reduction = self.values[node.inputs[0]].reduction
-        kernel_shape = [-(-size // reduction) for size in (self.network.height, self.network.width)]
+        kernel_shape = [-(-size // reduction) for size in self.image_size]
         mean = layer("AveragePool", x, kernel_shape=kernel_shape)
         half = layer.constant("half", np.float32(self.step / 2))
         return layer("Flatten", layer.stream(layer("Add", mean, half), self.step))
 
-    def classifier(self, layer, node, x):
+    def classifier(self, layer: "_TrainedOperators", node: nodes.ClassifierNode, x: str) -> str:
         scale = self.network.logit_scale
         sums = layer("MatMul", x, layer.weights(node.weights))
         scaled = layer("Mul", sums, layer.constant("scale", np.float32(scale / self.step)))
@@ -184,24 +198,35 @@ class _Writer:
 class _TrainedOperators(onnx_graph.LayerOperators):
     """Quantizers and what belongs to them."""
 
-    def quant(self, x, *, bits: int, signed: bool, scale: float = 1, narrow: bool = False, rounding="ROUND"):
+    def quant(
+        self,
+        x: str,
+        *,
+        bits: int,
+        signed: bool,
+        scale: float = 1,
+        narrow: bool = False,
+        rounding: str = "ROUND",
+    ) -> str:
         parameters = {"scale": scale, "zero_point": 0, "bits": bits}
         constants = [self.constant(name, np.float32(value)) for name, value in parameters.items()]
         attributes = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": rounding}
         return self("Quant", x, *constants, domain=DOMAIN, **attributes)
 
-    def bipolar(self, x):
+    def bipolar(self, x: str) -> str:
         return self("BipolarQuant", x, self.constant("scale", np.float32(1)), domain=DOMAIN)
 
-    def stream(self, x, step):
+    def stream(self, x: str, step: float) -> str:
         return self.quant(x, bits=16, signed=True, scale=step, rounding="FLOOR")
 
-    def weights(self, integers):
+    def weights(self, integers: np.ndarray) -> str:
         bits = int(np.abs(integers).max()).bit_length() + 1
         x = self.constant("weights", integers.astype(np.float32))
         return self.quant(x, bits=max(bits, 2), signed=True, narrow=True)
 
-    def activation(self, x, factor, norm, act):
+    def activation(
+        self, x: str, factor: jax.Array | int, norm: nn.BatchNorm | None, act: nn.Quantizer
+    ) -> str:
         x = self.scaled(x, "factor", factor)
         if norm is not None:
             values = {"gamma": norm.scale, "beta": norm.bias, "mean": norm.mean, "variance": norm.var}
@@ -209,14 +234,14 @@ class _TrainedOperators(onnx_graph.LayerOperators):
         x = self.scaled(x, "steps", act.max_level / act.clipping_level)
         return self.quant(x, bits=act.bits, signed=False)
 
-    def scaled(self, x, name, factor):
-        factor = np.asarray(factor, np.float32)
-        return x if np.all(factor == 1) else self("Mul", x, self.per_channel(name, factor))
+    def scaled(self, x: str, name: str, factor: jax.Array | int) -> str:
+        values = np.asarray(factor, np.float32)
+        return x if np.all(values == 1) else self("Mul", x, self.per_channel(name, values))
 
-    def affine(self, x, multiplier, offset):
+    def affine(self, x: str, multiplier: np.ndarray, offset: np.ndarray) -> str:
         zeros, ones = np.zeros_like(offset), np.ones_like(offset)
         return self.batch_norm(x, {"gamma": multiplier, "beta": offset, "mean": zeros, "variance": ones}, 0.0)
 
-    def batch_norm(self, x, values, epsilon):
+    def batch_norm(self, x: str, values: Mapping[str, npt.ArrayLike], epsilon: float) -> str:
         constants = [self.constant(name, np.asarray(value, np.float32)) for name, value in values.items()]
         return self("BatchNormalization", x, *constants, epsilon=epsilon)

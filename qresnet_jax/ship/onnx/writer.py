@@ -10,12 +10,18 @@ levels, which are float32. How the operators come to exact results:
 - Few thresholds are compared one by one, many are searched by bisection.
 """
 
+import os
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.nodes import Node
 from qresnet_jax.ship.onnx import graph as onnx_graph
+
+if TYPE_CHECKING:
+    import onnx
 
 _MAX_COMPARISONS = 63  # thresholds per channel; bisection takes longer, but fewer operators
 _POSITIVE = 62  # 2**62 makes every sum of a requantization positive, and int64 still holds it
@@ -25,7 +31,7 @@ _DESCRIPTION = (
 )
 
 
-def write_onnx(network: IntegerNetwork, path) -> None:
+def write_onnx(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     """Writes a network; a file at `path` is replaced at once or not at all.
 
     The model has the input `image`, uint8 `[N, H, W, C]`, and the output `logits`, int32 `[N, classes]`, for any N. Its
@@ -41,10 +47,10 @@ def write_onnx(network: IntegerNetwork, path) -> None:
     onnx_graph.save(onnx_model(network), path)
 
 
-def onnx_model(network: IntegerNetwork):
+def onnx_model(network: IntegerNetwork) -> "onnx.ModelProto":
     """What `write_onnx` writes: an `onnx.ModelProto` with the shapes of all its tensors."""
     graph = onnx_graph.Graph(("N", network.height or "H", network.width or "W", network.channels))
-    results = []
+    results: list[str] = []
     for i, node in enumerate(network.nodes):
         layer = _IntegerOperators(graph, onnx_graph.layer_name(network, i))
         results.append(layer.add(node, *([results[j] for j in node.inputs] or ["image"])))
@@ -55,47 +61,47 @@ def onnx_model(network: IntegerNetwork):
 class _IntegerOperators(onnx_graph.LayerOperators):
     """The operators of one node."""
 
-    def add(self, node: Node, *inputs: str) -> str:
+    def add(self, node: Node, x: str, *others: str) -> str:
         match node:
             case nodes.StemNode():
-                return self.stem(node, *inputs)
+                return self.stem(node, x)
             case nodes.BinaryConvNode():
-                return self.integer_conv(*inputs, node.signs, node.stride)
+                return self.integer_conv(x, node.signs, node.stride)
             case nodes.ThresholdsNode():
                 few = len(node.levels) - 1 <= _MAX_COMPARISONS
-                return (self.comparisons if few else self.bisection)(node, self.directed(node, *inputs))
+                return (self.comparisons if few else self.bisection)(node, self.directed(node, x))
             case nodes.RequantizeNode():
-                return self.requantize(node, *inputs)
+                return self.requantize(node, x)
             case nodes.AddNode():
-                return self.saturate(self("Add", *inputs), np.int32)
+                return self.saturate(self("Add", x, *others), np.int32)
             case nodes.ReluNode():
-                return self("Relu", *inputs)
+                return self("Relu", x)
             case nodes.MaxPoolNode():  # in float32, as runtimes pool no int32
-                return self.cast(self.max_pool(self.cast(*inputs, np.float32)), np.int32)
+                return self.cast(self.max_pool(self.cast(x, np.float32)), np.int32)
             case nodes.MeanPoolNode():
-                return self.mean_pool(*inputs)
+                return self.mean_pool(x)
             case nodes.ClassifierNode():
-                sums = self("MatMul", *inputs, self.constant("weights", node.weights.astype(np.int32)))
+                sums = self("MatMul", x, self.constant("weights", node.weights.astype(np.int32)))
                 return self("Add", sums, self.constant("bias", node.bias), output="logits")
         raise TypeError(f"no such node: {node}")
 
-    def stem(self, node, image):
+    def stem(self, node: nodes.StemNode, image: str) -> str:
         pixels = self.cast(self("Transpose", image, perm=[0, 3, 1, 2]), np.float32)
         doubled = self("Mul", pixels, self.constant("two", np.float32(2)))
         centered = self("Sub", doubled, self.per_channel("double_mean", node.double_mean.astype(np.float32)))
         return self.integer_conv(centered, node.weights, node.stride)
 
-    def integer_conv(self, x, kernel, stride):
+    def integer_conv(self, x: str, kernel: np.ndarray, stride: int) -> str:
         # Stored as small integers; runtimes convert constants once, when they load the file.
         weights = self.cast(self.constant("weights", kernel.transpose(3, 2, 0, 1)), np.float32)
         return self.cast(self("Round", self.conv(x, weights, kernel.shape[:2], stride)), np.int32)
 
-    def directed(self, node, x):
+    def directed(self, node: nodes.ThresholdsNode, x: str) -> str:
         if np.all(node.direction == 1):
             return x
         return self("Mul", x, self.per_channel("direction", node.direction.astype(np.int32)))
 
-    def comparisons(self, node, x):
+    def comparisons(self, node: nodes.ThresholdsNode, x: str) -> str:
         """The sum of the stairs that x has climbed."""
         stairs = []
         for i, height in enumerate(np.diff(node.levels)):
@@ -106,7 +112,7 @@ class _IntegerOperators(onnx_graph.LayerOperators):
             stairs.append(stair)
         return self("Sum", *stairs)
 
-    def bisection(self, node, x):
+    def bisection(self, node: nodes.ThresholdsNode, x: str) -> str:
         """Finds how many thresholds x passes, the highest binary digit first.
 
         Each channel has a row of 2**digits places; at place i stands what x must reach for a count of i. Place 0 is
@@ -126,7 +132,7 @@ class _IntegerOperators(onnx_graph.LayerOperators):
             position = self("Where", passed, higher, position)
         return self("Gather", self.constant("levels", levels.ravel()), position)
 
-    def requantize(self, node, x):
+    def requantize(self, node: nodes.RequantizeNode, x: str) -> str:
         multiplier = self.per_channel("multiplier", node.multiplier.astype(np.int64))
         offset = self.per_channel("offset", node.offset + 2**_POSITIVE)
         positive = self("Add", self("Mul", self.cast(x, np.int64), multiplier), offset)
@@ -136,11 +142,11 @@ class _IntegerOperators(onnx_graph.LayerOperators):
         result = self("Sub", self.cast(shifted, np.int64), added)
         return self.cast(self.saturate(result, np.int64), np.int32)
 
-    def saturate(self, x, dtype):
+    def saturate(self, x: str, dtype: type[np.int32] | type[np.int64]) -> str:
         low = self.constant("low", dtype(nodes.STREAM_MIN))
         return self("Clip", x, low, self.constant("high", dtype(nodes.STREAM_MAX)))
 
-    def mean_pool(self, x):
+    def mean_pool(self, x: str) -> str:
         """`(2 * sum + count) // (2 * count)`, with `2**15 * (2 * count)` added to the dividend."""
         axes, two = self.constant("axes", np.array([2, 3])), self.constant("two", np.int64(2))
         total = self("ReduceSum", self.cast(x, np.int64), axes, keepdims=0)
