@@ -1,4 +1,4 @@
-"""Image sets as uint8 arrays in memory: their archives, TFDS directories prepared from them, and splits."""
+"""Image sets as uint8 arrays in memory: the published archives, TFDS directories made from them, and splits."""
 
 from qresnet_jax.data.archives import DataError
 from qresnet_jax.data.sets import ImageDataset, Split, load_dataset, prepare_dataset

@@ -1,12 +1,12 @@
-"""The archives that CIFAR, MNIST and Fashion-MNIST are published in, read into NumPy arrays.
+"""Reads the archives in which CIFAR, MNIST and Fashion-MNIST are published into NumPy arrays.
 
     MNIST, Fashion-MNIST    four IDX files, plain or gzipped (LeCun et al. 1998): train-images-idx3-ubyte,
                             train-labels-idx1-ubyte, t10k-...; also spelt train-images.idx3-ubyte
     CIFAR-10, CIFAR-100     cifar-10-python.tar.gz (pickles) or cifar-10-binary.tar.gz (records of 1 or 2
-                            label bytes and 3072 pixels: planes R, G, B), packed or not (Krizhevsky 2009)
+                            label bytes and 3072 pixels: planes R, G, B), packed or unpacked (Krizhevsky 2009)
 
-`read_raw(name, raw_dir)` finds them in `raw_dir`, in a directory directly below it, or at `raw_dir` itself.
-Nothing in an archive is ever executed: pickles go through an unpickler that knows NumPy arrays and no more.
+`read_raw(name, raw_dir)` finds them in `raw_dir` or in a directory directly below it; `raw_dir` may also be the
+archive itself. Nothing in an archive is ever executed: the unpickler knows NumPy arrays and nothing else.
 """
 
 import gzip
@@ -30,27 +30,31 @@ log = logging.getLogger("qresnet_jax")
 
 
 class RawSplit(NamedTuple):
+    """The images and labels of one split of an archive."""
+
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: dict[str, np.ndarray]  # int64 [N] each: "label", in CIFAR-100 also "coarse_label"
 
 
 class RawSet(NamedTuple):
+    """The content of an archive."""
+
     train: RawSplit
     test: RawSplit
     class_names: dict[
         str, list[str]
-    ]  # by label key; a key is absent where the archive does not name its classes
+    ]  # by label key; a key is absent if the archive does not name its classes
 
 
 class Published(NamedTuple):
-    """What the original of a set holds, and where it is."""
+    """What the published original of a set holds, and where it can be found."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # (height, width, channels)
     classes: dict[str, int]  # label key -> number of classes, in the order of CIFAR's label bytes
-    train: int
-    test: int
-    files: str
-    home: str
+    train: int  # number of images
+    test: int  # number of images
+    files: str  # names of the files, for messages
+    home: str  # address of the set's page, for messages
 
 
 _IDX = "train-images-idx3-ubyte(.gz) and its three companions"
@@ -71,14 +75,14 @@ def read_raw(name: str, raw_dir: str | os.PathLike[str]) -> RawSet:
     """Reads the published archive of a standard set.
 
     Args:
-      name: one of PUBLISHED.
-      raw_dir: directory with the archive, packed or unpacked, or the one above it; or the archive.
+      name: a key of PUBLISHED.
+      raw_dir: the directory that holds the archive, packed or unpacked, or the directory above it, or the archive.
 
     Returns:
-      Images, labels and class names in the archive's own order.
+      The images, labels and class names, in the archive's own order.
 
     Raises:
-      DataError: nothing is found, or a file is truncated, of another format, or contradicts its companions.
+      DataError: nothing is found, or a file is truncated, has an unexpected format, or contradicts its companions.
     """
     root, expected = pathlib.Path(raw_dir).expanduser(), PUBLISHED[name]
     if not root.exists():
@@ -90,28 +94,30 @@ def read_raw(name: str, raw_dir: str | os.PathLike[str]) -> RawSet:
         n, shape = len(split.images), split.images.shape[1:]
         if shape != expected.shape or not n:
             raise DataError(
-                f"{root}: {n} {part} images of {shape}, but those of {name} are {expected.shape}."
+                f"{root}: {n} {part} images of shape {shape}, but those of {name} are {expected.shape}: "
+                "give the directory of this set as config.data.raw_dir."
             )
         for key, labels in split.labels.items():
             if len(labels) != n:
                 raise DataError(
-                    f"{root}: {n} {part} images, but {len(labels)} labels: files of different sets."
+                    f"{root}: {n} {part} images, but {len(labels)} labels: these files belong to different sets. "
+                    "Copy the archive again."
                 )
             if not 0 <= labels.min() <= labels.max() < expected.classes[key]:
                 raise DataError(
                     f"{root}: {part} '{key}' runs from {labels.min()} to {labels.max()}, but {name} has "
-                    f"{expected.classes[key]} classes."
+                    f"{expected.classes[key]} classes: copy the archive again."
                 )
-        # Not an error: a small file of the right format is a good thing to try a program on.
+        # This is no error: a small file in the right format is a good thing to try a program on.
         if n != count:
-            log.warning("%s: %d %s images, where the original has %d", root, n, part, count)
+            log.warning("%s: found %d %s images, but the original has %d", root, n, part, count)
     return raw
 
 
 def _places(name: str, root: pathlib.Path) -> list[pathlib.Path]:
-    """`root` and the directories in it, without those that are named after another set.
+    """Returns `root` and the directories in it, but for those that are named after another set.
 
-    MNIST and its successors use the same file names, so that only the directory tells them apart.
+    MNIST and its successors use the same file names, so only the directory tells them apart.
     """
     root = root.parent if root.is_file() else root
     others = {"mnist", "fashionmnist", "kmnist", "emnist"} - {_letters(name)}
@@ -124,8 +130,8 @@ def _letters(name: str) -> str:
 
 def _not_found(name: str, root: pathlib.Path) -> DataError:
     return DataError(
-        f"{name}: found neither {PUBLISHED[name].files} nor the same unpacked in config.data.raw_dir={str(root)!r} "
-        f"or directly below it (directories named after another set do not count). They come from "
+        f"{name}: found neither {PUBLISHED[name].files} nor the unpacked files in config.data.raw_dir={str(root)!r} "
+        f"or directly below it (directories that are named after another set do not count). Get them from "
         f"{PUBLISHED[name].home}."
     )
 
@@ -137,30 +143,33 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an IDX file of bytes: 0, 0, 8, number of axes, each axis as big-endian uint32, the values.
 
     Args:
-      path: the file; whether it is gzipped is seen from its first bytes, not from its name.
+      path: the file. Its first bytes, not its name, tell whether it is gzipped.
 
     Returns:
-      uint8, in the shape that the file says.
+      The values, uint8, in the shape that the header gives.
 
     Raises:
-      DataError: not such a file, or shorter or longer than its header says.
+      DataError: the file is no IDX file of bytes, or it is shorter or longer than its header says.
     """
     data = pathlib.Path(path).read_bytes()
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
         except (EOFError, OSError, zlib.error) as error:
-            raise DataError(f"{path}: the gzip stream is cut or damaged ({error}): copy it again.") from error
+            raise DataError(
+                f"{path}: the gzip stream is cut or damaged ({error}): copy the file again."
+            ) from error
     if data[:3] != b"\0\0\x08" or len(data) < 4 or len(data) < 4 + 4 * data[3]:
         raise DataError(
-            f"{path}: expected an IDX file of bytes, which starts 00 00 08, not {data[:4].hex(' ')!r}."
+            f"{path}: expected an IDX file of bytes, which starts 00 00 08, not {data[:4].hex(' ')!r}: "
+            "copy the file again."
         )
     start = 4 + 4 * data[3]
     shape = tuple(np.frombuffer(data, ">u4", data[3], 4).tolist())
     if len(data) - start != math.prod(shape):
         raise DataError(
             f"{path}: its header says {shape}, {math.prod(shape)} bytes, but {len(data) - start} follow: "
-            "the file is cut or damaged, copy it again."
+            "the file is cut or damaged; copy it again."
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
@@ -177,16 +186,20 @@ def _read_idx_set(name: str, root: pathlib.Path) -> RawSet:
         places = [place for place in places if _letters(place.name) == _letters(name)] or places
         if len(places) > 1:
             found = ", ".join(str(place) for place in places)
-            raise DataError(f"{name}: its files lie in {found}: give the right one as config.data.raw_dir.")
+            raise DataError(
+                f"{name}: files of this set lie in {found}: give the right one as config.data.raw_dir."
+            )
     arrays = {}
     for stem, axes in (("train-images", 3), ("train-labels", 1), ("t10k-images", 3), ("t10k-labels", 1)):
         path = find(places[0], stem, axes)
         if path is None:
-            raise DataError(f"{places[0]}: {stem}-idx{axes}-ubyte(.gz) is missing beside its companions.")
+            raise DataError(
+                f"{places[0]}: {stem}-idx{axes}-ubyte(.gz) is missing beside its companions: copy it there."
+            )
         arrays[stem] = read_idx(path)
         if arrays[stem].ndim != axes:
             raise DataError(
-                f"{path}: expected {axes} axes, got {arrays[stem].ndim}: another file of this name."
+                f"{path}: expected {axes} axes, got {arrays[stem].ndim}: the file has a wrong name; copy it again."
             )
     train, test = (
         RawSplit(arrays[f"{s}-images"][..., None], {"label": arrays[f"{s}-labels"].astype(np.int64)})
@@ -197,12 +210,13 @@ def _read_idx_set(name: str, root: pathlib.Path) -> RawSet:
 
 # ---- CIFAR -------------------------------------------------------------------------------------------------
 
-# Batches of train and test as the pickles are called; the binary files have .bin behind that.
+# The pickles' file names, for train and test; the binary files have the same names with .bin appended.
 _BATCHES = {
     "cifar10": ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]),
     "cifar100": (["train"], ["test"]),
 }
-# Our label key, in the order of the label bytes -> key in the batches, key in the pickled names, text file.
+# Our label keys, in the order of the label bytes. Each maps to its key in the batches, its key in the pickled class
+# names, and the text file of class names that comes with the binary files.
 _LABELS = {
     "cifar10": {"label": ("labels", "label_names", "batches.meta.txt")},
     "cifar100": {
@@ -220,13 +234,15 @@ def _read_cifar(name: str, root: pathlib.Path) -> RawSet:
     members = _members(
         source, {*batches, _PICKLED_NAMES[name], *(files[2] for files in _LABELS[name].values())}
     )
-    # An incomplete archive is of the form of which more is there, so that the message names what is missing.
+    # An incomplete archive counts as the form that has more files in it, so that the message names what is missing.
     found = [file for file in batches if file in members]
     binary = 2 * sum(file.endswith(".bin") for file in found) > len(found)
     end, read = (".bin", _read_binary_batch) if binary else ("", _read_pickled_batch)
     missing = [file + end for part in parts for file in part if file + end not in members]
     if missing:
-        raise DataError(f"{source}: {', '.join(missing)} missing: incomplete, or not an archive of {name}.")
+        raise DataError(
+            f"{source}: {', '.join(missing)} missing: it is incomplete, or not an archive of {name}. Copy it again."
+        )
     splits = []
     for part in parts:
         read_batches = [read(name, members[file + end], f"{source}, {file}{end}") for file in part]
@@ -250,7 +266,7 @@ def _find_cifar(name: str, root: pathlib.Path, batches: list[str]) -> pathlib.Pa
 
 
 def _members(source: pathlib.Path, wanted: set[str]) -> dict[str, bytes]:
-    """The wanted files of a directory or a tar archive, by the last part of their names."""
+    """Reads the wanted files of a directory or a tar archive; returns their bytes by the last part of their names."""
     if source.is_dir():
         return {file: (source / file).read_bytes() for file in sorted(wanted) if (source / file).is_file()}
     members = {}
@@ -261,7 +277,9 @@ def _members(source: pathlib.Path, wanted: set[str]) -> dict[str, bytes]:
                 if file in wanted and member.isreg() and (content := tar.extractfile(member)):
                     members[file] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{source}: expected a tar.gz archive, but it is cut or damaged: {error}.") from error
+        raise DataError(
+            f"{source}: expected a tar.gz archive, but it is cut or damaged ({error}): copy it again."
+        ) from error
     return members
 
 
@@ -270,7 +288,7 @@ def _read_binary_batch(name: str, data: bytes, where: str) -> RawSplit:
     record = len(keys) + 3072
     if not data or len(data) % record:
         raise DataError(
-            f"{where}: {len(data)} bytes, expected a multiple of {record}: cut or damaged, copy it again."
+            f"{where}: {len(data)} bytes, expected a multiple of {record}: the file is cut or damaged; copy it again."
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
     return RawSplit(
@@ -283,21 +301,21 @@ def _read_pickled_batch(name: str, data: bytes, where: str) -> RawSplit:
     pixels = batch.get("data")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
         got = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise DataError(f"{where}: expected 'data' to be uint8 [N, 3072], got {got}.")
+        raise DataError(f"{where}: expected 'data' to be uint8 [N, 3072], got {got}: copy the archive again.")
     labels = {}
     for key, (stored, _, _) in _LABELS[name].items():
         values = np.asarray(batch.get(stored))
         if values.shape != (len(pixels),) or values.dtype.kind not in "iu":
             raise DataError(
                 f"{where}: expected '{stored}' to be {len(pixels)} integers, one for each image, got "
-                f"{values.dtype} {values.shape}."
+                f"{values.dtype} {values.shape}: copy the archive again."
             )
         labels[key] = values.astype(np.int64)
     return RawSplit(_planes_last(pixels), labels)
 
 
 def _planes_last(rows: np.ndarray) -> np.ndarray:
-    """uint8 [N, 3072], planes R, G, B of 32 rows each -> [N, 32, 32, 3]."""
+    """Returns uint8 [N, 32, 32, 3] from [N, 3072], whose rows hold the planes R, G and B of 32x32 pixels each."""
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
@@ -308,7 +326,7 @@ def _class_names(
     for key, (_, stored, text_file) in _LABELS[name].items():
         file, count = text_file if binary else _PICKLED_NAMES[name], PUBLISHED[name].classes[key]
         if file not in members:
-            log.warning("%s: without %s the classes of '%s' go by numbers", source, file, key)
+            log.warning("%s: %s is missing, so the classes of '%s' are numbered", source, file, key)
             continue
         if binary:
             names[key] = [
@@ -318,7 +336,9 @@ def _class_names(
             found = load_pickle(members[file], f"{source}, {file}").get(stored, [])
             names[key] = [n.decode("latin1") if isinstance(n, bytes) else str(n) for n in found]
         if len(names[key]) != count:
-            raise DataError(f"{source}, {file}: expected {count} names of '{key}', got {len(names[key])}.")
+            raise DataError(
+                f"{source}, {file}: expected {count} names of '{key}', got {len(names[key])}: copy the archive again."
+            )
     return names
 
 
@@ -326,17 +346,17 @@ def _class_names(
 
 
 def load_pickle(data: bytes, where: str) -> dict[str, Any]:
-    """A dictionary of plain values and NumPy arrays from a pickle, Python 2's included.
+    """Loads a dictionary of plain values and NumPy arrays from a pickle, of Python 2 or 3, without running its code.
 
     Args:
       data: the pickle.
-      where: what to call it in messages.
+      where: what messages call it.
 
     Returns:
       The dictionary, with str keys.
 
     Raises:
-      DataError: truncated, no dictionary, or it asks for anything but arrays of numbers. Nothing has run.
+      DataError: the pickle is truncated, is no dictionary, or asks for anything but arrays of numbers.
     """
     try:
         loaded = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
@@ -345,20 +365,22 @@ def load_pickle(data: bytes, where: str) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle can fail in any opcode, with any exception
         raise DataError(f"{where}: not a complete pickle ({error}): copy the archive again.") from error
     if not isinstance(loaded, dict):
-        raise DataError(f"{where}: expected a pickled dictionary, got {type(loaded).__name__}.")
+        raise DataError(
+            f"{where}: expected a pickled dictionary, got {type(loaded).__name__}: copy the archive again."
+        )
     return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in loaded.items()}
 
 
 def _number_dtype(spec: str, align: bool = False, copy: bool = True) -> np.dtype:
     if not re.fullmatch(r"[<>|=]?[biuf]\d{1,2}", spec):
-        raise DataError(f"refused an array of type {spec!r}: CIFAR archives hold numbers only.")
-    # Always a copy: the pickle goes on to set the state of what it gets.
+        raise DataError(f"refused an array of type {spec!r}: CIFAR archives hold only numbers.")
+    # Always a copy, because the pickle then sets the state of the object that it gets.
     return np.dtype(spec, align=False, copy=True)
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise DataError(f"refused the encoding {encoding!r}: CIFAR archives hold numbers only.")
+        raise DataError(f"refused the encoding {encoding!r}: CIFAR archives hold only numbers.")
     return text.encode("latin1")
 
 
@@ -373,12 +395,13 @@ _ALLOWED = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows what an array of numbers is rebuilt from; refuses every other name without importing it."""
+    """Knows the functions that rebuild an array of numbers; refuses every other name without importing it."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core")  # renamed in NumPy 2
         if (module, name) not in _ALLOWED:
             raise DataError(
-                f"refused to load {module}.{name}: CIFAR archives hold arrays, this file would run code."
+                f"refused to load {module}.{name}: CIFAR archives hold only arrays, but this file would run code. "
+                "Get the archive from its publisher."
             )
         return _ALLOWED[module, name]

@@ -1,9 +1,9 @@
 """TFDS builders of CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST that need no TensorFlow.
 
-A data directory prepared here and one prepared by TensorFlow Datasets elsewhere are interchangeable: the
-builders are TFDS's own (name, version, features, keys and hence order), with only their reading replaced. The
-stock ones read through TensorFlow and encode arrays with it; ours read with `archives` and yield PNG files.
-The result lies in DATA_DIR/NAME/VERSION, as ArrayRecord files, and is moved there in one step when complete.
+A data directory prepared here and one prepared by TensorFlow Datasets (TFDS) elsewhere are interchangeable: the
+builders are TFDS's own, with the same name, version, features, keys and hence order; only the reading is replaced.
+The stock builders read and encode images through TensorFlow; these read with `archives` and yield PNG files. The
+result lies in DATA_DIR/NAME/VERSION as ArrayRecord files, and is moved there in one step when it is complete.
 """
 
 import functools
@@ -32,7 +32,7 @@ STANDARD = tuple(PUBLISHED)
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-# URL -> SHA-256, the same that TFDS ships (a test compares them). The checksum also makes up for plain http.
+# URL -> SHA-256, as TFDS has them (a test compares the two). The checksums also make downloads by plain http safe.
 SOURCES: dict[str, dict[str, str]] = {
     "cifar10": {
         _CIFAR + "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -61,28 +61,28 @@ SOURCES: dict[str, dict[str, str]] = {
         + "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     },
 }
-CONNECT_SECONDS = 4.0  # a user without a network gets the answer within 5 s, start-up included
+CONNECT_SECONDS = 4.0  # a user without a network gets an answer within 5 s, start-up included
 
 
 def data_root(data_dir: str | os.PathLike[str] = "") -> pathlib.Path:
-    """The directory of all sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, like TFDS."""
+    """Returns the directory of all sets, as TFDS does: `data_dir`, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(chosen).expanduser()
 
 
 def prepared_dir(name: str, data_dir: str | os.PathLike[str] = "") -> pathlib.Path | None:
-    """Where a prepared set lies, without importing TFDS.
+    """Finds a prepared set, without importing TFDS.
 
     Args:
-      name: "name", "name/config", "name:1.2.3" or "name/config:1.2.3"; without a version it is the highest,
+      name: "name", "name/config", "name:1.2.3" or "name/config:1.2.3". Without a version the highest version is taken,
         without a configuration the only one.
       data_dir: as in `data_root`.
 
     Returns:
-      The directory with its dataset_info.json, or None where there is none.
+      The directory that contains the set's dataset_info.json, or None if the set is not prepared.
 
     Raises:
-      DataError: the name is not of this form, or there are several configurations to choose from.
+      DataError: the name does not have this form, or there are several configurations to choose from.
     """
     match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", name)
     if not match:
@@ -112,7 +112,7 @@ def prepared_dir(name: str, data_dir: str | os.PathLike[str] = "") -> pathlib.Pa
 
 
 def how_to_prepare(name: str, data_dir: str | os.PathLike[str] = "") -> str:
-    """The command that prepares a standard set from files, for messages."""
+    """Returns the command that prepares a standard set from files, for messages."""
     elsewhere = f" --config.data.data_dir={data_dir}" if data_dir else ""
     debian = (
         "; Debian's package dataset-fashion-mnist provides them in DIR=/usr/share/datasets/fashion-mnist"
@@ -120,7 +120,7 @@ def how_to_prepare(name: str, data_dir: str | os.PathLike[str] = "") -> str:
         else ""
     )
     return (
-        f"python main.py --config=... --mode=prepare_data --config.data.raw_dir=DIR{elsewhere} , "
+        f"qresnet --config=... --mode=prepare_data --config.data.raw_dir=DIR{elsewhere} , "
         f"where DIR holds {PUBLISHED[name].files} (from {PUBLISHED[name].home}{debian})"
     )
 
@@ -128,19 +128,20 @@ def how_to_prepare(name: str, data_dir: str | os.PathLike[str] = "") -> str:
 def prepare(
     name: str, data_dir: str | os.PathLike[str] = "", raw_dir: str | os.PathLike[str] = ""
 ) -> pathlib.Path:
-    """Prepares a standard set, from files that are there or else from the network; once done, does nothing.
+    """Prepares a standard set from its archive, or does nothing if the set is prepared already.
 
     Args:
       name: one of STANDARD.
       data_dir: as in `data_root`.
-      raw_dir: where the published archive lies (see `archives.read_raw`); "": download it into `data_dir`.
+      raw_dir: where the published archive lies (see `archives.read_raw`). If empty, the archive is downloaded into
+        `data_dir`.
 
     Returns:
       The prepared directory, DATA_DIR/NAME/VERSION.
 
     Raises:
-      DataError: the archive is not there, cannot be fetched (known after CONNECT_SECONDS), or is damaged;
-        `data_dir` cannot be written; or an incomplete directory is in the way.
+      DataError: the archive is missing, damaged, or cannot be downloaded (without a network this is known after
+        CONNECT_SECONDS); or `data_dir` cannot be written; or an incomplete directory is in the way.
     """
     root = data_root(data_dir)
     if done := prepared_dir(name, root):
@@ -151,37 +152,39 @@ def prepare(
         builder = _builder_class(name)(data_dir=root, file_format="array_record")
         target = pathlib.Path(builder.data_dir)
         if target.exists():
-            # TFDS would take it for prepared and return without a word.
+            # TFDS would consider it prepared and return without a message.
             raise DataError(f"{target} exists but has no dataset_info.json: delete it and prepare again.")
         builder.raw = raw
         log.info("preparing %s in %s", name, target)
         builder.download_and_prepare()
     except OSError as error:
-        # Two runs may start together: the one that comes second finds the directory there, complete.
+        # Two runs may start together: the second one then finds the directory already complete.
         if done := prepared_dir(name, root):
             return done
-        raise DataError(f"{name} could not be prepared in {root}: {error}.") from error
+        raise DataError(
+            f"{name} could not be prepared in {root}: {error}. Mend this, or choose another config.data.data_dir."
+        ) from error
     return target
 
 
 @functools.cache
-def _builder_class(name: str) -> Any:  # TFDS says nothing of its types
-    """TFDS's builder of this name with our reading; not registered, so the stock one stays available."""
+def _builder_class(name: str) -> Any:  # TFDS does not declare its types
+    """Returns TFDS's builder of this name with our reading. It is not registered: the stock one stays available."""
     import tensorflow_datasets as tfds
 
     stock: Any = tfds.builder_cls(name)
 
     class FromArchive(stock, skip_registration=True):  # type: ignore[call-arg]  # a keyword of TFDS's base class
-        """Needs `raw`, an `archives.RawSet`, before `download_and_prepare`."""
+        """The stock builder, which takes its images from `raw`; set that before `download_and_prepare`."""
 
         name = stock.name
         raw: RawSet
 
         def _log_download_bytes(self) -> None:
-            """Prints "Downloading" in the stock builder, which is not what happens here."""
+            """Prints nothing: the stock builder says "Downloading", which is not what happens here."""
 
         def _log_download_done(self) -> None:
-            """Prints "downloaded" in the stock builder."""
+            """Prints nothing: the stock builder says "downloaded"."""
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
             for key, names in self.raw.class_names.items():
@@ -202,7 +205,7 @@ def _builder_class(name: str) -> Any:  # TFDS says nothing of its types
 
 
 def _png(image: np.ndarray) -> bytes:
-    """uint8 [H, W, 1 or 3] -> a PNG file."""
+    """Encodes an image, uint8 [H, W, 1 or 3], as a PNG file."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -211,7 +214,14 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _download(name: str, root: pathlib.Path, data_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Fetches the published archive into ROOT/downloads/NAME, unless it is there with the right checksum."""
+    """Downloads the published archive into ROOT/downloads/NAME, unless it is there with the right checksum.
+
+    Returns:
+      The directory ROOT/downloads/NAME.
+
+    Raises:
+      DataError: the archive cannot be downloaded; the message says how to prepare the set from files instead.
+    """
     folder = root / "downloads" / name
     for url, sha256 in SOURCES[name].items():
         target = folder / url.rsplit("/", 1)[1]
@@ -228,7 +238,7 @@ def _download(name: str, root: pathlib.Path, data_dir: str | os.PathLike[str]) -
             if (got := _sha256(part)) != sha256:
                 size = part.stat().st_size
                 raise ValueError(
-                    f"expected SHA-256 {sha256}, got {got}, {size} bytes: cut or changed on the way"
+                    f"expected SHA-256 {sha256}, got {got}, {size} bytes: the file was cut or changed on the way"
                 )
             part.replace(target)
         except Exception as error:  # urllib raises OSError, HTTPException and, for odd proxies, ValueError
@@ -242,9 +252,9 @@ def _download(name: str, root: pathlib.Path, data_dir: str | os.PathLike[str]) -
 
 
 def _open(url: str) -> http.client.HTTPResponse:
-    """An open response, or an exception within CONNECT_SECONDS.
+    """Opens a URL; returns the open response, or raises an exception within CONNECT_SECONDS.
 
-    In a thread, because looking up a name can hang for far longer than any time limit of a socket.
+    It connects in a thread, because looking up a host name can hang for far longer than any time limit of a socket.
     """
     answer: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
 
@@ -252,7 +262,7 @@ def _open(url: str) -> http.client.HTTPResponse:
         try:
             answer.put(urllib.request.urlopen(url, timeout=60))
         except urllib.error.HTTPError as error:
-            error.close()  # it is an open response as well
+            error.close()  # the exception is an open response as well
             answer.put(error)
         except (OSError, http.client.HTTPException, ValueError) as error:
             answer.put(error)

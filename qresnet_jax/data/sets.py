@@ -1,11 +1,11 @@
-"""An image set by name, as uint8 arrays with a train, a validation and a test split.
+"""Loads an image set by its name, as uint8 arrays with a train, a validation and a test split.
 
-    digits                                    scikit-learn's 8x8 digits, always there
+    digits                                    scikit-learn's 8x8 digits, which are always available
     cifar10, cifar100, mnist, fashion_mnist   TFDS directories, prepared on first use (see `builders`)
-    anything else                             an image classification set, prepared by TFDS as ArrayRecord
+    any other name                            an image classification set that TFDS has prepared as ArrayRecord files
 
-A prepared set is read without TensorFlow and without a network, in the order of its files: TFDS shuffled them
-once, by key, so the order is random but the same everywhere. The validation split is the end of train.
+A prepared set is read without TensorFlow and without a network, in the order of its files. TFDS shuffled the images
+once, by key, so this order is random but the same everywhere. The validation split is the end of train.
 """
 
 import dataclasses
@@ -25,48 +25,56 @@ from qresnet_jax.pixels import round_mean
 
 log = logging.getLogger("qresnet_jax")
 
-DIGITS_TEST = 360  # the last images are by other writers than the first 1437
+DIGITS_TEST = 360  # the last images are by other writers than the first 1,437
 
 
 class Split(NamedTuple):
+    """The images of one split and their classes."""
+
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """A set in memory. `mean` and `std` are in pixel units, for `(pixels - mean) / std`.
+    """An image set in memory. `mean` and `std` are in units of pixel values, for `(pixels - mean) / std`.
 
-    `mean` is rounded to half-integers: the shipped network starts from the integer 2 * pixel - 2 * mean.
+    `mean` is rounded to half-integers, because the shipped network starts from the integer 2 * pixel - 2 * mean.
     """
 
     name: str
     train: Split
-    validation: Split | None  # None: train has it all
+    validation: Split | None  # None if nothing is held out
     test: Split
     class_names: tuple[str, ...]
-    mean: np.ndarray  # float64 [C], of train without validation
-    std: np.ndarray  # float64 [C], of the same, 1 where a channel is constant
+    mean: np.ndarray  # float64 [C], the mean of each channel over the training images, without validation
+    std: (
+        np.ndarray
+    )  # float64 [C], the standard deviation over the training images; 1 where a channel is constant
 
 
 def load_dataset(data_config: ConfigDict) -> ImageDataset:
-    """Loads a set; prepares it first if it is one of `builders.STANDARD` and not yet prepared.
+    """Loads a set. If it is one of `builders.STANDARD` and not yet prepared, prepares it first.
 
     Args:
-      data_config: has `name`; may have `data_dir` ("": $TFDS_DATA_DIR or ~/tensorflow_datasets), `raw_dir`
-        (where the published archive lies; "": download) and `holdout` (0.1), the fraction of train that
-        becomes the validation split: its last floor(N * holdout) images. 0: no validation split.
+      data_config: has the field `name` and may have these:
+        `data_dir`: the directory of prepared sets; if empty, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        `raw_dir`: where the published archive lies; if empty, it is downloaded.
+        `holdout`: the fraction of train that becomes the validation split, by default 0.1. The split has the last
+        floor(N * holdout) images of train; with 0 there is none.
 
     Returns:
       The set. The arrays of train and validation share memory.
 
     Raises:
-      DataError: the set is unknown, cannot be prepared, is damaged, or does not fit (see the message).
+      DataError: the set is unknown, damaged, cannot be prepared, or is no set of equally large images with classes.
     """
     name, data_dir, raw_dir = _fields(data_config)
     holdout = getattr(data_config, "holdout", 0.1)
     if not 0 <= holdout < 1:
-        raise DataError(f"data.holdout={holdout}: expected a fraction of train, at least 0 and below 1.")
+        raise DataError(
+            f"config.data.holdout={holdout}: expected a fraction of train, at least 0 and below 1."
+        )
     if name == "digits":
         train, test, class_names = _digits()
     else:
@@ -84,7 +92,7 @@ def load_dataset(data_config: ConfigDict) -> ImageDataset:
 
 
 def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
-    """Prepares a set for `load_dataset`, or does nothing if that is done.
+    """Prepares a set for `load_dataset`, or does nothing if the set is prepared already.
 
     Args:
       data_config: as for `load_dataset`.
@@ -93,13 +101,13 @@ def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
       The directory that `load_dataset` will read; for digits, scikit-learn's own file.
 
     Raises:
-      DataError: as `builders.prepare`; or only TFDS itself can prepare this set.
+      DataError: the set cannot be prepared (see `builders.prepare`), or only TFDS itself can prepare it.
     """
     name, data_dir, raw_dir = _fields(data_config)
     if name == "digits":
         import sklearn.datasets
 
-        log.info("digits comes with scikit-learn, there is nothing to prepare")
+        log.info("digits comes with scikit-learn: there is nothing to prepare")
         return pathlib.Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
     if name in builders.STANDARD:
         return builders.prepare(name, data_dir, raw_dir)
@@ -117,14 +125,14 @@ def _unknown(name: str, data_dir: str) -> DataError:
     root = builders.data_root(data_dir)
     if name.startswith("imagenet"):
         return DataError(
-            f"config.data.name={name!r}: ImageNet must be streamed and its images resized; this data path is not there yet. "
-            f"Only sets of equally large images can be used, prepared in config.data.data_dir={str(root)!r}."
+            f"config.data.name={name!r}: ImageNet must be streamed and its images resized, which is not supported yet. "
+            f"Use a set of equally large images, prepared in config.data.data_dir={str(root)!r}."
         )
     here = sorted({path.relative_to(root).parts[0] for path in root.glob("*/**/dataset_info.json")})
     return DataError(
-        f"config.data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, and what is "
-        f"prepared in config.data.data_dir={str(root)!r}: {', '.join(here) or 'nothing yet'}. Another set of TFDS "
-        f"must be prepared there first, where TensorFlow is installed: "
+        f"config.data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, and the sets that "
+        f"are prepared in config.data.data_dir={str(root)!r}: {', '.join(here) or 'none yet'}. To prepare another "
+        f"set of TFDS there, run this on a machine with TensorFlow: "
         f"tfds build {name} --file_format=array_record --data_dir={root}"
     )
 
@@ -140,9 +148,10 @@ def _digits() -> tuple[Split, Split, tuple[str, ...]]:
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, rounded to half-integers, and standard deviation of uint8 [N, H, W, C]: float64 [C] each.
+    """Returns the mean, rounded to half-integers, and the standard deviation of each channel, float64 [C] each.
 
-    From exact counts of the 256 values: the images as float64 would take eight times their memory.
+    The images are uint8 [N, H, W, C]. Both come from exact counts of the 256 values, since a copy of the images in
+    float64 would take eight times their memory.
     """
     values = np.arange(256, dtype=np.float64)
     counts = np.zeros((images.shape[-1], 256), np.int64)
@@ -159,16 +168,17 @@ def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_prepared(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...]]:
-    """Reads an image classification set that TFDS, ours or stock, has prepared as ArrayRecord files.
+    """Reads an image classification set that our builders or TFDS's own have prepared as ArrayRecord files.
 
     Args:
       directory: DATA_DIR/NAME/[CONFIG/]VERSION.
 
     Returns:
-      train, test (or validation, where there is no test) and the class names.
+      The train split, the test split (or the validation split, if there is no test split), and the class names.
 
     Raises:
-      DataError: damaged, prepared in another format, or not a set of equally large uint8 images with classes.
+      DataError: the set is damaged, is prepared in another format, or does not consist of equally large uint8 images
+        with classes.
     """
     import tensorflow_datasets as tfds
 
@@ -178,15 +188,15 @@ def read_prepared(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...
         formats = {stored.get("fileFormat", "tfrecord"), *stored.get("alternativeFileFormats", [])}
         if "array_record" not in formats:
             raise DataError(
-                f"{directory} holds {', '.join(sorted(formats))} files, only array_record is read. Add it: "
+                f"{directory} holds {', '.join(sorted(formats))} files, but only array_record can be read. To add it: "
                 f"tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record"
             )
         info = tfds.builder_from_directory(directory).info
-        # No change, unless ArrayRecord files were added later to a set prepared in another format.
+        # This matters only if the set was prepared in another format and its ArrayRecord files were added later.
         info.set_file_format("array_record", override=True, override_if_initialized=True)
     except DataError:
         raise
-    except Exception as error:  # TFDS meets damaged metadata with whatever exception comes
+    except Exception as error:  # TFDS raises exceptions of many types when metadata is damaged
         raise DataError(f"{directory}: the description of the set is damaged ({error}). {again}") from error
     features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
     image: Any = features.get("image")
@@ -194,14 +204,18 @@ def read_prepared(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...
     has_classes = isinstance(label, tfds.features.ClassLabel) and label.num_classes
     if not isinstance(image, tfds.features.Image) or not has_classes:
         raise DataError(
-            f"{directory}: expected the features 'image' (an Image) and 'label' (a ClassLabel), there are "
-            f"{features}: only image classification sets can be used."
+            f"{directory}: expected the features 'image' (an Image) and 'label' (a ClassLabel), got {features}: choose "
+            "an image classification set."
         )
     if image.np_dtype != np.uint8:
-        raise DataError(f"{directory}: expected uint8 images, got {np.dtype(image.np_dtype)}.")
+        raise DataError(
+            f"{directory}: expected uint8 images, got {np.dtype(image.np_dtype)}: choose another set."
+        )
     last = "test" if "test" in info.splits else "validation"
     if "train" not in info.splits or last not in info.splits:
-        raise DataError(f"{directory}: expected the splits train and test, there are {list(info.splits)}.")
+        raise DataError(
+            f"{directory}: expected the splits train and test, got {list(info.splits)}: choose another set."
+        )
     if last != "test":
         log.info("%s has no test split: its validation split is used as test", info.full_name)
     train, test = (_read_split(directory, info.splits[s], image, label, again) for s in ("train", last))
@@ -211,7 +225,7 @@ def read_prepared(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...
 
 
 def _read_split(directory: pathlib.Path, split: Any, image: Any, label: Any, again: str) -> Split:
-    """Whole files at once and Pillow alone: per item, as TFDS reads, it takes several times as long."""
+    """Reads one split, whole files at once. Item by item, as TFDS reads, it takes several times as long."""
     from array_record.python.array_record_module import ArrayRecordReader
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -225,7 +239,7 @@ def _read_split(directory: pathlib.Path, split: Any, image: Any, label: Any, aga
             records = reader.read_all()
             reader.close()
             if len(records) != length:
-                raise ValueError(f"{len(records)} records where {length} are expected")
+                raise ValueError(f"expected {length} records, got {len(records)}")
             for record in records:
                 feature = tf_example_pb2.Example.FromString(record).features.feature
                 pixels = _decode(feature["image"].bytes_list.value[0], image.shape[-1])
@@ -237,7 +251,7 @@ def _read_split(directory: pathlib.Path, split: Any, image: Any, label: Any, aga
                 i += 1
         except DataError:
             raise
-        except Exception as error:  # each layer (records, protocol buffer, image) has exceptions of its own
+        except Exception as error:  # records, protocol buffers and images each raise exceptions of their own
             raise DataError(f"{path} is damaged ({error}). {again}") from error
     if not i:
         raise DataError(f"{directory}: split {split.name!r} is empty. {again}")
@@ -250,10 +264,13 @@ def _read_split(directory: pathlib.Path, split: Any, image: Any, label: Any, aga
 
 
 def _decode(data: bytes, channels: int | None) -> np.ndarray:
-    """A PNG, JPEG, ... file -> uint8 [H, W, channels]; None: 1 for grey pictures, 3 for all others."""
+    """Decodes an image file (PNG, JPEG, ...) to uint8 [H, W, channels].
+
+    If `channels` is None, grey pictures have 1 channel and all others 3.
+    """
     from PIL import Image, PngImagePlugin
 
-    # Image.open tries one format after the other; nearly all of this is PNG, and then half the time is saved.
+    # Image.open tries one format after the other. Nearly all files are PNG, and opening those directly halves the time.
     is_png = data[:8] == b"\x89PNG\r\n\x1a\n"
     file = io.BytesIO(data)
     picture: Image.Image = PngImagePlugin.PngImageFile(file) if is_png else Image.open(file)
@@ -266,6 +283,6 @@ def _decode(data: bytes, channels: int | None) -> np.ndarray:
 
 def _uneven(directory: pathlib.Path, first: tuple[int, ...], other: tuple[int, ...]) -> DataError:
     return DataError(
-        f"{directory}: expected images of one size, got {first} and {other}. Sets that must be streamed and "
-        "resized are not supported yet: choose one of equally large images."
+        f"{directory}: expected images of one size, got {first} and {other}. Resizing is not supported yet: choose a "
+        "set of equally large images."
     )

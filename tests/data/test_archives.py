@@ -257,8 +257,8 @@ def test_without_its_file_of_names_an_archive_still_reads(tmp_path, caplog):
     files = cifar_files("cifar10", "python")
     del files["batches.meta"]
     raw = read_raw("cifar10", unpack(tmp_path / "x", files))
-    assert raw.class_names == {} and "classes of 'label' go by numbers" in caplog.text
-    assert "35 train images, where the original has 50000" in caplog.text
+    assert raw.class_names == {} and "the classes of 'label' are numbered" in caplog.text
+    assert "35 train images, but the original has 50000" in caplog.text
 
 
 # ---- IDX ---------------------------------------------------------------------------------------------------
@@ -319,7 +319,10 @@ IDX_DAMAGES = {
     "cut gzip": (lambda d: gzip.compress(d)[:-20], "the gzip stream is cut or damaged"),
     "axes": (lambda d: idx(np.zeros(11, np.uint8)), "expected 3 axes, got 1"),
     "count": (lambda d: idx(np.zeros((10, 28, 28), np.uint8)), "10 train images, but 11 labels"),
-    "size": (lambda d: idx(np.zeros((11, 8, 8), np.uint8)), r"\(8, 8, 1\), but those of mnist are \(28"),
+    "size": (
+        lambda d: idx(np.zeros((11, 8, 8), np.uint8)),
+        r"of shape \(8, 8, 1\), but those of mnist are \(28",
+    ),
 }
 
 

@@ -243,7 +243,7 @@ def test_offline_the_answer_comes_at_once_and_names_the_command(tmp_path, monkey
         with pytest.raises(DataError) as error:
             builders.prepare(name, tmp_path / "data")
     assert time.monotonic() - start < 5
-    assert "python main.py --config=... --mode=prepare_data --config.data.raw_dir=DIR" in str(error.value)
+    assert "qresnet --config=... --mode=prepare_data --config.data.raw_dir=DIR" in str(error.value)
     assert f"--config.data.data_dir={tmp_path / 'data'}" in str(error.value)
     assert ("/usr/share/datasets/fashion-mnist" in str(error.value)) == (name == "fashion_mnist")
 

@@ -197,7 +197,7 @@ def test_a_damaged_shard_is_named(mnist, part, damage):
 def test_a_missing_shard_and_one_of_another_length_are_named(mnist):
     cfg, directory, _ = mnist
     shard(directory).write_bytes(shard(directory, "test").read_bytes())
-    with pytest.raises(DataError, match="train.* is damaged .6 records where 25 are expected"):
+    with pytest.raises(DataError, match="train.* is damaged .expected 25 records, got 6"):
         load_dataset(cfg)
     shard(directory).unlink()
     with pytest.raises(DataError, match="train.*is damaged .the file is missing"):
@@ -300,7 +300,7 @@ def test_sets_that_do_not_fit_are_refused_with_the_reason(tmp_path):
     cases = {
         "size": (features((None, None, 3)), two(train=(7, 5, 3)), "images of one size.*not supported yet"),
         "sizes": (features((None, None, 3)), two(test=(9, 9, 3)), "images of one size"),
-        "test": (features(), {"train": [example()]}, r"splits train and test, there are \['train'\]"),
+        "test": (features(), {"train": [example()]}, r"splits train and test, got \['train'\]"),
         "label": ({"image": wide["image"]}, bare(), "expected the features 'image'.* and 'label'"),
         "uint16": (wide, two(), "expected uint8 images, got uint16"),
         "hidden": (features(), two(label=-1), "a split without labels"),
