@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -32,7 +32,8 @@ FLAGS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 _WITHOUT = 'or take another engine: engine="jax" or engine="numpy"'
 
-_compiled: weakref.WeakKeyDictionary[IntegerNetwork, dict] = weakref.WeakKeyDictionary()
+_compiled: "weakref.WeakKeyDictionary[IntegerNetwork, dict[tuple[int, int], Library]]"
+_compiled = weakref.WeakKeyDictionary()
 
 
 def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
@@ -57,7 +58,7 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     return libraries[size].logits(np.ascontiguousarray(images))
 
 
-def _load(network, size):
+def _load(network: IntegerNetwork, size: tuple[int, int]) -> "Library":
     path = compiled(network, *size)
     try:
         return Library(path, network.classes)
@@ -81,7 +82,7 @@ class Library:
       classes: number of logits.
     """
 
-    def __init__(self, path: pathlib.Path, classes: int):
+    def __init__(self, path: pathlib.Path, classes: int) -> None:
         library = ctypes.CDLL(str(path))
         self._run = library.model_run
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p]
@@ -102,7 +103,7 @@ class Library:
             list(pool.map(lambda part: self._part(images[part], result[part]), parts))
         return result
 
-    def _part(self, images, result):
+    def _part(self, images: np.ndarray, result: np.ndarray) -> None:
         """With a buffer of its own; ctypes lets other threads run meanwhile."""
         buffer = np.empty(self._buffer_bytes, np.uint8)
         self._run(images.ctypes.data, len(images), result.ctypes.data, buffer.ctypes.data)
@@ -127,12 +128,12 @@ def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
     Raises:
       CompilerError: no C compiler that works, or no place for what it makes.
     """
-    size = {
-        name: asked
-        for name, asked in (("height", height), ("width", width))
-        if getattr(network, name) is None
-    }
-    files = {**c_files(network, **size), "run.c": _LOOP}
+    sources = c_files(
+        network,
+        height=height if network.height is None else None,
+        width=width if network.width is None else None,
+    )
+    files = {**sources, "run.c": _LOOP}
     compiler = find_compiler()
     key = hashlib.sha256("\0".join([_version(compiler), *FLAGS, _processor(), *files.values()]).encode())
     path = _cache_directory() / f"{key.hexdigest()}.so"
@@ -163,14 +164,14 @@ def find_compiler() -> tuple[str, ...]:
     raise CompilerError(f"there is no C compiler ({', '.join(_COMPILERS)}). Install gcc, set CC, {_WITHOUT}")
 
 
-def _cache_directory():
+def _cache_directory() -> pathlib.Path:
     try:
         return cache_directory("c")
     except UserError as error:
         raise CompilerError(f"{error}, {_WITHOUT}") from error
 
 
-def _compile(compiler: Sequence[str], files, path: pathlib.Path):
+def _compile(compiler: Sequence[str], files: Mapping[str, str], path: pathlib.Path) -> None:
     """In a directory of its own beside `path`, then renamed: two processes may do it at the same time."""
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         for name, text in files.items():
@@ -187,13 +188,13 @@ def _compile(compiler: Sequence[str], files, path: pathlib.Path):
 
 
 @functools.cache
-def _version(compiler):
+def _version(compiler: tuple[str, ...]) -> str:
     done = subprocess.run([*compiler, "--version"], capture_output=True, text=True)
     return "\0".join(compiler) + done.stdout
 
 
 @functools.cache
-def _processor():
+def _processor() -> str:
     """What -march=native depends on."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

@@ -27,6 +27,30 @@ class Step:
     relu: bool = False
 
     @property
+    def stem(self) -> nodes.StemNode:
+        """Returns the convolution of a step that has the stem."""
+        assert isinstance(self.conv, nodes.StemNode)
+        return self.conv
+
+    @property
+    def binary_conv(self) -> nodes.BinaryConvNode:
+        """Returns the convolution of a step that has a binary one."""
+        assert isinstance(self.conv, nodes.BinaryConvNode)
+        return self.conv
+
+    @property
+    def thresholds(self) -> nodes.ThresholdsNode:
+        """Returns the thresholds of a step that makes levels."""
+        assert isinstance(self.last, nodes.ThresholdsNode)
+        return self.last
+
+    @property
+    def requantize(self) -> nodes.RequantizeNode:
+        """Returns the constants of a step that makes a stream of sums."""
+        assert isinstance(self.last, nodes.RequantizeNode)
+        return self.last
+
+    @property
     def operands(self) -> tuple[int, ...]:
         """Earlier results that it reads."""
         return tuple(x for x in (self.source, self.addend) if x not in (None, IMAGE))
@@ -68,7 +92,8 @@ class Plan:
 def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
     """Fuses `Requantize`, `Add` and `Relu` into the loop before them where nothing else reads what lies between."""
     readers = _readers(network.nodes)
-    steps, done = [], set()
+    steps: list[Step] = []
+    done: set[int] = set()
     for i, node in enumerate(network.nodes):
         if i in done or i not in readers or isinstance(node, nodes.StemNode | nodes.BinaryConvNode):
             continue
@@ -78,10 +103,10 @@ def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
     return Plan(network, tuple(value_types(network.nodes)), tuple(steps), height, width)
 
 
-def _readers(network_nodes: Sequence[Node]) -> dict[int, Counter]:
+def _readers(network_nodes: Sequence[Node]) -> dict[int, Counter[int]]:
     """Of each node that the logits depend on: which such nodes read it, and how often."""
     last = len(network_nodes) - 1
-    readers = {last: Counter()}
+    readers: dict[int, Counter[int]] = {last: Counter()}
     for i in range(last, -1, -1):
         if i in readers:
             for j in network_nodes[i].inputs:
@@ -89,7 +114,7 @@ def _readers(network_nodes: Sequence[Node]) -> dict[int, Counter]:
     return readers
 
 
-def _fused(network_nodes, readers, i) -> Step:
+def _fused(network_nodes: Sequence[Node], readers: Mapping[int, Counter[int]], i: int) -> Step:
     """The step that begins with node i (after the convolution that it reads)."""
     node = network_nodes[i]
     if isinstance(node, nodes.AddNode):
@@ -111,7 +136,7 @@ def _fused(network_nodes, readers, i) -> Step:
     return step
 
 
-def _reading(network_nodes, i):
+def _reading(network_nodes: Sequence[Node], i: int) -> Step:
     (source,) = network_nodes[i].inputs
     conv = network_nodes[source]
     if isinstance(conv, nodes.StemNode):
@@ -121,11 +146,11 @@ def _reading(network_nodes, i):
     return Step(result=i, source=source, last=network_nodes[i])
 
 
-def _only_reader(readers, i):
+def _only_reader(readers: Mapping[int, Counter[int]], i: int) -> int | None:
     return next(iter(readers[i])) if readers[i].total() == 1 else None
 
 
-def _chain(network_nodes, i, step):
+def _chain(network_nodes: Sequence[Node], i: int, step: Step) -> set[int]:
     """Positions of the nodes that a step completes: i, then what is fused behind it."""
     chain = {i, step.result}
     if step.relu and not isinstance(network_nodes[i], nodes.ReluNode):
@@ -158,8 +183,8 @@ def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[
     """
     last_use = {step.result: t for t, step in enumerate(steps)}
     last_use.update({x: t for t, step in enumerate(steps) for x in step.operands})
-    slot = {}  # of a result: the result whose place it takes
-    spans = {}  # of a slot: bytes, first and last step
+    slot: dict[int, int] = {}  # of a result: the result whose place it takes
+    spans: dict[tuple[str, int], list[int]] = {}  # of a slot: bytes, first and last step
     for t, step in enumerate(steps):
         taken = next((x for x in _overwritable(step, sizes) if last_use[x] == t), None)
         if taken is None:
@@ -177,7 +202,7 @@ def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[
     )
 
 
-def _overwritable(step, sizes):
+def _overwritable(step: Step, sizes: Mapping[int, int]) -> list[int]:
     """Operands of the same layout as the result, read and written pixel by pixel."""
     if not isinstance(step.last, nodes.RequantizeNode | None):
         return []
@@ -187,9 +212,12 @@ def _overwritable(step, sizes):
     return [x for x in same if sizes[x] == sizes[step.result]]
 
 
-def _place(spans, align):
+def _place(
+    spans: Mapping[tuple[str, int], Sequence[int]], align: int
+) -> tuple[dict[tuple[str, int], int], int]:
     """First fit, the largest first."""
-    places, nbytes = {}, 0
+    places: dict[tuple[str, int], int] = {}
+    nbytes = 0
     for key, (size, first, last) in sorted(
         spans.items(), key=lambda item: (-item[1][0], item[1][1], item[0])
     ):

@@ -29,7 +29,7 @@ _HEADER = re.compile(
 class Constants:
     """The constant arrays and structs of a file; equal arrays are written once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
         self._names: dict[tuple[str, bytes], str] = {}
         self._structs: list[str] = []
@@ -63,7 +63,7 @@ class Constants:
         return "\n".join([*arrays, *self._structs])
 
 
-def _array(name, x):
+def _array(name: str, x: np.ndarray) -> str:
     suffix = "u" if x.dtype.itemsize == 8 and x.dtype.kind == "u" else ""  # above 2**63 it is needed
     numbers = textwrap.fill(", ".join(f"{value}{suffix}" for value in x.ravel().tolist()), 100)
     kind = _TYPES[x.dtype.str[1:]]
@@ -92,12 +92,13 @@ def amalgamated(source: str, directory: pathlib.Path) -> str:
       source: C text.
       directory: the folder that its headers' names are relative to; names inside a header are relative to its own.
     """
-    taken = set()
+    taken: set[pathlib.Path] = set()
 
-    def of_header(path):
+    def of_header(path: pathlib.Path) -> str:
         if path in taken:
             return ""
         header = _HEADER.fullmatch(path.read_text(encoding="ascii"))
+        assert header is not None, f"{path} is not written as headers are"
         text = header["text"]
         if header["guard"]:
             taken.add(path)
@@ -105,7 +106,7 @@ def amalgamated(source: str, directory: pathlib.Path) -> str:
         # What the header needs comes before its comment, so that the comment stands above what it is about.
         return f"{expanded(header['includes'], path.parent)}\n{header['comment']}\n{expanded(text, path.parent)}\n"
 
-    def expanded(text, folder):
+    def expanded(text: str, folder: pathlib.Path) -> str:
         return _INCLUDE.sub(lambda match: of_header((folder / match["name"]).resolve()), text)
 
     return re.sub(r"\n{3,}", "\n\n", expanded(source, directory))

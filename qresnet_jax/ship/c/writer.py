@@ -5,6 +5,7 @@ Integers only, weights as constants, no allocation: the caller hands in the work
 """
 
 import hashlib
+import os
 import pathlib
 import re
 
@@ -17,12 +18,12 @@ from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import packed_bytes
 from qresnet_jax.system.files import write_all
 
-PROFILES = {"fast": FastProfile, "small": SmallProfile}
+PROFILES: dict[str, type[FastProfile] | type[SmallProfile]] = {"fast": FastProfile, "small": SmallProfile}
 
 
 def write_c(
     network: IntegerNetwork,
-    directory,
+    directory: str | os.PathLike[str],
     *,
     profile: str = "fast",
     prefix: str = "model",
@@ -95,12 +96,13 @@ def c_files(
     return files
 
 
-def _image_size(name, of_network, asked):
+def _image_size(name: str, of_network: int | None, asked: int | None) -> int:
     if asked is not None and (of_network not in (None, asked) or not 1 <= asked < 2**16):
         raise ExportError(f"{name}={asked}: the network takes images of {name} {of_network or '1 to 65535'}")
-    if of_network is None and asked is None:
+    size = of_network or asked
+    if size is None:
         raise ExportError(f"this network takes images of any {name}, C code only one: give {name}=...")
-    return of_network or asked
+    return size
 
 
 _HEADER = """\

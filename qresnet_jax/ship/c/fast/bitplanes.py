@@ -18,7 +18,9 @@ class Taps:
       middle: whether only the rows of the kernel are copied that need no move by whole rows.
     """
 
-    def __init__(self, conv: nodes.BinaryConvNode, height: int, width: int, planes: int, middle: bool):
+    def __init__(
+        self, conv: nodes.BinaryConvNode, height: int, width: int, planes: int, middle: bool
+    ) -> None:
         kh, kw, self.channels, _ = conv.signs.shape
         self.height, self.width, self.stride, self.planes = height, width, conv.stride, planes
         self.out = Size(-(-height // conv.stride), -(-width // conv.stride))
@@ -96,7 +98,8 @@ def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarra
       `[out]`, +1 where the list is of plus signs: polarity * (2 * sum of the list - all) is the convolution's result;
       and the lists, all inputs first.
     """
-    offsets, signs = inputs.ravel(), step.conv.signs.reshape(-1, step.conv.signs.shape[3])
+    signs = step.binary_conv.signs
+    offsets, signs = inputs.ravel(), signs.reshape(-1, signs.shape[3])
     polarity = np.where(2 * (signs > 0).sum(0) <= len(signs), 1, -1)
     if isinstance(step.last, nodes.RequantizeNode):
         polarity[step.last.multiplier == -(2**31)] = 1  # -1 would need a multiplier of 2**31
@@ -110,8 +113,9 @@ def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
     Returns:
       Of all inputs, then of each output: offsets in bytes, a list for each of the distances in `sorted(set(taps.moves))`.
     """
-    kh, kw = step.conv.signs.shape[:2]
-    plus = [np.ones(step.conv.signs.shape[:3], int), *np.moveaxis(step.conv.signs > 0, 3, 0).astype(int)]
+    signs = step.binary_conv.signs
+    kh, kw = signs.shape[:2]
+    plus = [np.ones(signs.shape[:3], int), *np.moveaxis(signs > 0, 3, 0).astype(int)]
     subsets = [(grouped(x, choose).reshape(kh, kw, -1, choose) << np.arange(choose)).sum(3) for x in plus]
     parity = [taps.rows[i] % taps.stride for i in taps.copied]
     row = np.array([parity.index(dy % taps.stride) for dy in taps.rows])[:, None, None]

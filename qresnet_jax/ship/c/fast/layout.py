@@ -19,7 +19,7 @@ class Layout:
       offset_bits: 16 if that holds all offsets of taps and entries, else 32.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         convs = [step for step in plan.steps if isinstance(step.conv, nodes.BinaryConvNode)]
         reach = max((self.taps(step).reach() for step in convs), default=0)
@@ -37,12 +37,13 @@ class Layout:
         """Of a binary convolution."""
         size = self.plan.size(step.source)
         middle = self.table_choice(step) > 0
-        return Taps(step.conv, size.height, size.width, self.planes(step.source), middle)
+        return Taps(step.binary_conv, size.height, size.width, self.planes(step.source), middle)
 
     def table_choice(self, step: Step) -> int:
         """Inputs of an entry; 0 where no table pays: large planes, few outputs, or levels beyond 4 bits."""
         largest = self.plan.values[step.source].bound
-        if plane_bytes(self.plan.size(step.result)) > 8 or step.conv.signs.shape[3] < 8 or largest > 15:
+        outputs = step.binary_conv.signs.shape[3]
+        if plane_bytes(self.plan.size(step.result)) > 8 or outputs < 8 or largest > 15:
             return 0
         return min(15 // largest, 4)
 
@@ -67,16 +68,16 @@ class Layout:
 
     def stem_rows(self, step: Step) -> int:
         """Rows of one parity that a kernel sees."""
-        return self.plan.size(step.result).height + (step.conv.weights.shape[0] - 1) // step.conv.stride
+        return self.plan.size(step.result).height + (step.stem.weights.shape[0] - 1) // step.stem.stride
 
     def stem_columns(self, step: Step) -> int:
         """Columns of `8 * stride` that a kernel sees from the pixels of one byte."""
-        return 7 * step.conv.stride + step.conv.weights.shape[1]
+        return 7 * step.stem.stride + step.stem.weights.shape[1]
 
     def stem_pixels(self, step: Step) -> int:
         """Bytes of all pixels as the stem reads them."""
-        pairs, row = (step.conv.weights.shape[2] + 1) // 2, row_bytes(self.plan.size(step.result).width)
-        numbers = 2 * pairs * step.conv.stride * self.stem_columns(step) * self.stem_rows(step) * row
+        pairs, row = (step.stem.weights.shape[2] + 1) // 2, row_bytes(self.plan.size(step.result).width)
+        numbers = 2 * pairs * step.stem.stride * self.stem_columns(step) * self.stem_rows(step) * row
         return -(-2 * numbers // ALIGN) * ALIGN + 4 * ALIGN  # vectors read beyond the end
 
     def stem_sums(self, step: Step) -> int:
@@ -85,11 +86,11 @@ class Layout:
 
     def stem_pitch(self, step: Step) -> int:
         """Numbers of one output's weights: two for each pair of channels or of columns, in whole vectors of 16 bytes."""
-        kh, kw, channels, _ = step.conv.weights.shape
+        kh, kw, channels, _ = step.stem.weights.shape
         pairs = kh * (kw * (channels // 2) + channels % 2 * ((kw + 1) // 2))
         return -(-2 * pairs // 8) * 8
 
-    def _nbytes(self, result):
+    def _nbytes(self, result: int) -> int:
         value, pixels = self.plan.values[result], 8 * plane_bytes(self.plan.size(result))
         if value.kind == "levels":
             return value.channels * self.planes(result) * pixels // 8 + 2 * self.slack
@@ -97,7 +98,7 @@ class Layout:
             value.kind
         ]
 
-    def _scratch(self, step):
+    def _scratch(self, step: Step) -> int:
         if isinstance(step.conv, nodes.StemNode):
             return (
                 self.stem_pixels(step)

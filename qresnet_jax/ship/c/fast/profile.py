@@ -12,6 +12,7 @@ of a convolution a function that hands the size to the general code as constants
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class FastProfile:
       weight_bytes: of all constant arrays.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.layout = Layout(plan)
         self.constants = text.Constants()
@@ -66,7 +67,7 @@ class FastProfile:
         head = f"#define MODEL_OFFSET_BITS {self.layout.offset_bits}\n\n{includes}"
         return "\n".join([head, *self.kernels.values(), self.constants.text(), self._function()])
 
-    def _function(self):
+    def _function(self) -> str:
         return (
             "void model_logits(const uint8_t *image, int32_t *logits, void *buffer)\n{\n"
             f"    uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {ALIGN}u;\n"
@@ -74,26 +75,26 @@ class FastProfile:
             + "}\n"
         )
 
-    def _at(self, offset, kind, const="const "):
+    def _at(self, offset: int, kind: str, const: str = "const ") -> str:
         return f"({const}{kind} *)(base + {offset})"
 
-    def _pointer(self, result, const="const "):
+    def _pointer(self, result: int, const: str = "const ") -> str:
         if result == IMAGE:
             return "image"
         if self.plan.values[result].kind == "levels":
             return f"base + {self.layout.memory.offsets[result] + self.layout.slack}"
         return self._at(self.layout.memory.offsets[result], "model_int16", const)
 
-    def _use(self, header, function, *arguments):
+    def _use(self, header: str, function: str, *arguments: object) -> str:
         self.headers.add(header)
         return f"model_{function}({', '.join(map(str, arguments))});"
 
-    def _call(self, t, step: Step):
+    def _call(self, t: int, step: Step) -> str:
         name = self.plan.network.nodes[step.result].name
         lines = [f"/* {text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */"]
         return "".join(f"    {line}\n" for line in [*lines, *self._body(t, step)])
 
-    def _body(self, t, step):
+    def _body(self, t: int, step: Step) -> list[str]:
         if isinstance(step.conv, nodes.StemNode):
             return self._stem(t, step)
         if isinstance(step.conv, nodes.BinaryConvNode):
@@ -118,11 +119,11 @@ class FastProfile:
         pixels = f"{channels}u, {8 * plane_bytes(size)}u"
         return [self._use("stream.h", "stream", source, rescale, pixels, *self._written(step))]
 
-    def _written(self, step):
+    def _written(self, step: Step) -> tuple[str, int, str]:
         addend = "NULL" if step.addend is None else self._pointer(step.addend)
         return addend, int(step.relu), self._pointer(step.result, "")
 
-    def _stem(self, t, step):
+    def _stem(self, t: int, step: Step) -> list[str]:
         stem = self.structs.stem(step)
         scratch = self.layout.memory.scratch[t]
         pixels = self._at(scratch, "model_int16", "")
@@ -137,7 +138,7 @@ class FastProfile:
         rescale, _ = self.structs.requantize(step)
         return [*calls, self._use("stem.h", "stem_stream", stem, rescale, pixels, sums, *self._written(step))]
 
-    def _binary(self, t, step):
+    def _binary(self, t: int, step: Step) -> list[str]:
         """The taps, for small planes a table of their sums, then the sums of all output channels."""
         taps, choose, source = (
             self.layout.taps(step),
@@ -162,13 +163,24 @@ class FastProfile:
             )
             return [*calls, call]
         calls.append(self._use("table.h", "table", copies, self.structs.subset(step, choose, inputs), table))
-        lists, moves = entries(step, choose, taps), sorted(set(taps.moves))
-        polarity = np.ones(len(lists) - 1, int)
-        largest = bound * step.conv.signs[..., 0].size
-        return [*calls, self._kernel_call(step, polarity, lists, moves, 0, 4, largest, table)]
+        sums, moves = entries(step, choose, taps), sorted(set(taps.moves))
+        polarity = np.ones(len(sums) - 1, int)
+        largest = bound * step.binary_conv.signs[..., 0].size
+        return [*calls, self._kernel_call(step, polarity, sums, moves, 0, 4, largest, table)]
 
-    def _kernel_call(self, step, polarity, lists, moves, chunk, planes, largest, at):
+    def _kernel_call(
+        self,
+        step: Step,
+        polarity: np.ndarray,
+        lists: list[list[np.ndarray]],
+        moves: list[int],
+        chunk: int,
+        planes: int,
+        largest: int,
+        at: str,
+    ) -> str:
         """Args: of each output `polarity`; `largest` sum of one; `planes` of what lies at `at`; see `Structs.conv`."""
+        assert step.last is not None  # the sums of a convolution are never stored
         bound = self.plan.values[step.last.inputs[0]].bound
         counts = [sum(len(x) for x in parts) for parts in lists]
         bits = max((bound + 1).bit_length() + 1, _count_bits(counts[0]))
@@ -190,7 +202,7 @@ class FastProfile:
         kernel = self._kernel("stream", plane, [*sizes, 0, 0, 0, int(narrow)], table)
         return f"{kernel}({conv}, {rescale}, {at}, {', '.join(map(str, self._written(step)))});"
 
-    def _kernel(self, kind, plane, sizes, table):
+    def _kernel(self, kind: str, plane: int, sizes: Sequence[int], table: bool) -> str:
         """Name of the function for these sizes, which is written once, with the vectors that fit a plane best."""
         self.headers.add("table.h" if table else "conv.h")
         widths = [w for w in reversed(_WIDTHS) if w == 8 or plane > w // 2]
@@ -210,6 +222,6 @@ class FastProfile:
         return name
 
 
-def _count_bits(n):
+def _count_bits(n: int) -> int:
     """Of the number of planes in a list; `model_count` writes at least 4 bits."""
     return max(int(n).bit_length(), 4)

@@ -17,10 +17,10 @@ class Structs:
       constants: takes arrays and structs.
     """
 
-    def __init__(self, layout: Layout, constants: Constants):
+    def __init__(self, layout: Layout, constants: Constants) -> None:
         self.plan, self.layout, self.constants = layout.plan, layout, constants
 
-    def _mask(self, result):
+    def _mask(self, result: int) -> str:
         """Of the pixels of a plane, and zeros for a vector more."""
         size = self.plan.size(result)
         bits = np.zeros((size.height, 8 * row_bytes(size.width)), bool)
@@ -80,7 +80,7 @@ class Structs:
 
     def compare(self, step: Step, polarity: np.ndarray, bound: int, bits: int, table: bool) -> str:
         """`model_thresholds`, thresholds of sums in bit planes, with 2**(bits - 1) added; for a table, of 4 outputs a row."""
-        node, i = step.last, step.result
+        node, i = step.thresholds, step.result
         channels, planes = self.plan.values[i].channels, self.layout.planes(i)
         direction = np.broadcast_to(node.direction, channels).astype(np.int64) * polarity
         t = np.clip(np.broadcast_to(node.thresholds, (channels, node.thresholds.shape[1])), -bound, bound + 1)
@@ -105,7 +105,7 @@ class Structs:
 
     def quantizer(self, step: Step, low: int, high: int) -> str:
         """`model_quantizer`, thresholds of numbers from low to high, which is all that their type holds."""
-        node, i = step.last, step.result
+        node, i = step.thresholds, step.result
         t, falling = node.thresholds.astype(np.int64), node.direction[:, None] < 0
         # x >= t is x > t - 1, and -x >= t is not x > -t.
         above = np.where(falling, -t, t - 1)
@@ -127,24 +127,29 @@ class Structs:
         }
         return self.constants.struct("quantizer", f"thresholds_{i}", fields)
 
-    def requantize(self, step: Step, polarity=1, narrow_bound: int | None = None) -> tuple[str, bool]:
+    def requantize(
+        self, step: Step, polarity: np.ndarray | int = 1, narrow_bound: int | None = None
+    ) -> tuple[str, bool]:
         """`model_requantize`, of polarity * x; with a bound of x, 32 bits will do if they hold all intermediate results.
 
         Returns:
           The struct, and whether 32 bits do.
         """
-        node, i = step.last, step.result
+        node, i = step.requantize, step.result
         m, c, k = (x.astype(np.int64) for x in (node.multiplier, node.offset, node.shift))
         narrow = narrow_bound is not None and narrow_bound < 2**15 and bool(np.all((k >= 1) & (k <= 31)))
         narrow = narrow and bool(np.all((narrow_bound * np.abs(m) + np.abs(c) < 2**31) & (np.abs(m) < 2**22)))
         m = m * polarity
         bound = self.plan.values[node.inputs[0]].bound
+        arrays: dict[str, np.ndarray]
         if narrow:
             arrays = {"offset": c.astype(np.int32)}
         else:
             arrays = {"wide_offset": c.astype(np.uint64) + np.uint64(2**63)}
         arrays |= {"multiplier": m.astype(np.int32), "shift": k.astype(np.uint8)}
-        fields = {name: self.constants.array(f"{name}_{i}", x) for name, x in arrays.items()}
+        fields: dict[str, object] = {
+            name: self.constants.array(f"{name}_{i}", x) for name, x in arrays.items()
+        }
         ends = np.array([bound * np.abs(m) + c, c - bound * np.abs(m)]) >> node.shift
         fields["saturates"] = int(np.any((ends < nodes.STREAM_MIN) | (ends > nodes.STREAM_MAX)))
         return self.constants.struct("requantize", f"requantize_{i}", fields), narrow
@@ -162,7 +167,7 @@ class Structs:
 
     def stem(self, step: Step) -> str:
         """`model_stem`; weights and taps of two channels side by side, or of two columns of the last channel."""
-        conv, out = step.conv, self.plan.size(step.result)
+        conv, out = step.stem, self.plan.size(step.result)
         kh, kw, channels, outputs = conv.weights.shape
         row, rows, columns = row_bytes(out.width), self.layout.stem_rows(step), self.layout.stem_columns(step)
         i, j, c = (x.ravel() for x in np.indices((kh, kw, channels)))
@@ -203,12 +208,12 @@ def is_search(node: nodes.ThresholdsNode) -> bool:
     return np.array_equal(node.levels, range(4))
 
 
-def _of_four(bits):
+def _of_four(bits: np.ndarray) -> np.ndarray:
     """Of `[out, ...]`, 4 outputs in a number: uint8 `[ceil(out / 4), ...]`."""
     padded = np.pad(bits, [(0, -len(bits) % 4), *[(0, 0)] * (bits.ndim - 1)])
     return np.packbits(padded.reshape(-1, 4, *bits.shape[1:]), axis=1, bitorder="little")[:, 0]
 
 
-def _select(node):
+def _select(node: nodes.ThresholdsNode) -> np.ndarray:
     """Bits of the level that change at each threshold, uint16."""
     return (node.levels[1:] ^ node.levels[:-1]).astype(np.uint16)

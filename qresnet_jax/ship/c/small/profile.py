@@ -5,6 +5,7 @@ Sums are population counts of levels' bit planes and signs, as many channels at 
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class SmallProfile:
       weight_bytes: of all constant arrays.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.word_bits = _word_bits([s.conv for s in plan.steps if isinstance(s.conv, nodes.BinaryConvNode)])
         sizes = {step.result: self._nbytes(step.result) for step in plan.steps}
@@ -47,7 +48,7 @@ class SmallProfile:
         head = f'#define MODEL_WORD_BITS {self.word_bits}\n\n#include "small.h"\n#include "../classify.h"\n'
         return "\n".join([head, self.constants.text(), self._function()])
 
-    def _function(self):
+    def _function(self) -> str:
         return (
             "void model_logits(const uint8_t *image, int32_t *logits, void *buffer)\n{\n"
             f"    uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {ALIGN}u;\n"
@@ -56,25 +57,25 @@ class SmallProfile:
 
     # Layout.
 
-    def _words(self, channels):
+    def _words(self, channels: int) -> int:
         return -(-channels // self.word_bits)
 
-    def _planes(self, result):
+    def _planes(self, result: int) -> int:
         return max(self.plan.values[result].bound.bit_length(), 1)
 
-    def _pixel_units(self, result):
+    def _pixel_units(self, result: int) -> int:
         """Words or int16 of one pixel of a result."""
         value = self.plan.values[result]
         if value.kind == "levels":
             return self._planes(result) * self._words(value.channels)
         return value.channels
 
-    def _nbytes(self, result):
+    def _nbytes(self, result: int) -> int:
         value, size = self.plan.values[result], self.plan.size(result)
         unit = {"levels": self.word_bits // 8, "stream": 2, "mean": 2, "logits": 0}[value.kind]
         return size.height * size.width * self._pixel_units(result) * unit
 
-    def _pointer(self, result, const="const "):
+    def _pointer(self, result: int, const: str = "const ") -> str:
         if result == IMAGE:
             return "image"
         kind = "model_word" if self.plan.values[result].kind == "levels" else "model_int16"
@@ -82,15 +83,15 @@ class SmallProfile:
 
     # Constants.
 
-    def _conv(self, step):
-        conv, size = step.conv, self.plan.size(step.source)
-        stem = isinstance(conv, nodes.StemNode)
-        kernel = conv.weights if stem else conv.signs
+    def _conv(self, step: Step) -> str:
+        size = self.plan.size(step.source)
+        conv = step.stem if isinstance(step.conv, nodes.StemNode) else step.binary_conv
+        kernel = conv.weights if isinstance(conv, nodes.StemNode) else conv.signs
         kh, kw, features, out = kernel.shape
         rows = np.moveaxis(kernel, 3, 0)  # [out, kh, kw, in]
-        fields = {"height": size.height, "width": size.width, "out": out, "stride": conv.stride}
-        fields |= {"in": features, "kernel_height": kh, "kernel_width": kw}
-        if stem:
+        fields: dict[str, object] = {"height": size.height, "width": size.width}
+        fields |= {"out": out, "stride": conv.stride, "in": features, "kernel_height": kh, "kernel_width": kw}
+        if isinstance(conv, nodes.StemNode):
             fields["weights"] = self.constants.array(f"weights_{step.result}", rows)
             fields["mean"] = self.constants.array(f"mean_{step.result}", conv.double_mean)
         else:
@@ -98,8 +99,8 @@ class SmallProfile:
             fields |= {"words": self._words(features), "planes": self._planes(step.source)}
         return self.constants.struct("conv", f"conv_{step.result}", fields)
 
-    def _thresholds(self, step):
-        node, bound = step.last, self.plan.values[step.last.inputs[0]].bound
+    def _thresholds(self, step: Step) -> str:
+        node, bound = step.thresholds, self.plan.values[step.thresholds.inputs[0]].bound
         t = np.clip(node.thresholds, -bound - 1, bound + 1)  # beyond these the outcome is the same
         narrow = np.array_equal(t, t.astype(np.int16))
         i = step.result
@@ -116,8 +117,8 @@ class SmallProfile:
         }
         return self.constants.struct("thresholds", f"thresholds_{i}", fields)
 
-    def _requantize(self, step):
-        node, i = step.last, step.result
+    def _requantize(self, step: Step) -> str:
+        node, i = step.requantize, step.result
         narrow = np.array_equal(node.offset, node.offset.astype(np.int32))
         fields = {
             "multiplier": self.constants.array(f"multiplier_{i}", node.multiplier),
@@ -130,13 +131,13 @@ class SmallProfile:
 
     # Calls.
 
-    def _step(self, t, step: Step):
+    def _step(self, t: int, step: Step) -> str:
         name = self.plan.network.nodes[step.result].name
         lines = [f"/* {text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */", "{"]
         lines += ["    " + line for line in self._body(t, step)]
         return "".join(f"    {line}\n" for line in [*lines, "}"])
 
-    def _body(self, t, step):
+    def _body(self, t: int, step: Step) -> list[str]:
         channels, source = self.plan.values[step.result].channels, self._pointer(step.source)
         result, size = self._pointer(step.result, ""), self.plan.size(step.source)
         if isinstance(step.last, nodes.MaxPoolNode):
@@ -150,7 +151,7 @@ class SmallProfile:
             return [_call("classify", source, weights, bias, f"{features}u", "MODEL_CLASSES", "logits")]
         return self._pointwise(t, step, channels)
 
-    def _pointwise(self, t, step, channels):
+    def _pointwise(self, t: int, step: Step, channels: int) -> list[str]:
         """The loop over pixels: a row of sums or of a stream, then what becomes of it."""
         size = self.plan.size(step.result)
         read, write = self._read(step, channels), []
@@ -171,7 +172,7 @@ class SmallProfile:
             "    }",
         ]
 
-    def _read(self, step, channels):
+    def _read(self, step: Step, channels: int) -> str:
         if step.conv is None:
             at = f"(y * {self.plan.size(step.source).width}u + x) * {channels}u"
             return _call("read", f"{self._pointer(step.source)} + {at}", f"{channels}u", "row")
@@ -179,7 +180,7 @@ class SmallProfile:
         return _call(section, self._conv(step), self._pointer(step.source), "y", "x", "row")
 
 
-def _call(function, *arguments):
+def _call(function: str, *arguments: object) -> str:
     return f"model_{function}({', '.join(map(str, arguments))});"
 
 
@@ -191,7 +192,7 @@ def packed(bits: np.ndarray, word_bits: int) -> np.ndarray:
     return (padded << np.arange(word_bits, dtype=np.uint64)).sum(-1).astype(f"uint{word_bits}")
 
 
-def _word_bits(convs):
+def _word_bits(convs: Sequence[nodes.BinaryConvNode]) -> int:
     """The widest word that wastes little; the narrowest one does not count as waste."""
     for bits in (32, 16):
         used = [conv.signs.size / conv.signs.shape[2] for conv in convs]  # kh * kw * out
@@ -202,7 +203,7 @@ def _word_bits(convs):
     return 8
 
 
-def _row(plan, step):
+def _row(plan: Plan, step: Step) -> int:
     """Channels of the row that a loop over pixels works on; 0 without such a loop."""
     pointwise = step.last is None or isinstance(step.last, nodes.ThresholdsNode | nodes.RequantizeNode)
     return plan.values[step.result].channels if pointwise else 0
