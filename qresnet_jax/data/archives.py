@@ -41,9 +41,7 @@ class RawSet(NamedTuple):
 
     train: RawSplit
     test: RawSplit
-    class_names: dict[
-        str, list[str]
-    ]  # by label key; a key is absent if the archive does not name its classes
+    class_names: dict[str, list[str]]  # by label key, for those labels whose classes the archive names
 
 
 class Published(NamedTuple):

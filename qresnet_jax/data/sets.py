@@ -47,10 +47,8 @@ class ImageDataset:
     validation: Split | None  # None if nothing is held out
     test: Split
     class_names: tuple[str, ...]
-    mean: np.ndarray  # float64 [C], the mean of each channel over the training images, without validation
-    std: (
-        np.ndarray
-    )  # float64 [C], the standard deviation over the training images; 1 where a channel is constant
+    mean: np.ndarray  # float64 [C], over the images of `train`
+    std: np.ndarray  # float64 [C], the standard deviation over the same images; 1 if a channel is constant
 
 
 def load_dataset(data_config: ConfigDict) -> ImageDataset:
