@@ -11,7 +11,7 @@ export JAX_COMPILATION_CACHE_DIR := $(CACHE)/jax
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export PYTHONPYCACHEPREFIX := $(CACHE)/pycache
 
-.PHONY: quickstart test slow lint tables clean
+.PHONY: quickstart test slow lint tables docs clean
 
 quickstart: $(VENV)/done  ## train, then test, on scikit-learn's digits: 1-bit weights, 2-bit activations
 	$(BIN)/qresnet --config=digits
@@ -30,6 +30,13 @@ lint: $(VENV)/done  ## ruff: style and format
 tables: $(VENV)/done  ## render the tables of README.md and docs/ from benchmarks/results/
 	$(BIN)/python benchmarks/tables.py
 
+docs: $(VENV)/docs  ## the site of the documentation, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/docs: $(VENV)/done
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 $(VENV)/done: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -37,4 +44,4 @@ $(VENV)/done: pyproject.toml setup.py constraints.txt
 	touch $@
 
 clean:  ## the environment, the caches, and what builds leave behind
-	rm -rf $(VENV) $(CACHE) build dist *.egg-info
+	rm -rf $(VENV) $(CACHE) build dist site *.egg-info

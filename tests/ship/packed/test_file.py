@@ -79,7 +79,7 @@ def test_a_weight_takes_one_bit_and_the_first_is_the_lowest():
 def test_the_reader_of_the_document_reads(trained, tmp_path):
     _, network = trained
     save_packed(network, tmp_path / "net")
-    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[1]
     assert code.count("\n") <= 40
     assert re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE) == [
         "json",

@@ -1,0 +1,400 @@
+"""What README and docs show runs: every block of code, every command, every link, every name.
+
+    python    runs, page by page in order, in one namespace and a directory of the page's own
+    sh        each command meets its rule in `RULES`; an unknown one fails
+    text      the output of the block before it; `...` stands for anything
+    c         compiles
+    usage     its flags are those of --help
+    formula   stands in the sources
+    tree      is the tree of the package
+
+A block of another kind fails.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qresnet_jax.commands import COMMANDS
+from qresnet_jax.commands.help import help_text
+from qresnet_jax.config import default_config, flatten
+from qresnet_jax.system.config_files import shipped_configs
+from tests import doc_pages
+from tests.doc_pages import PAGES, REPO, name_of
+
+PACKAGE = REPO / "qresnet_jax"
+PYTHON = ("python", ".venv/bin/python")
+QRESNET = (["qresnet"], ["python", "main.py"], ["python", "-m", "qresnet_jax"])
+# Two epochs instead of as many as the document says, and so on: what is shown is that the command works.
+SHORT = {
+    "train": {"num_epochs": "2"},
+    "bench": {"bench.batch_sizes": "(1,)", "bench.seconds": "0.01"},
+}
+
+
+# Running commands.
+
+
+class Worker:
+    """Runs commands in forks of one process. What pages have in common, such as training on digits, is run once."""
+
+    def __init__(self, directory):
+        self.directory, self.done = directory, {}
+        kept = {name: os.environ[name] for name in os.environ if name in ("PATH", "HOME", "LANG", "TMPDIR")}
+        kept |= {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "XDG_"))}
+        settings = {
+            "GLIBC_TUNABLES": "",  # no restart of the process
+            "OPENBLAS_NUM_THREADS": "1",  # no threads before a fork
+            "JAX_NUM_CPU_DEVICES": "1",
+            "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.doc_worker"],
+            cwd=REPO, env={**kept, **settings}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, words, directory, *, trial=False):
+        """The output of a command that succeeds."""
+        request = {"words": words, "directory": str(directory), "trial": trial}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline())
+        assert answer["status"] == 0, f"{' '.join(words)}:\n{answer['output']}"
+        return answer["output"]
+
+    def run_once(self, words, directory):
+        """The output of a command that was run in a directory of the worker's; its files are copied to `directory`."""
+        if tuple(words) not in self.done:
+            before = self._files()
+            output = self.run(words, self.directory)
+            written = [path for path, time in self._files().items() if before.get(path) != time]
+            self.done[tuple(words)] = output.replace(f"{self.directory}/", ""), written
+        output, written = self.done[tuple(words)]
+        for path in written:
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.directory / path, directory / path)
+        return output
+
+    def _files(self):
+        files = (path for path in self.directory.rglob("*") if path.is_file())
+        return {path.relative_to(self.directory): path.stat().st_mtime_ns for path in files}
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    started = Worker(tmp_path_factory.mktemp("trained"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def helps(worker):
+    """`helps(script or "-m", module)`: what `--help` prints, asked once."""
+    known = {}
+
+    def ask(*words):
+        if words not in known:
+            known[words] = worker.run(["python", *words, "--help"], REPO)
+        return known[words]
+
+    return ask
+
+
+def qresnet(words, directory, worker, helps):
+    """Runs what works on digits; all else is checked by the real code up to the work itself."""
+    flags = dict(word.removeprefix("--").partition("=")[::2] for word in words)
+    assert all(word.startswith("--") for word in words), words
+    mode, config = flags.get("mode", "train"), flags.get("config", "")
+    if pathlib.Path(config).stem != "digits":
+        return worker.run(["qresnet", *words], directory, trial=True)
+    flags |= {f"config.{name}": value for name, value in SHORT.get(mode, {}).items()}
+    if mode == "train":
+        flags.setdefault("workdir", "runs/digits")
+    for name in filter(None, flags.get("config.predict.images", "").split(",")):
+        Image.new("L", (8, 8)).save(worker.directory / name)
+    return worker.run_once(
+        ["qresnet", *(f"--{name}={value}" for name, value in sorted(flags.items()))], directory
+    )
+
+
+def make(words, directory, worker, helps):
+    """Names targets and variables of a Makefile of ours: that of the repository, or of the C example."""
+    files = [(path / "Makefile").read_text() for path in (REPO, REPO / "examples" / "c_project")]
+    targets = [set(re.findall(r"^([\w-]+):", text, flags=re.MULTILINE)) for text in files]
+    variables = set(re.findall(r"^([A-Z_]+) *[:?]?=", "\n".join(files), flags=re.MULTILINE))
+    asked = {word for word in words if "=" not in word}
+    assert any(asked <= known for known in targets), f"make {' '.join(words)}"
+    assert {word.partition("=")[0] for word in words if "=" in word} <= variables, f"make {' '.join(words)}"
+
+
+def pip(words, directory, worker, helps):
+    extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert words[0] == "install"
+    for word in words[1:]:
+        asked = re.fullmatch(r"-e|--editable|\.(?:\[([\w,]+)\])?", word)
+        assert asked, f"pip {' '.join(words)}"
+        assert set((asked[1] or "").split(",")) <= {*extras, ""}, word
+
+
+def python(words, directory, worker, helps):
+    """A module or a script: its flags are in its help. A comparison of runs that are here is run."""
+    count = 2 if words[0] == "-m" else 1
+    what, given = words[:count], words[count:]
+    if what == ["-m", "pytest"]:
+        assert all((REPO / word.split("::")[0]).exists() for word in given if not word.startswith("-")), given
+        return None
+    if count == 1:
+        assert (REPO / what[0]).is_file(), what[0]
+    text = helps(*what)
+    for word in given:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in text, f"{' '.join(words)}: no such flag"
+    if what[-1] == "qresnet_jax.report.compare":
+        runs = [directory / word for word in given if not word.startswith("-")]
+        return worker.run_once(["python", *words], directory) if all(run.exists() for run in runs) else None
+    positional = re.search(r"\{([\w,]+)\}", text.partition("\n\n")[0].splitlines()[-1])
+    if choices := positional and positional[1].split(","):
+        assert given[0] in choices, words
+    return None
+
+
+def compile_c(words, directory, worker, helps):
+    """Compiles as written, beside an exported network; without the machine's options where its compiler is missing."""
+    from qresnet_jax import load_packed
+
+    load_packed("digits_resnet8_w1a2", "numpy").export(directory, format="c", c_profile="small")
+    (directory / "images").write_bytes(bytes(3 * 64))
+    if shutil.which(words[0]) is None:
+        assert words[0].endswith("-gcc"), words
+        words = ["cc", *(word for word in words[1:] if not word.startswith(("-mcpu", "-mthumb")))]
+    return shell(words, directory)
+
+
+def program(words, directory, worker, helps):
+    """A program that an earlier command has made."""
+    return shell(words, directory)
+
+
+def installed(words, directory, worker, helps):
+    """A program that comes with a package of the tests. tests/ship/onnx/test_qonnx.py runs it."""
+    assert pathlib.Path(sys.executable).with_name(words[0]).exists(), words[0]
+
+
+def shell(words, directory):
+    source = pathlib.Path(directory, words[words.index("<") + 1]).read_bytes() if "<" in words else None
+    words = words[: words.index("<")] if "<" in words else words
+    done = subprocess.run(words, cwd=directory, input=source, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+RULES = {
+    "make": make,
+    "pip": pip,
+    "python": python,
+    "cc": compile_c,
+    "arm-none-eabi-gcc": compile_c,
+    "./example": program,
+    "qonnx-cleanup": installed,
+    "qonnx-inference-cost": installed,
+}
+
+
+def run_command(words, directory, worker, helps):
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # a setting of the environment
+        words = words[1:]
+    words = (
+        ["python", *words[1:]] if words[0] in PYTHON else [words[0].removeprefix(".venv/bin/"), *words[1:]]
+    )
+    for start in QRESNET:
+        if words[: len(start)] == start:
+            return qresnet(words[len(start) :], directory, worker, helps)
+    assert words[0] in RULES, f"no rule says how to check the command {words[0]!r}"
+    arguments = words if RULES[words[0]] in (compile_c, program, installed) else words[1:]
+    return RULES[words[0]](arguments, directory, worker, helps)
+
+
+# The blocks of a page.
+
+
+def run_python(text, namespace):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(text, "<document>", "exec"), namespace)
+    return output.getvalue()
+
+
+def assert_compiles(text, directory, compiler):
+    (header,) = re.findall(r'#include "([^"]+)"', text)
+    (folder,) = {path.parent for path in directory.rglob(header)}
+    (folder / "fragment.c").write_text(text)
+    subprocess.run([compiler, "-std=c99", "-Wall", "-Werror", "-c", "fragment.c"], cwd=folder, check=True)
+
+
+def sources():
+    return " ".join(" ".join(path.read_text().split()) for path in PACKAGE.rglob("*.py"))
+
+
+def assert_tree(text):
+    """Every folder of the package is listed, below its parent; lines beside folders are descriptions."""
+    listed, parents = set(), []
+    for line in text.splitlines():
+        folder, description = re.fullmatch(r"( *\w+/) +(\S.*)", line).groups()
+        depth = (len(folder) - len(folder.lstrip())) // 2
+        parents = [*parents[:depth], folder.strip().rstrip("/")]
+        listed.add("/".join(parents))
+        assert description
+    files = subprocess.run(
+        ["git", "ls-files", "qresnet_jax"], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert listed == {str(pathlib.Path(name).parent) for name in files.stdout.splitlines()}
+
+
+def has_code(page):
+    return any(block for block in doc_pages.blocks(page.read_text()))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if has_code(page)], ids=name_of)
+def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, worker, helps, compiler):
+    monkeypatch.chdir(tmp_path)
+    namespace, output, before = {"__name__": "__document__"}, "", ""
+    for block in doc_pages.blocks(page.read_text()):
+        where = f"{name_of(page)}, line {block.line}"
+        try:
+            match block.language:
+                case "python":
+                    output = run_python(block.text, namespace)
+                case "sh":
+                    outputs = [
+                        run_command(words, tmp_path, worker, helps)
+                        for words in doc_pages.commands(block.text)
+                    ]
+                    output = "".join(filter(None, outputs)).replace(f"{tmp_path}/", "")
+                case "text":
+                    assert doc_pages.is_stated(output, block.text, whole=before == "python"), output
+                case "c":
+                    assert_compiles(block.text, tmp_path, compiler)
+                case "usage":
+                    for flag in re.findall(r"--\w+", block.text):
+                        assert flag in help_text(), flag
+                case "formula":
+                    for line in block.text.splitlines():
+                        assert " ".join(line.split()) in sources(), f"no source has the formula {line}"
+                case "tree":
+                    assert_tree(block.text)
+                case kind:
+                    raise AssertionError(f"no rule says how to check a block of the kind {kind!r}")
+        except BaseException as error:
+            error.add_note(where)
+            raise
+        before = block.language
+
+
+# Links and names.
+
+
+@pytest.mark.parametrize("page", [*PAGES, REPO / "CHANGELOG.md"], ids=name_of)
+def test_links_lead_somewhere(page):
+    for target in doc_pages.links(page.read_text()):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in doc_pages.anchors(file.read_text()), target
+
+
+FOLDERS = "qresnet_jax|docs|configs|benchmarks|examples|tests"
+FILES = (".c", ".h", ".o", ".onnx", ".safetensors", ".stablehlo")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_names_are_those_of_the_code(page):
+    fields = flatten(default_config())
+    groups = {name.rpartition(".")[0] for name in fields} - {""}
+    for span in doc_pages.code_spans(page.read_text()):
+        if re.fullmatch(rf"(?:{FOLDERS})/[\w./*-]*", span):
+            assert list(REPO.glob(span)), f"no such file: {span}"
+        if re.fullmatch(r"qresnet_jax(?:\.\w+)+", span):
+            resolve(span)
+        if mode := re.match(r"--mode=(\w+)", span):
+            assert mode[1] in COMMANDS, span
+        named = re.findall(r"--config\.([\w.]+)", span)
+        if not span.endswith(FILES):
+            named += re.findall(rf"^((?:{'|'.join(groups)})\.\w[\w.]*)", span)
+        for name in named:
+            assert name in fields or name in groups, f"no such field: {name}"
+
+
+def resolve(dotted):
+    """The module or the attribute of a dotted name."""
+    with contextlib.suppress(ModuleNotFoundError):
+        return importlib.import_module(dotted)
+    owner, _, name = dotted.rpartition(".")
+    return getattr(resolve(owner), name)
+
+
+def test_every_config_is_described():
+    text = (REPO / "docs" / "training.md").read_text()
+    for name in shipped_configs():
+        assert f"| `{name}` |" in text, name
+
+
+def test_new_import_paths_of_the_changelog_exist():
+    rows = re.findall(
+        r"^\| `(?:qresnet_jax\.)?[\w.]+`.*\| `(qresnet_jax[\w.]*)`", (REPO / "CHANGELOG.md").read_text(), re.M
+    )
+    for name in rows:
+        resolve(name)
+
+
+def test_the_picture_of_the_readme_is_drawn_by_its_script(tmp_path, worker):
+    worker.run(
+        ["python", str(REPO / "docs" / "pictures" / "overview.py"), f"--out={tmp_path}/overview.png"], REPO
+    )
+    with (
+        Image.open(tmp_path / "overview.png") as drawn,
+        Image.open(REPO / "docs/pictures/overview.png") as kept,
+    ):
+        assert drawn.size == kept.size
+        difference = np.abs(np.asarray(drawn.convert("L"), float) - np.asarray(kept.convert("L"), float))
+    assert difference.mean() < 2  # another version of matplotlib moves some pixels
+
+
+# The checks themselves see mistakes.
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("qresnet --config=cifar10_w1a2 --config.no_such_field=1", "does not exist"),
+        ("qresnet --config=cifar10_w1a2 --config.model.depth=21", "model.depth=21"),
+        ("qresnet --config=cifar10_w1a2 --mode=dance", "mode"),
+        ("qresnet --config=no_such_config", "no_such_config"),
+        ("make nonsense", "nonsense"),
+        ('pip install ".[nonsense]"', "nonsense"),
+        ("python benchmarks/train_step.py --nonsense", "no such flag"),
+        ("python benchmarks/no_such_script.py", "no_such_script"),
+        ("rm -rf /", "no rule says how"),
+    ],
+)
+def test_a_wrong_command_is_noticed(command, message, tmp_path, worker, helps):
+    (words,) = doc_pages.commands(command)
+    with pytest.raises(AssertionError, match=message):
+        run_command(words, tmp_path, worker, helps)
