@@ -29,6 +29,12 @@ def cache(module_cache, monkeypatch):
     return module_cache / "qresnet_jax" / "c"
 
 
+@pytest.fixture
+def quickly(monkeypatch):
+    """Compiles small code, which takes a fraction of the time, where its speed does not matter."""
+    monkeypatch.setattr(c_engine, "FLAGS", ("-std=c99", "-Os", "-shared", "-fPIC"))
+
+
 @needs_compiler
 def test_the_integers_are_those_of_the_reference(trained, make_images):
     _, network = trained
@@ -49,6 +55,7 @@ def test_threads_and_batches_do_not_matter(n, cores, trained_named, make_images,
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quickly")
 def test_images_need_not_be_contiguous(trained_named, make_images):
     _, network = trained_named("basic pact")
     images = make_images(6, (8, 8, 3))[::2, ::-1]
@@ -56,6 +63,7 @@ def test_images_need_not_be_contiguous(trained_named, make_images):
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quickly")
 def test_a_network_of_any_size_is_compiled_for_each(trained_named, make_images, cache):
     network = dataclasses.replace(trained_named("basic pact")[1], height=None, width=None)
     before = set(cache.iterdir()) if cache.exists() else set()
@@ -76,6 +84,7 @@ def test_what_is_compiled_is_found_again(trained_named, make_images, monkeypatch
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quickly")
 def test_loaded_libraries_are_forgotten_with_their_network(trained_named, make_images):
     network = dataclasses.replace(trained_named("basic pact")[1])
     c_engine.logits(network, make_images(1, (8, 8, 3)))
@@ -145,6 +154,7 @@ def test_other_images_are_refused(trained_named):
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quickly")
 def test_flags_of_cc_are_taken(trained_named, monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "cc -O0 -DMODEL_VECTOR=8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -171,6 +181,7 @@ def test_a_compiler_that_makes_nothing_is_named(trained_named, tmp_path, monkeyp
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quickly")
 def test_a_damaged_library_is_compiled_again(trained_named, make_images, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     network = dataclasses.replace(trained_named("basic pact")[1])  # another object, not loaded yet
@@ -181,6 +192,7 @@ def test_a_damaged_library_is_compiled_again(trained_named, make_images, tmp_pat
 
 
 @needs_compiler
+@pytest.mark.usefixtures("quickly")
 def test_a_library_that_never_loads_is_named(trained_named, make_images, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("failed to map segment")
