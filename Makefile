@@ -11,7 +11,7 @@ export JAX_COMPILATION_CACHE_DIR := $(CACHE)/jax
 export MPLCONFIGDIR := $(CACHE)/matplotlib
 export PYTHONPYCACHEPREFIX := $(CACHE)/pycache
 
-.PHONY: quickstart test slow lint tables docs clean
+.PHONY: quickstart test slow lint types tables docs clean
 
 quickstart: $(VENV)/done  ## train, then test, on scikit-learn's digits: 1-bit weights, 2-bit activations
 	$(BIN)/qresnet --config=digits
@@ -22,10 +22,13 @@ test: $(VENV)/done  ## all tests but the slow ones
 slow: $(VENV)/done  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/done  ## ruff: style and format
+lint: $(VENV)/done types  ## style, format and types, and that the tables show what was measured
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python benchmarks/tables.py --check
+
+types: $(VENV)/done  ## mypy: every function is annotated, and the annotations hold
+	$(BIN)/mypy
 
 tables: $(VENV)/done  ## render the tables of README.md and docs/ from benchmarks/results/
 	$(BIN)/python benchmarks/tables.py
