@@ -1,7 +1,7 @@
-"""The C engine: the code of `c_writer`, compiled for this machine by the system's C compiler, one thread per core.
+"""The C engine: runs exported C code on this machine, compiled by the system's C compiler, with one thread per core.
 
-Compiled networks are kept in the user's cache directory, under a name that says what they were made from, so a network is
-compiled once. The integers are those of `numpy_engine`.
+Compiled networks are kept in the user's cache directory, under a name that says what they were made from, so that a
+network is compiled once. The integers are those of `ship/reference.py`.
 """
 
 import concurrent.futures
@@ -37,7 +37,7 @@ _compiled = weakref.WeakKeyDictionary()
 
 
 def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
-    """Classifies; the first call for a network and size of images compiles, which takes seconds.
+    """Computes logits. The first call for a network and a size of images compiles, which takes seconds.
 
     Args:
       network: from `fold` or a packed file.
@@ -91,7 +91,7 @@ class Library:
         self._classes = classes
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """int32 `[N, classes]` of uint8 images `[N, H, W, C]`, contiguous and of the size it was compiled for."""
+        """Returns int32 `[N, classes]` for contiguous uint8 `[N, H, W, C]` of the size that it was compiled for."""
         result = np.empty((len(images), self._classes), np.int32)
         threads = min(processors(), len(images))
         if threads <= 1:
@@ -104,7 +104,7 @@ class Library:
         return result
 
     def _part(self, images: np.ndarray, result: np.ndarray) -> None:
-        """With a buffer of its own; ctypes lets other threads run meanwhile."""
+        """Classifies with a buffer of its own, while ctypes lets other threads run."""
         buffer = np.empty(self._buffer_bytes, np.uint8)
         self._run(images.ctypes.data, len(images), result.ctypes.data, buffer.ctypes.data)
 
@@ -123,7 +123,7 @@ void model_run(const uint8_t *images, size_t n, int32_t *logits, void *buffer)
 
 
 def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
-    """The shared library for images of a size; compiled if the cache does not have it.
+    """Returns the shared library for images of a size, which is compiled if the cache does not have it.
 
     Raises:
       CompilerError: no C compiler that works, or no place for what it makes.
@@ -143,7 +143,7 @@ def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
 
 
 def find_compiler() -> tuple[str, ...]:
-    """The command of `$CC`, which may have flags, or the first of cc, gcc, clang.
+    """Returns the command of `$CC`, which may have flags, or the first of cc, gcc and clang that is installed.
 
     Raises:
       CompilerError: there is none.
@@ -172,7 +172,7 @@ def _cache_directory() -> pathlib.Path:
 
 
 def _compile(compiler: Sequence[str], files: Mapping[str, str], path: pathlib.Path) -> None:
-    """In a directory of its own beside `path`, then renamed: two processes may do it at the same time."""
+    """Compiles in a directory beside `path`, then renames the result, so that two processes may do it at once."""
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         for name, text in files.items():
             (pathlib.Path(directory) / name).write_text(text, encoding="ascii")
@@ -195,7 +195,7 @@ def _version(compiler: tuple[str, ...]) -> str:
 
 @functools.cache
 def _processor() -> str:
-    """What -march=native depends on."""
+    """Returns what -march=native depends on."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

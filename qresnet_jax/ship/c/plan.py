@@ -1,7 +1,8 @@
-"""What the C code does, step by step: nodes fused into loops over pixels, and where each result lies in the buffer.
+"""Plans what the C code does: fuses nodes into loops over pixels, and says where each result lies in the buffer.
 
-Both profiles of `c_writer` print the same steps. A convolution never stores its sums: whoever reads them convolves,
-so one that several nodes read runs several times (no network from `fold` has one). Nodes without a reader are left out.
+Both profiles print the same steps. A convolution never stores its sums: the node that reads them convolves, so a
+convolution that several nodes read runs several times (no network from `fold` has one). Nodes that nothing reads are
+left out.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ IMAGE = -1  # as the source of a step
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
-    """`result = relu(saturate(last(conv(source)) + addend))`, where what is None or False is left out."""
+    """A loop over pixels: `result = relu(saturate(last(conv(source)) + addend))`, less what is None or False."""
 
     result: int  # position of the node that it completes
     source: int  # result of the step that it reads, or IMAGE
@@ -52,13 +53,13 @@ class Step:
 
     @property
     def operands(self) -> tuple[int, ...]:
-        """Earlier results that it reads."""
+        """Returns the earlier results that the step reads."""
         return tuple(x for x in (self.source, self.addend) if x not in (None, IMAGE))
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Pixels of a result."""
+    """The numbers of rows and columns of a result."""
 
     height: int
     width: int
@@ -66,13 +67,13 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Of one network for images of one size.
+    """The steps of one network for images of one size.
 
     Args:
-      network: what is planned.
-      values: of all nodes, from `nodes.value_types`.
-      steps: in the order in which they run.
-      height, width: of the images.
+      network: the network that is planned.
+      values: the results of all nodes, from `nodes.value_types`.
+      steps: the steps in the order in which they run.
+      height, width: the size of the images.
     """
 
     network: IntegerNetwork
@@ -82,7 +83,7 @@ class Plan:
     width: int
 
     def size(self, result: int) -> Size:
-        """Pixels of a node's result, of the image for `IMAGE`; 1 x 1 after the mean."""
+        """Returns the size of a node's result, or of the image for `IMAGE`. After the mean it is 1 x 1."""
         reduction = 1 if result == IMAGE else self.values[result].reduction
         if reduction == 0:
             return Size(1, 1)
@@ -90,7 +91,7 @@ class Plan:
 
 
 def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
-    """Fuses `Requantize`, `Add` and `Relu` into the loop before them where nothing else reads what lies between."""
+    """Returns the plan, where `Requantize`, `Add` and `Relu` join the loop before them if they alone read its result."""
     readers = _readers(network.nodes)
     steps: list[Step] = []
     done: set[int] = set()
@@ -104,7 +105,7 @@ def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
 
 
 def _readers(network_nodes: Sequence[Node]) -> dict[int, Counter[int]]:
-    """Of each node that the logits depend on: which such nodes read it, and how often."""
+    """Returns, for each node that the logits depend on, which of those nodes read it and how often."""
     last = len(network_nodes) - 1
     readers: dict[int, Counter[int]] = {last: Counter()}
     for i in range(last, -1, -1):
@@ -115,7 +116,7 @@ def _readers(network_nodes: Sequence[Node]) -> dict[int, Counter[int]]:
 
 
 def _fused(network_nodes: Sequence[Node], readers: Mapping[int, Counter[int]], i: int) -> Step:
-    """The step that begins with node i (after the convolution that it reads)."""
+    """Returns the step that begins with node i, or with the convolution that node i reads."""
     node = network_nodes[i]
     if isinstance(node, nodes.AddNode):
         step = Step(result=i, source=node.inputs[0], addend=node.inputs[1])
@@ -151,7 +152,7 @@ def _only_reader(readers: Mapping[int, Counter[int]], i: int) -> int | None:
 
 
 def _chain(network_nodes: Sequence[Node], i: int, step: Step) -> set[int]:
-    """Positions of the nodes that a step completes: i, then what is fused behind it."""
+    """Returns the positions of the nodes that a step completes: i, and those that are fused with it."""
     chain = {i, step.result}
     if step.relu and not isinstance(network_nodes[i], nodes.ReluNode):
         chain.add(network_nodes[step.result].inputs[0])
@@ -163,7 +164,7 @@ def _chain(network_nodes: Sequence[Node], i: int, step: Step) -> set[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Offsets in the buffer, in bytes."""
+    """Places in the buffer, in bytes from its beginning."""
 
     offsets: Mapping[int, int]  # of results
     scratch: Mapping[int, int]  # of a step's working memory, by position of the step
@@ -171,15 +172,15 @@ class Memory:
 
 
 def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[int], align: int) -> Memory:
-    """Places all results and working memories so that no two in use at once overlap.
+    """Places all results and working memories so that no two overlap that are in use at the same time.
 
-    A stream is written over one that it is computed from, pixel by pixel, where nothing reads that one later.
+    A stream takes the place of one that it is computed from, pixel by pixel, if nothing reads that one later.
 
     Args:
-      steps: of a plan.
-      sizes: bytes of each step's result; 0 for one that lies elsewhere.
+      steps: the steps of a plan.
+      sizes: bytes of each step's result; 0 for a result that does not lie in the buffer.
       scratch: bytes of working memory of each step.
-      align: of all offsets, bytes.
+      align: bytes; every place is a multiple.
     """
     last_use = {step.result: t for t, step in enumerate(steps)}
     last_use.update({x: t for t, step in enumerate(steps) for x in step.operands})
@@ -203,7 +204,7 @@ def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[
 
 
 def _overwritable(step: Step, sizes: Mapping[int, int]) -> list[int]:
-    """Operands of the same layout as the result, read and written pixel by pixel."""
+    """Returns the operands that the result may take the place of: they have its layout and are read pixel by pixel."""
     if not isinstance(step.last, nodes.RequantizeNode | None):
         return []
     same = [step.addend] if step.addend is not None else []
@@ -215,7 +216,7 @@ def _overwritable(step: Step, sizes: Mapping[int, int]) -> list[int]:
 def _place(
     spans: Mapping[tuple[str, int], Sequence[int]], align: int
 ) -> tuple[dict[tuple[str, int], int], int]:
-    """First fit, the largest first."""
+    """Returns the first places that fit, found for the largest spans first, and the bytes of all."""
     places: dict[tuple[str, int], int] = {}
     nbytes = 0
     for key, (size, first, last) in sorted(

@@ -1,4 +1,4 @@
-"""Pieces of C text: constant arrays, strings, comments, and headers put in the place of their `#include` lines."""
+"""Writes pieces of C: constant arrays, strings, comments, and sources with their headers inlined."""
 
 import pathlib
 import re
@@ -27,7 +27,7 @@ _HEADER = re.compile(
 
 
 class Constants:
-    """The constant arrays and structs of a file; equal arrays are written once."""
+    """The constant arrays and structs of a file. Equal arrays are written once."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
@@ -35,7 +35,7 @@ class Constants:
         self._structs: list[str] = []
 
     def array(self, name: str, x: np.ndarray) -> str:
-        """Adds integers under a name; returns the name under which they lie."""
+        """Adds an array of integers; returns its name, or that of an equal array."""
         known = self._names.setdefault((x.dtype.str, x.tobytes()), name)
         if (
             known == name
@@ -46,7 +46,7 @@ class Constants:
         return known
 
     def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
-        """Adds a struct of type `model_KIND`; returns the expression of its address."""
+        """Adds a struct of type `model_KIND`; returns the C expression of its address."""
         body = textwrap.fill(", ".join(f".{field} = {value}" for field, value in fields.items()), 100)
         text = f"static const model_{kind} {name} = {{\n{textwrap.indent(body, '    ')}}};\n"
         self._structs.append(text)
@@ -54,11 +54,11 @@ class Constants:
 
     @property
     def nbytes(self) -> int:
-        """Of all arrays."""
+        """Returns the bytes of all arrays."""
         return sum(x.nbytes for x in self._arrays.values())
 
     def text(self) -> str:
-        """All definitions."""
+        """Returns all definitions."""
         arrays = [_array(name, x) for name, x in self._arrays.items()]
         return "\n".join([*arrays, *self._structs])
 
@@ -71,14 +71,14 @@ def _array(name: str, x: np.ndarray) -> str:
 
 
 def string(text: str) -> str:
-    """A literal; all but plain ASCII as octal escapes of UTF-8, and no trigraphs."""
+    """Returns a string literal, where all but plain ASCII is octal escapes of UTF-8, and no trigraph can appear."""
     plain = set(range(32, 127)) - set(b'"\\?')
     data = text.encode("utf-8", "surrogatepass")
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in data) + '"'
 
 
 def comment(text: str) -> str:
-    """Text that cannot end a comment early."""
+    """Returns text that cannot end a comment."""
     return re.sub(r"[^\w .,:=-]", "_", text, flags=re.ASCII)
 
 
@@ -113,6 +113,6 @@ def amalgamated(source: str, directory: pathlib.Path) -> str:
 
 
 def renamed(text: str, prefix: str) -> str:
-    """`model_` and `MODEL_` at the beginning of identifiers, `model.h` and `model.c`, in another prefix."""
+    """Returns C text with another prefix than `model` in `model_...`, `MODEL_...`, `model.h` and `model.c`."""
     text = re.sub(r"\bmodel(?=_|\.[hc]\b)", prefix, text)
     return re.sub(r"\bMODEL(?=_)", prefix.upper(), text)

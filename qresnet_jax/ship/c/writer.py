@@ -1,7 +1,8 @@
-"""The C writer: an `IntegerNetwork` as C99 that needs nothing but a compiler. docs/c_export.md says how to use it.
+"""Writes an `IntegerNetwork` as C99 that needs nothing but a compiler. docs/c_export.md says how to use it.
 
-Integers only, weights as constants, no allocation: the caller hands in the working memory. The logits are those of
-`numpy_engine`, to the bit, with every compiler and on every machine. The same network gives the same files.
+The code computes with integers only, has the weights as constants and allocates nothing: the caller hands in the
+working memory. The logits are those of `ship/reference.py`, to the bit, with every compiler and on every machine. The
+same network always gives the same files.
 """
 
 import hashlib
@@ -33,19 +34,19 @@ def write_c(
     """Writes `model.h`, `model.c` and `example.c`.
 
     Args:
-      network: from `fold` or a packed file.
-      directory: of the files; it is made if need be.
+      network: a network from `fold` or from a packed file.
+      directory: where the files go; it is made if it does not exist.
       profile: `fast` for processors with 64-bit words or vectors, `small` for microcontrollers.
-      prefix: of the functions and, in upper case, the macros, and the name of the files; `model` by default.
-      height, width: of the images, where the network leaves them open.
+      prefix: what the names of files, functions and, in upper case, macros begin with.
+      height, width: the size of the images, for a network that takes any size.
 
     Returns:
-      The three files. They are written all, or none.
+      The paths of the three files. Either all of them are written or none.
 
     Raises:
-      ExportError: no C identifier as prefix, or no size of the images, or another than the network's.
-      UserError: they cannot be written.
-      ValueError: no such profile.
+      ExportError: if the prefix is no C identifier, or the size is missing or not the network's.
+      UserError: if the files cannot be written.
+      ValueError: if there is no such profile.
     """
     files = c_files(network, profile=profile, prefix=prefix, height=height, width=width)
     contents = {pathlib.Path(directory) / name: content.encode("ascii") for name, content in files.items()}
@@ -61,7 +62,7 @@ def c_files(
     height: int | None = None,
     width: int | None = None,
 ) -> dict[str, str]:
-    """Names and texts of the files that `write_c` writes; arguments and errors as there."""
+    """Returns the names and texts of the files that `write_c` writes; its arguments and errors are the same."""
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", prefix, re.ASCII) is None:

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from qresnet_jax.ship import c
+from qresnet_jax.ship.c.fast.layout import STEM_OUTPUTS, STEM_PIXELS
 from qresnet_jax.ship.c.plan import plan
 from qresnet_jax.ship.c.text import amalgamated
 from qresnet_jax.ship.c.writer import PROFILES, c_files
@@ -59,6 +60,12 @@ def test_every_header_is_guarded_but_those_for_one_width():
         if guard is not None:
             guards[guard[1]] = path
     assert len(guards) == len(HEADERS) - 4
+
+
+def test_the_buffer_has_space_for_all_outputs_and_pixels_that_the_stem_takes_at_once():
+    code = (FOLDER / "fast" / "headers" / "stem.h").read_text()
+    for name, space in (("MODEL_STEM_OUTPUTS", STEM_OUTPUTS), ("MODEL_STEM_PIXELS", STEM_PIXELS)):
+        assert max(int(n) for n in re.findall(rf"#define {name} (\d+)u", code)) == space
 
 
 @pytest.fixture(scope="module", params=ZOO)

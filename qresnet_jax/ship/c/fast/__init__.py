@@ -1,1 +1,1 @@
-"""The profile `fast`: bit planes and vectors."""
+"""The profile `fast` of the C export, which computes with bit planes in vectors."""

@@ -1,4 +1,4 @@
-"""Bit planes of the profile `fast`: where shifted copies of them lie, which ones an output adds up, and limits of sums."""
+"""Bit planes in the profile `fast`: where shifted copies of them lie, and which of them an output adds up."""
 
 import numpy as np
 
@@ -9,13 +9,13 @@ ALIGN = 64  # bytes; of all that lies in the buffer, and of the longest vectors
 
 
 class Taps:
-    """The shifted copies of bit planes that a convolution adds up, and where they lie; see `planes.c`.
+    """The shifted copies of bit planes that a convolution adds up, and where they lie; see `model_taps` in `planes.h`.
 
     Args:
-      conv: a binary one.
-      height, width: of its input.
-      planes: bits of its levels.
-      middle: whether only the rows of the kernel are copied that need no move by whole rows.
+      conv: a binary convolution.
+      height, width: the size of its input.
+      planes: bits of the input's levels.
+      middle: whether to copy only for those rows of the kernel that need no move by whole rows.
     """
 
     def __init__(
@@ -35,21 +35,21 @@ class Taps:
         self.chunk = 8 * planes * (1 + len(self.taps) * self.channels)  # bytes, for 8 bytes of each plane
 
     def reach(self) -> int:
-        """Bytes that are read before and after a plane, at most."""
+        """Returns the most bytes that are read before and after a plane."""
         rows, columns = max(map(abs, self.moves)), max(map(abs, self.columns))
         return rows * row_bytes(self.out.width) + columns // 8 + self.padded - self.plane + 16
 
     def offsets(self) -> np.ndarray:
-        """Bytes from the beginning of 8-byte chunks to each tap, int64 `[copied rows, kw, channels]`."""
+        """Returns the places of taps in chunks of 8 bytes, in bytes: int64 `[copied rows, kw, channels]`."""
         copies = np.arange(len(self.taps) * self.channels).reshape(len(self.copied), -1, self.channels)
         return 8 * self.planes * (1 + copies)
 
     def across(self) -> bool:
-        """Whether rows go across words of 8 bytes."""
+        """Returns whether rows cross the ends of words of 8 bytes."""
         return row_bytes(self.out.width) not in (1, 2, 4, 8)
 
     def shifts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each tap, the bytes and the bits that it reads further on: int32 and int8 `[taps]`."""
+        """Returns how many bytes and bits further on each tap reads: int32 and int8 `[taps]`."""
         moves = [(dy // self.stride, dx // self.stride) for dy, dx in self.taps]
         rows = np.array([dy * row_bytes(self.out.width) for dy, _ in moves])
         pixels = np.array([dx for _, dx in moves])
@@ -58,7 +58,7 @@ class Taps:
         return rows.astype(np.int32), np.where(np.abs(pixels) < 64, pixels, 0).astype(np.int8)
 
     def masks(self) -> np.ndarray:
-        """Of each tap, the pixels whose source is in the image: uint8 `[taps * padded]`."""
+        """Returns for each tap the pixels that it reads from inside the image: uint8 `[taps * padded]`."""
         x, y = np.arange(8 * row_bytes(self.out.width)), np.arange(self.out.height)
         planes = []
         for dy, dx in self.taps:
@@ -75,28 +75,32 @@ class Taps:
 
 
 def row_bytes(width: int) -> int:
-    """Of one row of a bit plane."""
+    """Returns the bytes of one row of a bit plane."""
     return -(-width // 8)
 
 
 def plane_bytes(size: Size) -> int:
-    """Of a bit plane."""
+    """Returns the bytes of a bit plane."""
     return size.height * row_bytes(size.width)
 
 
 def padded_bytes(plane: int) -> int:
-    """Of a bit plane in whole chunks of any vectors."""
+    """Returns the bytes of a bit plane in whole chunks, whichever vectors a machine has."""
     if plane > ALIGN // 2:
         return -(-plane // ALIGN) * ALIGN
     return max(1 << (plane - 1).bit_length(), 8)
 
 
 def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """What an output channel adds up: of all inputs, then of each output's rarer sign, the offsets.
+    """Returns the lists of inputs to add up: all of them, then for each output those of its rarer sign.
+
+    Args:
+      step: a step with a binary convolution.
+      inputs: places of the inputs, `[kh, kw, channels]`.
 
     Returns:
-      `[out]`, +1 where the list is of plus signs: polarity * (2 * sum of the list - all) is the convolution's result;
-      and the lists, all inputs first.
+      `[out]`, the sign that each output's list is of: sign * (2 * sum of the list - all) is the convolution's result;
+      and the places in each list, where the first list has all inputs.
     """
     signs = step.binary_conv.signs
     offsets, signs = inputs.ravel(), signs.reshape(-1, signs.shape[3])
@@ -108,10 +112,10 @@ def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarra
 
 
 def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
-    """As `minority`, of plus signs, for a table of the sums of `choose` inputs of one tap: offsets of the entries.
+    """Returns lists as `minority` does, of entries of a table with the sums of `choose` inputs, and of plus signs only.
 
     Returns:
-      Of all inputs, then of each output: offsets in bytes, a list for each of the distances in `sorted(set(taps.moves))`.
+      For all inputs, then for each output: places in bytes, one list for each distance in `sorted(set(taps.moves))`.
     """
     signs = step.binary_conv.signs
     kh, kw = signs.shape[:2]
@@ -128,5 +132,5 @@ def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
 
 
 def grouped(x: np.ndarray, choose: int) -> np.ndarray:
-    """`[kh, kw, channels]` with zeros up to a multiple of `choose` channels."""
+    """Returns `[kh, kw, channels]` with zeros up to a multiple of `choose` channels."""
     return np.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % choose)))

@@ -1,17 +1,17 @@
-"""Where the profile `fast` keeps what it works with: results, taps, phases, tables and the stem's pixels, in bytes."""
+"""Says where the profile `fast` keeps its data in the buffer: results, taps, phases, tables and the stem's pixels."""
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c.fast.bitplanes import ALIGN, Taps, plane_bytes, row_bytes
 from qresnet_jax.ship.c.plan import Plan, Step, allocate
 
-STEM_OUTPUTS, STEM_PIXELS = 16, 16  # as in stem.c
+STEM_OUTPUTS, STEM_PIXELS = 16, 16  # the largest MODEL_STEM_OUTPUTS and MODEL_STEM_PIXELS of stem.h
 
 
 class Layout:
-    """Of the buffer for one plan.
+    """The layout of the buffer for one plan.
 
     Args:
-      plan: of the network, for the size of its images.
+      plan: the steps of the network for one size of images.
 
     Attributes:
       slack: bytes before and after bit planes, which taps read.
@@ -30,17 +30,17 @@ class Layout:
         self.memory = allocate(plan.steps, sizes, [self._scratch(step) for step in plan.steps], ALIGN)
 
     def planes(self, result: int) -> int:
-        """Bits of a result's levels."""
+        """Returns the bits of a result's levels."""
         return max(self.plan.values[result].bound.bit_length(), 1)
 
     def taps(self, step: Step) -> Taps:
-        """Of a binary convolution."""
+        """Returns the taps of a binary convolution."""
         size = self.plan.size(step.source)
         middle = self.table_choice(step) > 0
         return Taps(step.binary_conv, size.height, size.width, self.planes(step.source), middle)
 
     def table_choice(self, step: Step) -> int:
-        """Inputs of an entry; 0 where no table pays: large planes, few outputs, or levels beyond 4 bits."""
+        """Returns the inputs of a table's entry; 0 if no table pays: large planes, few outputs, levels over 4 bits."""
         largest = self.plan.values[step.source].bound
         outputs = step.binary_conv.signs.shape[3]
         if plane_bytes(self.plan.size(step.result)) > 8 or outputs < 8 or largest > 15:
@@ -48,7 +48,7 @@ class Layout:
         return min(15 // largest, 4)
 
     def parts(self, step: Step) -> tuple[int, int, int, int, int]:
-        """Bytes of a binary convolution's scratch: even columns, odd columns, phases at stride 2; taps; table."""
+        """Returns bytes that a binary convolution works with: for even and odd columns, phases, taps and table."""
         taps, choose = self.taps(step), self.table_choice(step)
         columns = phases = table = 0
         if taps.stride == 2:
@@ -63,29 +63,29 @@ class Layout:
         return columns, columns, phases, copies, table
 
     def pitch(self, taps: Taps) -> int:
-        """Bytes from one phase to the next."""
+        """Returns the bytes from one phase to the next."""
         return -(-taps.plane // 8) * 8
 
     def stem_rows(self, step: Step) -> int:
-        """Rows of one parity that a kernel sees."""
+        """Returns the rows of one parity that a kernel sees."""
         return self.plan.size(step.result).height + (step.stem.weights.shape[0] - 1) // step.stem.stride
 
     def stem_columns(self, step: Step) -> int:
-        """Columns of `8 * stride` that a kernel sees from the pixels of one byte."""
+        """Returns the columns that a kernel sees from the pixels of one byte."""
         return 7 * step.stem.stride + step.stem.weights.shape[1]
 
     def stem_pixels(self, step: Step) -> int:
-        """Bytes of all pixels as the stem reads them."""
+        """Returns the bytes of all pixels as the stem reads them."""
         pairs, row = (step.stem.weights.shape[2] + 1) // 2, row_bytes(self.plan.size(step.result).width)
         numbers = 2 * pairs * step.stem.stride * self.stem_columns(step) * self.stem_rows(step) * row
         return -(-2 * numbers // ALIGN) * ALIGN + 4 * ALIGN  # vectors read beyond the end
 
     def stem_sums(self, step: Step) -> int:
-        """Bytes of the sums of the pixels of one bit of bytes, of one output."""
+        """Returns the bytes of one output's sums for one bit of each byte."""
         return 4 * (-(-plane_bytes(self.plan.size(step.result)) // 32) * 32)
 
     def stem_pitch(self, step: Step) -> int:
-        """Numbers of one output's weights: two for each pair of channels or of columns, in whole vectors of 16 bytes."""
+        """Returns the length of one output's weights: pairs of channels or of columns, in whole vectors of 16 bytes."""
         kh, kw, channels, _ = step.stem.weights.shape
         pairs = kh * (kw * (channels // 2) + channels % 2 * ((kw + 1) // 2))
         return -(-2 * pairs // 8) * 8

@@ -1,14 +1,18 @@
 """The profile `fast` of the C export: bit-sliced, all pixels of a bit plane at once.
 
-A level is a few bits; bit b of one channel is a plane of one bit a pixel, and a vector register holds up to 512 pixels.
-Shifted copies of the planes are the taps of a convolution. An output channel adds up the planes of its minority sign,
+A level has a few bits. Bit b of one channel is a plane with one bit per pixel, and a vector register holds up to 512
+pixels. Shifted copies of the planes are the taps of a convolution. An output channel adds up the taps of its rarer
+sign,
 
     acc = 2 * plus - all = all - 2 * minus,     all = sum of all inputs, the same for every output channel,
 
-by full adders on whole planes (carry-save adders in blocks of 16, Harley and Seal), so that no multiplication and no
-population count is left. Thresholds are carries of comparisons with constants. The stream is int16, channel by channel.
-The code is in `headers/`; this module prints what differs from network to network: constants, calls, and for each size
-of a convolution a function that hands the size to the general code as constants.
+by full adders on whole planes (carry-save adders in blocks of 16, after Harley and Seal), which leaves no
+multiplication and no population count. Thresholds are carries of comparisons with constants. The stream is int16,
+channel by channel.
+
+The code is in `headers/`, where `planes.h` says how the data lie. This module writes what differs from network to
+network: constants, calls, and for each size of a convolution a function that hands the size to the general code as
+constants.
 """
 
 import pathlib
@@ -23,7 +27,8 @@ from qresnet_jax.ship.c.fast.layout import Layout
 from qresnet_jax.ship.c.fast.structs import Structs, is_search
 from qresnet_jax.ship.c.plan import IMAGE, Plan, Step
 
-_WIDTHS = (8, 16, 32, 64)
+_WIDTHS = (8, 16, 32, 64)  # bytes of vectors
+# Headers, in the order of their includes. Any order is right, but which functions GCC specialises depends on it.
 _ORDER = ("taps.h", "conv.h", "table.h", "quantize.h", "stem.h", "stream.h", "../../classify.h")
 _HEADERS = pathlib.Path(__file__).parent / "headers"
 _PARAMETERS = {  # of the functions `model_conv_KIND_vec` in `conv_of_width.h`, and how they are passed on
@@ -36,14 +41,14 @@ _PARAMETERS = {  # of the functions `model_conv_KIND_vec` in `conv_of_width.h`, 
 
 
 class FastProfile:
-    """The parts of `model.c` for one plan.
+    """The C code for one plan.
 
     Args:
-      plan: of the network, for the size of its images.
+      plan: the steps of the network for one size of images.
 
     Attributes:
-      buffer_bytes: that the code needs, for any alignment of the pointer.
-      weight_bytes: of all constant arrays.
+      buffer_bytes: bytes of the buffer that the code needs, wherever the buffer begins.
+      weight_bytes: bytes of all constant arrays.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -52,7 +57,7 @@ class FastProfile:
         self.constants = text.Constants()
         self.structs = Structs(self.layout, self.constants)
         self.buffer_bytes = self.layout.memory.nbytes + ALIGN - 1
-        self.headers: set[str] = set()  # with the functions that are called
+        self.headers: set[str] = set()  # those that have the functions which are called
         self.kernels: dict[str, str] = {}
         self.calls = [self._call(t, step) for t, step in enumerate(plan.steps)]
         self.weight_bytes = self.constants.nbytes
@@ -62,7 +67,7 @@ class FastProfile:
         return text.amalgamated(self.program(), _HEADERS)
 
     def program(self) -> str:
-        """Returns the same with the headers still to be included."""
+        """Returns the same text with `#include` lines for the headers, relative to their folder."""
         includes = "".join(f'#include "{name}"\n' for name in _ORDER if name in self.headers)
         head = f"#define MODEL_OFFSET_BITS {self.layout.offset_bits}\n\n{includes}"
         return "\n".join([head, *self.kernels.values(), self.constants.text(), self._function()])
@@ -86,6 +91,7 @@ class FastProfile:
         return self._at(self.layout.memory.offsets[result], "model_int16", const)
 
     def _use(self, header: str, function: str, *arguments: object) -> str:
+        """Returns a call of a function, whose header is included then."""
         self.headers.add(header)
         return f"model_{function}({', '.join(map(str, arguments))});"
 
@@ -139,7 +145,7 @@ class FastProfile:
         return [*calls, self._use("stem.h", "stem_stream", stem, rescale, pixels, sums, *self._written(step))]
 
     def _binary(self, t: int, step: Step) -> list[str]:
-        """The taps, for small planes a table of their sums, then the sums of all output channels."""
+        """Makes the taps, for small planes also a table of their sums, then the sums of all output channels."""
         taps, choose, source = (
             self.layout.taps(step),
             self.layout.table_choice(step),
@@ -179,7 +185,16 @@ class FastProfile:
         largest: int,
         at: str,
     ) -> str:
-        """Args: of each output `polarity`; `largest` sum of one; `planes` of what lies at `at`; see `Structs.conv`."""
+        """Returns the call that computes all output channels.
+
+        Args:
+          step: a step with a binary convolution.
+          polarity: +1 or -1 for each output; see `minority`.
+          lists, moves, chunk: see `Structs.conv`. A chunk of 0 bytes stands for a table.
+          planes: bits of a tap or of an entry of the table.
+          largest: the largest sum of a list.
+          at: the place of the taps or of the table.
+        """
         assert step.last is not None  # the sums of a convolution are never stored
         bound = self.plan.values[step.last.inputs[0]].bound
         counts = [sum(len(x) for x in parts) for parts in lists]
@@ -203,7 +218,7 @@ class FastProfile:
         return f"{kernel}({conv}, {rescale}, {at}, {', '.join(map(str, self._written(step)))});"
 
     def _kernel(self, kind: str, plane: int, sizes: Sequence[int], table: bool) -> str:
-        """Name of the function for these sizes, which is written once, with the vectors that fit a plane best."""
+        """Returns the name of the function for these sizes, which takes the vectors that fit a plane best."""
         self.headers.add("table.h" if table else "conv.h")
         widths = [w for w in reversed(_WIDTHS) if w == 8 or plane > w // 2]
         name = f"model_{kind}_{'_'.join(map(str, ['table' if table else widths[0], *sizes]))}"
@@ -223,5 +238,5 @@ class FastProfile:
 
 
 def _count_bits(n: int) -> int:
-    """Of the number of planes in a list; `model_count` writes at least 4 bits."""
+    """Returns the bits that count n taps. It is at least 4, as `model_count_vec` writes so many."""
     return max(int(n).bit_length(), 4)

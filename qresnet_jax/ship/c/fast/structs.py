@@ -1,4 +1,4 @@
-"""The constants of the profile `fast`: a struct for each step, with its arrays; see the types in `planes.c`."""
+"""Writes the constants of the profile `fast`: structs with their arrays. The headers say what their fields mean."""
 
 import numpy as np
 
@@ -10,18 +10,18 @@ from qresnet_jax.ship.c.text import Constants
 
 
 class Structs:
-    """Writes structs; each method returns the expression of an address.
+    """Writes structs. Each method returns the C expression of an address.
 
     Args:
-      layout: of the plan whose steps they are of.
-      constants: takes arrays and structs.
+      layout: the layout of the plan that the steps belong to.
+      constants: what arrays and structs are added to.
     """
 
     def __init__(self, layout: Layout, constants: Constants) -> None:
         self.plan, self.layout, self.constants = layout.plan, layout, constants
 
     def _mask(self, result: int) -> str:
-        """Of the pixels of a plane, and zeros for a vector more."""
+        """Adds the mask of the pixels of a plane, with zeros up to a whole vector."""
         size = self.plan.size(result)
         bits = np.zeros((size.height, 8 * row_bytes(size.width)), bool)
         bits[:, : size.width] = True
@@ -29,7 +29,7 @@ class Structs:
         return self.constants.array(f"mask_{result}", np.pad(packed, (0, -len(packed) % ALIGN)))
 
     def spread(self, step: Step) -> str:
-        """`model_taps`."""
+        """Adds a `model_taps`."""
         taps, i = self.layout.taps(step), step.result
         bytes_, bits = taps.shifts()
         phase = [taps.phases.index((dy % taps.stride, dx % taps.stride)) for dy, dx in taps.taps]
@@ -54,12 +54,12 @@ class Structs:
         return self.constants.struct("taps", f"spread_{i}", fields)
 
     def conv(self, step: Step, lists: list[list[np.ndarray]], moves: list[int], chunk: int) -> str:
-        """`model_conv`.
+        """Adds a `model_conv`.
 
         Args:
-          step: of a binary convolution.
-          lists: offsets of all inputs, then of those of each output, in parts for each of the moves.
-          moves: rows by which a part is still to be moved.
+          step: a step with a binary convolution.
+          lists: places of all inputs, then of those in each output's list, in parts for each of the moves.
+          moves: rows by which the sums of a part are still to be moved.
           chunk: bytes of all taps of a chunk of 8 bytes.
         """
         i = step.result
@@ -79,7 +79,7 @@ class Structs:
         return self.constants.struct("conv", f"conv_{i}", fields)
 
     def compare(self, step: Step, polarity: np.ndarray, bound: int, bits: int, table: bool) -> str:
-        """`model_thresholds`, thresholds of sums in bit planes, with 2**(bits - 1) added; for a table, of 4 outputs a row."""
+        """Adds a `model_thresholds`: of sums in bit planes, with 2**(bits - 1) added; for tables of 4 outputs a row."""
         node, i = step.thresholds, step.result
         channels, planes = self.plan.values[i].channels, self.layout.planes(i)
         direction = np.broadcast_to(node.direction, channels).astype(np.int64) * polarity
@@ -104,7 +104,7 @@ class Structs:
         return self.constants.struct("thresholds", f"thresholds_{i}", fields)
 
     def quantizer(self, step: Step, low: int, high: int) -> str:
-        """`model_quantizer`, thresholds of numbers from low to high, which is all that their type holds."""
+        """Adds a `model_quantizer`: thresholds of numbers from low to high, which is the range of their type."""
         node, i = step.thresholds, step.result
         t, falling = node.thresholds.astype(np.int64), node.direction[:, None] < 0
         # x >= t is x > t - 1, and -x >= t is not x > -t.
@@ -130,10 +130,10 @@ class Structs:
     def requantize(
         self, step: Step, polarity: np.ndarray | int = 1, narrow_bound: int | None = None
     ) -> tuple[str, bool]:
-        """`model_requantize`, of polarity * x; with a bound of x, 32 bits will do if they hold all intermediate results.
+        """Adds a `model_requantize` of polarity * x, in 32 bits if a bound of x is given and 32 bits hold everything.
 
         Returns:
-          The struct, and whether 32 bits do.
+          The address, and whether 32 bits are enough.
         """
         node, i = step.requantize, step.result
         m, c, k = (x.astype(np.int64) for x in (node.multiplier, node.offset, node.shift))
@@ -155,7 +155,7 @@ class Structs:
         return self.constants.struct("requantize", f"requantize_{i}", fields), narrow
 
     def subset(self, step: Step, choose: int, inputs: np.ndarray) -> str:
-        """`model_subset`, of the table of sums: inputs in groups of `choose`, none of which spans two taps."""
+        """Adds a `model_subset`: inputs in groups of `choose`, none of which has inputs of two taps."""
         inputs, i = grouped(inputs, choose), step.result
         fields = {
             "inputs": self.constants.array(f"inputs_{i}", inputs.astype(f"uint{self.layout.offset_bits}")),
@@ -166,7 +166,7 @@ class Structs:
         return self.constants.struct("subset", f"subset_{i}", fields)
 
     def stem(self, step: Step) -> str:
-        """`model_stem`; weights and taps of two channels side by side, or of two columns of the last channel."""
+        """Adds a `model_stem`, with weights in pairs: of two channels, or of two columns of the last channel."""
         conv, out = step.stem, self.plan.size(step.result)
         kh, kw, channels, outputs = conv.weights.shape
         row, rows, columns = row_bytes(out.width), self.layout.stem_rows(step), self.layout.stem_columns(step)
@@ -204,16 +204,16 @@ class Structs:
 
 
 def is_search(node: nodes.ThresholdsNode) -> bool:
-    """Whether the middle one of three thresholds tells which of the others matters."""
+    """Returns whether there are three thresholds, of which the middle one says which of the others matters."""
     return np.array_equal(node.levels, range(4))
 
 
 def _of_four(bits: np.ndarray) -> np.ndarray:
-    """Of `[out, ...]`, 4 outputs in a number: uint8 `[ceil(out / 4), ...]`."""
+    """Packs `[out, ...]` bits of 4 outputs into a number: uint8 `[ceil(out / 4), ...]`."""
     padded = np.pad(bits, [(0, -len(bits) % 4), *[(0, 0)] * (bits.ndim - 1)])
     return np.packbits(padded.reshape(-1, 4, *bits.shape[1:]), axis=1, bitorder="little")[:, 0]
 
 
 def _select(node: nodes.ThresholdsNode) -> np.ndarray:
-    """Bits of the level that change at each threshold, uint16."""
+    """Returns the bits of the level that change at each threshold, uint16."""
     return (node.levels[1:] ^ node.levels[:-1]).astype(np.uint16)

@@ -1,1 +1,1 @@
-"""The profile `small`: little memory, for microcontrollers."""
+"""The profile `small` of the C export, which takes little memory and is for microcontrollers."""

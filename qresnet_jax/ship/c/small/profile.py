@@ -1,7 +1,7 @@
 """The profile `small` of the C export: one bit per weight, little code, one pixel after the other.
 
-Sums are population counts of levels' bit planes and signs, as many channels at once as a word has bits. The code is
-`small.h`; this module prints the constants and the calls.
+Sums are population counts of levels' bit planes and signs, of as many channels at once as a word has bits. The code is
+in `small.h`; this module writes what differs from network to network, which is constants and calls.
 """
 
 import pathlib
@@ -18,14 +18,14 @@ _MAX_WASTE = 1 / 6  # of the bits of signs, for words that the channels do not f
 
 
 class SmallProfile:
-    """The parts of `model.c` for one plan.
+    """The C code for one plan.
 
     Args:
-      plan: of the network, for the size of its images.
+      plan: the steps of the network for one size of images.
 
     Attributes:
-      buffer_bytes: that the code needs, for any alignment of the pointer.
-      weight_bytes: of all constant arrays.
+      buffer_bytes: bytes of the buffer that the code needs, wherever the buffer begins.
+      weight_bytes: bytes of all constant arrays.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -44,7 +44,7 @@ class SmallProfile:
         return text.amalgamated(self.program(), pathlib.Path(__file__).parent)
 
     def program(self) -> str:
-        """Returns the same with the headers still to be included."""
+        """Returns the same text with `#include` lines for the headers of this folder."""
         head = f'#define MODEL_WORD_BITS {self.word_bits}\n\n#include "small.h"\n#include "../classify.h"\n'
         return "\n".join([head, self.constants.text(), self._function()])
 
@@ -176,8 +176,8 @@ class SmallProfile:
         if step.conv is None:
             at = f"(y * {self.plan.size(step.source).width}u + x) * {channels}u"
             return _call("read", f"{self._pointer(step.source)} + {at}", f"{channels}u", "row")
-        section = "stem" if isinstance(step.conv, nodes.StemNode) else "binary"
-        return _call(section, self._conv(step), self._pointer(step.source), "y", "x", "row")
+        function = "stem" if isinstance(step.conv, nodes.StemNode) else "binary"
+        return _call(function, self._conv(step), self._pointer(step.source), "y", "x", "row")
 
 
 def _call(function: str, *arguments: object) -> str:
@@ -185,7 +185,7 @@ def _call(function: str, *arguments: object) -> str:
 
 
 def packed(bits: np.ndarray, word_bits: int) -> np.ndarray:
-    """Bits `[..., C]` in words, channel c in bit `c % word_bits` of word `c // word_bits`; zeros fill up the last."""
+    """Packs bits `[..., C]` into words: channel c is bit `c % word_bits` of word `c // word_bits`, then zeros."""
     channels = bits.shape[-1]
     padded = np.zeros((*bits.shape[:-1], -(-channels // word_bits), word_bits), np.uint64)
     padded.reshape(*bits.shape[:-1], -1)[..., :channels] = bits
@@ -193,7 +193,7 @@ def packed(bits: np.ndarray, word_bits: int) -> np.ndarray:
 
 
 def _word_bits(convs: Sequence[nodes.BinaryConvNode]) -> int:
-    """The widest word that wastes little; the narrowest one does not count as waste."""
+    """Returns the bits of the widest word of which few are wasted; a byte is taken whatever it wastes."""
     for bits in (32, 16):
         used = [conv.signs.size / conv.signs.shape[2] for conv in convs]  # kh * kw * out
         needed = sum(n * conv.signs.shape[2] for n, conv in zip(used, convs, strict=True))
@@ -204,6 +204,6 @@ def _word_bits(convs: Sequence[nodes.BinaryConvNode]) -> int:
 
 
 def _row(plan: Plan, step: Step) -> int:
-    """Channels of the row that a loop over pixels works on; 0 without such a loop."""
+    """Returns the channels of the row that a loop over pixels works on; 0 for a step without such a loop."""
     pointwise = step.last is None or isinstance(step.last, nodes.ThresholdsNode | nodes.RequantizeNode)
     return plan.values[step.result].channels if pointwise else 0
