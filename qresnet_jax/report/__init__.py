@@ -1,1 +1,1 @@
-"""What a run and a network look like: layer table, pictures, `report.md`, comparison of runs."""
+"""Reports on runs and networks: `report.md`, pictures, layer tables, and comparisons of runs."""

@@ -1,4 +1,4 @@
-"""One table and one picture over several runs; runs that differ in the seed only become one line.
+"""Compares several runs in a table and a picture. Runs that differ only in the seed share a line.
 
 python -m qresnet_jax.report.compare DIR DIR ... [--out=compare]
 """
@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 COLUMNS = ("Runs", "n", "Seeds", "Validation", "Test", "Worst", "Epochs")
 
 SIGN_COLUMNS = ("Runs", "Flips of a weight", "Dead band", "Held back", "Never flipped")
-SIGN_NOTE = "Signs: means over the binary layers and the seeds; at the end of the run, in % of the weights, but for the flips."
+SIGN_NOTE = (
+    "Signs: means over the binary layers and the seeds. The flips count the whole run; the other columns are "
+    "percentages of the weights at its end."
+)
 
 NOTE = (
-    "Accuracy in %: mean ± sample standard deviation over the seeds. Validation: of the best epoch. Test: of the checkpoint "
-    "that training chose; worst: of the worst seed."
+    "Accuracy in %: mean ± sample standard deviation over the seeds. Validation is the accuracy of the best epoch, "
+    "test that of the checkpoint that training chose, and worst that of the worst seed."
 )
 
 
 def rows(groups: dict[str, list[RunRecord]]) -> list[tuple[str, ...]]:
-    """The cells of the table, in the order of `COLUMNS`."""
+    """Returns the cells of the table of accuracies, a row for each group, in the order of `COLUMNS`."""
     return [
         (
             name,
@@ -45,7 +48,7 @@ def rows(groups: dict[str, list[RunRecord]]) -> list[tuple[str, ...]]:
 
 
 def sign_rows(groups: dict[str, list[RunRecord]]) -> list[tuple[str, ...]]:
-    """The cells of the second table, in the order of `SIGN_COLUMNS`; runs without binary weights have none."""
+    """Returns the cells of the table of signs, in the order of `SIGN_COLUMNS`; a float network has no row in it."""
     found = {name: [run.signs for run in runs if run.signs] for name, runs in groups.items()}
     return [
         (
@@ -80,11 +83,11 @@ def _mean_and_deviation(shares: Sequence[float], count: int) -> str:
 
 
 def as_markdown(groups: dict[str, list[RunRecord]], picture: str) -> str:
-    """The table, the picture, and the directories of each group.
+    """Returns the comparison in Markdown: the tables, the picture, and the directories of each group.
 
     Args:
       groups: from `group`.
-      picture: path of the picture, relative to the file.
+      picture: the path of the picture, relative to the Markdown file.
     """
     parts = [_markdown([COLUMNS, ["---", "---:", "---", *["---:"] * 4], *rows(groups)]), NOTE]
     if sign_rows(groups):
@@ -98,7 +101,7 @@ def _markdown(lines: Iterable[Iterable[str]]) -> str:
 
 
 def as_tables(groups: dict[str, list[RunRecord]]) -> "list[Table]":
-    """The tables for a console, of type `rich.table.Table`."""
+    """Returns the tables for a console."""
     tables = [_table(COLUMNS, rows(groups), NOTE)]
     return [*tables, _table(SIGN_COLUMNS, sign_rows(groups), SIGN_NOTE)] if sign_rows(groups) else tables
 
@@ -119,17 +122,18 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], note: str) ->
 def compare(
     workdirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
 ) -> dict[str, list[RunRecord]]:
-    """Writes `OUT.md` and `OUT.png`.
+    """Compares runs, and writes the comparison to `OUT.md` and `OUT.png`.
 
     Args:
-      workdirs: of the runs.
-      out: path without suffix.
+      workdirs: the directories of the runs.
+      out: the path of the files, without their suffixes.
 
     Returns:
-      The runs, grouped and named.
+      The runs in named groups, see `group`.
 
     Raises:
-      UserError: a workdir that is none, is given twice or has no metrics; files that cannot be written.
+      UserError: a directory does not belong to a run or has no metrics yet, two directories hold the same run, or the
+        files cannot be written.
     """
     groups = group([read_run(workdir) for workdir in workdirs])
     from qresnet_jax.report.compare_plot import comparison
@@ -142,13 +146,15 @@ def compare(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status, 2 after a user's mistake."""
+    """Runs the command, and returns its exit status: 0, or 2 after a user's mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m qresnet_jax.report.compare",
-        description="One table and one picture over several runs. Runs that differ in the seed only become one line.",
+        description="Compares several runs in a table and a picture; runs that differ only in the seed share a line.",
     )
-    parser.add_argument("workdirs", nargs="+", metavar="DIR", help="workdir of a run, such as runs/digits")
-    parser.add_argument("--out", default="compare", help="writes OUT.md and OUT.png; default: %(default)s")
+    parser.add_argument(
+        "workdirs", nargs="+", metavar="DIR", help="the directory of a run, such as runs/digits"
+    )
+    parser.add_argument("--out", default="compare", help="writes OUT.md and OUT.png (default: %(default)s)")
     given = parser.parse_args(arguments)
     try:
         groups = compare(given.workdirs, given.out)

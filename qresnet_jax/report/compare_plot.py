@@ -1,4 +1,4 @@
-"""The picture of a comparison: validation accuracy over the epochs, and the test accuracy of every run."""
+"""Draws a comparison of runs: the validation accuracy over the epochs, and the test accuracy of every run."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,10 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def comparison(groups: dict[str, list[RunRecord]]) -> Figure:
-    """Left a line for each group, the mean over its runs, with their range; right a dot for each run.
+    """Draws the comparison.
+
+    The left panel has a line for each group, the mean over its runs, inside their range. The right panel has a dot for
+    each run.
 
     Args:
       groups: from `qresnet_jax.report.runs.group`.
@@ -38,7 +41,7 @@ def comparison(groups: dict[str, list[RunRecord]]) -> Figure:
 
 
 def _validation(ax: Axes, runs: Sequence[RunRecord], colour: str, line: str, label: str) -> None:
-    """Up to the last epoch that all runs have reached."""
+    """Draws the mean and the range of a group, up to the last epoch that all its runs have reached."""
     curves = [run.validation for run in runs if run.validation]
     length = min(map(len, curves), default=0)
     values = 100 * np.array([curve[:length] for curve in curves]).reshape(len(curves), length)
@@ -50,7 +53,7 @@ def _validation(ax: Axes, runs: Sequence[RunRecord], colour: str, line: str, lab
 
 
 def _lowest(groups: Mapping[str, Sequence[RunRecord]]) -> float:
-    """A bottom of the axis that cuts off the steepest tenth of training, where all rise from chance."""
+    """Returns a lower end of the axis that leaves out the steepest tenth of training, where all rise from chance."""
     curves = [100 * np.array(run.validation) for runs in groups.values() for run in runs if run.validation]
     return min((np.quantile(curve, 0.1) for curve in curves), default=1) - 1
 

@@ -1,4 +1,4 @@
-"""What is worth knowing about a run's layers, read off its last metrics."""
+"""Finds unusual values in the last metrics of a run, and says what can be done about them."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,10 +11,10 @@ _MOST_NAMES = 4
 
 class _Check(NamedTuple):
     metric: str
-    least: float  # of an unusual value
-    most: float
-    shown: str  # format of the value
-    meaning: str
+    least: float  # values from here
+    most: float  # to here are unusual
+    shown: str  # the format of the value
+    meaning: str  # ends the sentence that names the layers and their values
 
 
 _CHECKS = (
@@ -23,22 +23,22 @@ _CHECKS = (
         0.95,
         1.0,
         "{:.1%}",
-        "of the signs have never flipped, the layer is as random as it began: lower optim.hysteresis.threshold, make it "
-        "relative, or raise optim.learning_rate",
+        "of the signs have never flipped, so the layer is as random as when training began: lower "
+        "optim.hysteresis.threshold, make it relative, or raise optim.learning_rate",
     ),
     _Check(
         "held_back",
         0.2,
         1.0,
         "{:.1%}",
-        "of the weights have another sign than their latent weight: lower optim.hysteresis.threshold",
+        "of the weights have another sign than their latent weights: lower optim.hysteresis.threshold",
     ),
     _Check(
         "alpha",
         0.0,
         10 * MIN_CLIPPING_LEVEL,
         "{:.3f}",
-        f"is a clipping level near its minimum of {MIN_CLIPPING_LEVEL}, little gets through: lower "
+        f"is a clipping level near its minimum of {MIN_CLIPPING_LEVEL}, so little gets through: lower "
         "optim.clipping_level.l2 or optim.clipping_level.learning_rate",
     ),
     _Check(
@@ -46,7 +46,7 @@ _CHECKS = (
         0.3,
         1.0,
         "{:.1%}",
-        "of the activations are cut off at the top: raise this stage's model.act_bits",
+        "of the activations are clipped at the top: raise this stage's model.act_bits",
     ),
 )
 _STREAM_CHECK = _Check(
@@ -54,18 +54,19 @@ _STREAM_CHECK = _Check(
     1e-3,
     1.0,
     "{:.1%}",
-    "of the block's output lies at the end of int16: lower model.stream_fraction_bits",
+    "of the block's output lies at the end of int16's range: lower model.stream_fraction_bits",
 )
 
 
 def findings(records: Sequence[Mapping[str, float]]) -> list[str]:
-    """A sentence for each kind of unusual value, naming the layers that have it; [] if all is as usual.
+    """Returns a sentence for each kind of unusual value, which names the layers that have it; [] if there is none.
 
-    Looked at are signs that never flip (from 95 % of a layer), weights that the loop holds back (from 20 %), clipping
-    levels near 0, activations cut off at the top (from 30 %), and saturation of the residual stream (from 0.1 %).
+    It looks for signs that have never flipped (from 95 % of a layer), weights that the hysteresis loop holds back (from
+    20 %), clipping levels near their minimum, activations clipped at the top (from 30 %), and saturation of the residual
+    stream (from 0.1 %).
 
     Args:
-      records: lines of `metrics.jsonl`.
+      records: the lines of `metrics.jsonl`.
     """
     sentences = [_sentence(check, _last(records, check.metric, of_block=False)) for check in _CHECKS]
     sentences.append(_sentence(_STREAM_CHECK, _last(records, "saturation", of_block=True)))
@@ -73,7 +74,7 @@ def findings(records: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def _last(records: Sequence[Mapping[str, float]], metric: str, of_block: bool) -> dict[str, float]:
-    """The last value by layer; of blocks, whose paths end in their number, or of all else."""
+    """Returns a metric's last values by layer: for blocks (paths of three parts), or for all others."""
     layers = [name for name in layers_with(records, metric) if (name.count(".") == 2) == of_block]
     return {layer: series(records, f"{metric}/{layer}")[1][-1] for layer in layers}
 

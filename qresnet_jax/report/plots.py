@@ -1,6 +1,6 @@
-"""Pictures of a run, from its records and its last state: pure functions that return a figure.
+"""Draws pictures of a run from its metrics: pure functions that return a figure.
 
-A figure is None where a run has nothing to show: a float network has no flips and no clipping levels.
+They return None if the run has nothing to show: a float network has no flips and no clipping levels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,10 +29,10 @@ _STEP = "training step"
 
 
 def curves(records: Sequence[Mapping[str, float]]) -> Figure | None:
-    """Loss and accuracy over training, of the training images, the validation images, and the final test.
+    """Draws loss and accuracy over the training steps, for training, validation and the final test.
 
     Args:
-      records: lines of `metrics.jsonl`.
+      records: the lines of `metrics.jsonl`.
     """
     if not len(series(records, "train_loss")[0]):
         return None
@@ -68,13 +68,15 @@ _SIGN_METRICS = {
 
 
 def flips(records: Sequence[Mapping[str, float]]) -> Figure | None:
-    """How signs move, by stage: the mean over a stage's layers, and between which layers it lies.
+    """Draws the shares of the signs that flip, are held back and have never flipped.
+
+    Each stage has a line, the mean over its layers, inside their range.
 
     Args:
-      records: lines of `metrics.jsonl`.
+      records: the lines of `metrics.jsonl`.
     """
     stages = by_stage(layers_with(records, "flips"))
-    # Without a loop nothing is held back; a panel of zeros says nothing.
+    # Without hysteresis no weight is held back, and a panel of zeros would say nothing.
     shown = [kind for kind in _SIGN_METRICS if _largest(records, kind) > 0]
     if not stages or not shown:
         return None
@@ -102,14 +104,14 @@ def _largest(records: Sequence[Mapping[str, float]], kind: str) -> float:
 def _of_layers(
     records: Sequence[Mapping[str, float]], kind: str, layers: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and values `[layers, steps]`."""
+    """Returns the steps, and the values `[layers, steps]`."""
     found = [series(records, f"{kind}/{layer}") for layer in layers]
     return found[0][0], np.stack([values for _, values in found])
 
 
 def _mean_and_range(ax: Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
     mean, low = values.mean(0), values.min(0)
-    if ax.get_yscale() == "log":  # gaps where there is nothing to show
+    if ax.get_yscale() == "log":  # a logarithmic axis cannot show 0, so the line has gaps there
         mean, low = (np.where(x > 0, x, np.nan) for x in (mean, low))
     ax.plot(steps, mean, color=colour, linewidth=1.4, label=label)
     if len(values) > 1:
@@ -117,10 +119,10 @@ def _mean_and_range(ax: Axes, steps: np.ndarray, values: np.ndarray, colour: str
 
 
 def clipping(records: Sequence[Mapping[str, float]]) -> Figure | None:
-    """The clipping level alpha of each quantizer over training, a panel for each stage.
+    """Draws the clipping level alpha of each quantizer over the training steps, in a panel for each stage.
 
     Args:
-      records: lines of `metrics.jsonl`.
+      records: the lines of `metrics.jsonl`.
     """
     stages = by_stage(layers_with(records, "alpha"))
     if not stages:
@@ -136,7 +138,7 @@ def clipping(records: Sequence[Mapping[str, float]]) -> Figure | None:
         ax.set(title=f"{title}\n(dark: first of {len(layers)} layers)" if many else title, xlabel=_STEP)
     axes[0].set_ylabel("alpha")
     lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if len(lines) <= MOST_IN_LEGEND:  # the same names, in the same colours, in every stage
+    if len(lines) <= MOST_IN_LEGEND:  # names and colours are the same in every stage
         fig.legend(
             lines.values(), lines, frameon=False, fontsize=8, loc="outside lower center", ncols=len(lines)
         )
@@ -144,10 +146,10 @@ def clipping(records: Sequence[Mapping[str, float]]) -> Figure | None:
 
 
 def occupancy(records: Sequence[Mapping[str, float]]) -> Figure | None:
-    """How much each activation level is used, layer by layer, in the last measurement.
+    """Draws which share of the activations has each level, layer by layer, in the last measurement.
 
     Args:
-      records: lines of `metrics.jsonl`.
+      records: the lines of `metrics.jsonl`.
     """
     measured = [record for record in records if any(name.startswith("occupancy/") for name in record)]
     if not measured:
@@ -181,7 +183,7 @@ def occupancy(records: Sequence[Mapping[str, float]]) -> Figure | None:
 
 
 def _level_shares(record: Mapping[str, float]) -> dict[str, dict[int, float]]:
-    """`{layer: {level: share}}`, in the order of the network."""
+    """Returns `{layer: {level: share}}`, in the order of the network."""
     names = (name.rsplit("/", 1)[0] for name in layers_with([record], "occupancy"))
     shares: dict[str, dict[int, float]] = {name: {} for name in names}
     for layer, levels in shares.items():

@@ -1,6 +1,6 @@
-"""`report.md` and its pictures: what a run was, what came out, what each layer costs and how it trained.
+"""Writes `report.md` and its pictures: the settings and results of a run, how it trained, and what each layer costs.
 
-Everything comes from the workdir: the checkpoint that ships, `metrics.jsonl` and `train.log`. No data set is needed.
+Everything comes from the workdir: the best checkpoint, `metrics.jsonl` and `train.log`. No data set is needed.
 """
 
 import logging
@@ -36,13 +36,13 @@ log = logging.getLogger("qresnet_jax")
 
 REPORT = "report.md"
 CAPTIONS = {
-    "curves": "Loss and accuracy. The star is the test set, at the checkpoint that was chosen.",
-    "flips": "Signs in motion, by stage: mean over the layers, and the range that they cover.",
-    "hysteresis": "Some recorded weights, those that flip most: each keeps its sign until its latent weight has crossed the "
-    "threshold on the other side. Slightly apart, so that they can be told from each other.",
-    "latents": "Latent weights by layer. Between the thresholds both signs occur: there a weight keeps the one it had.",
+    "curves": "Loss and accuracy. The star marks the test set, at the checkpoint that was chosen.",
+    "flips": "How signs move, by stage: the mean over the layers, and the range that they cover.",
+    "hysteresis": "The weights that flip most among those that were recorded. Each keeps its sign until its latent "
+    "weight has crossed the threshold on the other side. The lines are shifted slightly to tell them apart.",
+    "latents": "Latent weights by layer. Between the thresholds both signs occur, as a weight keeps its sign there.",
     "clipping": "Clipping levels of the activation quantizers.",
-    "occupancy": "How much of a layer's activations are at each level.",
+    "occupancy": "The share of a layer's activations at each level.",
 }
 
 
@@ -50,14 +50,14 @@ def write_report(config: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib
     """Writes `WORKDIR/report.md` and `WORKDIR/plots/*.png`, all of them or none.
 
     Args:
-      config: any; the run's own, from its checkpoint, is what counts.
-      workdir: of the run, finished or not.
+      config: any valid config; the run's own, in its checkpoint, is what counts.
+      workdir: the directory of the run, which need not be complete.
 
     Returns:
       The path of `report.md`.
 
     Raises:
-      UserError: no checkpoint or no metrics there, or a directory that cannot be written.
+      UserError: the directory has no checkpoint or no metrics, or it cannot be written.
     """
     configs.validate(config)
     workdir = pathlib.Path(workdir)
@@ -66,8 +66,7 @@ def write_report(config: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib
     records = read_metrics(workdir / FILE)
     if not records:
         raise UserError(
-            f"{workdir / FILE} is missing or empty: a report is drawn from it. Give the --workdir of a run, or "
-            "train again"
+            f"{workdir / FILE} is missing or empty, but a report needs it: give the --workdir of a run, or train again"
         )
     pictures = {name: fig for name, fig in _draw(config, run, records).items() if fig is not None}
     text = _markdown(config, run, records, workdir, list(pictures))
@@ -80,26 +79,28 @@ def write_report(config: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib
 
 
 def report_packed(path: str | os.PathLike[str], image_size: tuple[int, int] | None = None) -> str:
-    """The layer table of a packed file, for the console.
+    """Returns the layer table of a packed file, for the console.
 
     Args:
-      path: of the file, or the name of a model of the zoo.
-      image_size: `(height, width)`, for a file that takes images of any size.
+      path: the path of the file, or the name of a zoo model.
+      image_size: `(height, width)`; needed only if the network takes images of any size.
 
     Raises:
-      PackedError: not a packed file that this version reads.
-      UserError: the file takes images of any size and none is given.
+      PackedError: there is no such file, or it is no packed file that this version can read.
+      UserError: the network takes images of any size, and `image_size` is not given.
     """
     network = read_packed(find_packed(path))
     if image_size is None and None in (network.height, network.width):
-        raise UserError(f"{path} takes images of any size: give the height and width to count operations for")
+        raise UserError(
+            f"{path} takes images of any size: give the height and width for which operations are to be counted"
+        )
     return as_text(network_table(network, image_size), "weights")
 
 
 def _draw(
     config: ConfigDict, run: TrainedRun, records: Sequence[Mapping[str, float]]
 ) -> dict[str, Figure | None]:
-    """Pictures by name, in the order of the report; None where the run has nothing to show."""
+    """Returns the pictures by name, in the order of the report; None if the run has nothing to show."""
     loop = config.optim.hysteresis
     binary = config.model.weight_bits == 1
     latent, sign = (_kernels(run, field) if binary else {} for field in ("latent", "sign"))
@@ -119,12 +120,9 @@ def _draw(
 
 
 def _kernels(run: TrainedRun, field: str) -> dict[str, np.ndarray]:
-    """A field of the hysteresis state by layer."""
+    """Returns a field of the hysteresis state by layer."""
     found = by_layer(optax.tree.get(run.state.opt_state, field), BinaryKernel)
     return {name: np.asarray(x) for name, x in found.items()}
-
-
-# The text.
 
 
 def _markdown(
@@ -153,8 +151,8 @@ def _markdown(
 
 
 _NOTHING_UNUSUAL = (
-    "Nothing unusual: no layer's signs are stuck, the loop holds few weights back, no clipping level is near 0, little is "
-    "saturated."
+    "Nothing unusual: no layer's signs are stuck, hysteresis holds few weights back, no clipping level is near its "
+    "minimum, and little is saturated."
 )
 
 
@@ -169,7 +167,7 @@ def _results(
     pairs = [("Checkpoint", f"step {run.step:,}; metrics up to step {last:,}")]
     steps, accuracy = series(records, "eval_accuracy")
     if len(steps):
-        best = len(accuracy) - 1 - int(np.argmax(accuracy[::-1]))  # of equals the later, as training chooses
+        best = len(accuracy) - 1 - int(np.argmax(accuracy[::-1]))  # the later of equals, as training chooses
         pairs.append(("Best validation accuracy", f"{100 * accuracy[best]:.2f} %, at step {steps[best]:,}"))
     _, tested = series(records, "test_accuracy")
     _, of_step = series(records, "test_of_step")
@@ -187,7 +185,7 @@ def _results(
 
 
 def _circumstances(workdir: pathlib.Path) -> list[tuple[str, str]]:
-    """When and on what, from `train.log`, if it is there."""
+    """Returns when the run trained, on which hardware and data, from `train.log`; [] if there is no such file."""
     path = workdir / "train.log"
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     stamped = [
@@ -203,7 +201,7 @@ def _circumstances(workdir: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def _settings(saved: Mapping[str, object]) -> str:
-    """What differs from the defaults first, the rest folded away."""
+    """Lists the fields that differ from the defaults, and then all others in a section that is folded away."""
     fields = configs.flatten(ConfigDict(saved))
     defaults = configs.flatten(ConfigDict(to_json(configs.default_config().to_dict())))
     changed = {name: value for name, value in fields.items() if value != defaults.get(name)}

@@ -1,4 +1,4 @@
-"""Runs read from their workdirs, without JAX, and grouped by what differs between their configs."""
+"""Reads runs from their workdirs, without JAX, and groups them by the differences between their configs."""
 
 import itertools
 import json
@@ -14,28 +14,28 @@ from qresnet_jax.train.records import FILE, read_metrics
 
 
 class RunRecord(NamedTuple):
-    """A workdir's content."""
+    """Holds the config and the metrics of a run."""
 
     workdir: pathlib.Path
     fields: dict[str, object]  # of the config, by dotted name
-    records: list[dict[str, float]]
+    records: list[dict[str, float]]  # the lines of metrics.jsonl
 
     @property
     def validation(self) -> list[float]:
-        """Accuracy after each epoch, 0 to 1; [] where nothing was held out."""
+        """The validation accuracy after each epoch, 0 to 1; [] if nothing was held out."""
         return [record["eval_accuracy"] for record in self.records if "eval_accuracy" in record]
 
     @property
     def test(self) -> float | None:
-        """Test accuracy, 0 to 1; None while the run is not complete."""
+        """The test accuracy, 0 to 1; None if the run is not complete."""
         return next((r["test_accuracy"] for r in reversed(self.records) if "test_accuracy" in r), None)
 
     @property
     def signs(self) -> dict[str, float]:
         """How the signs moved, as means over the binary layers; {} for a float network.
 
-        `flips`: of a weight in the whole run so far. `dead_band`, `held_back`, `never_flipped`: share of the weights at
-        the end, 0 to 1.
+        `flips` is how often a weight has flipped in the run so far; `dead_band`, `held_back` and `never_flipped` are
+        shares of the weights at its end, 0 to 1.
         """
         measured = [record for record in self.records if any(name.startswith("flips/") for name in record)]
         if not measured:
@@ -52,10 +52,10 @@ def _over_layers(record: Mapping[str, float], kind: str) -> float:
 
 
 def read_run(workdir: str | os.PathLike[str]) -> RunRecord:
-    """Reads `config.json` and `metrics.jsonl`.
+    """Reads `config.json` and `metrics.jsonl` from the directory of a run.
 
     Raises:
-      UserError: there is no such directory, or it is not that of a run.
+      UserError: there is no such directory, or it does not belong to a run, or it has no metrics yet.
     """
     workdir = pathlib.Path(workdir)
     if not workdir.is_dir():
@@ -64,21 +64,23 @@ def read_run(workdir: str | os.PathLike[str]) -> RunRecord:
         fields = flatten(json.loads((workdir / "config.json").read_text()))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{workdir} is no workdir of a run: it has no readable config.json ({error})"
+            f"{workdir} is no workdir of a run, as it has no readable config.json ({error}): leave it out"
         ) from error
     records = read_metrics(workdir / FILE)
     if not records:
         raise UserError(
-            f"{workdir} has no metrics yet: {FILE} is missing or empty. Leave it out, or train first"
+            f"{workdir} has no metrics yet, as {FILE} is missing or empty: leave it out, or train first"
         )
     return RunRecord(workdir, fields, records)
 
 
 def group(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs that differ in the seed only, by a name that says how they differ from the others.
+    """Groups runs that differ only in the seed. A group's name says how its runs differ from those of other groups.
+
+    Fields in `config.WITHOUT_EFFECT` are ignored.
 
     Raises:
-      UserError: a run is there twice.
+      UserError: two directories hold the same run.
     """
     names = (name for run in runs for name in run.fields)
     fields = dict.fromkeys(name for name in names if name != "seed" and not name.startswith(WITHOUT_EFFECT))
@@ -92,19 +94,19 @@ def group(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _refuse_repeated(runs: Sequence[RunRecord], fields: Collection[str]) -> None:
-    """The same config and seed give the same result: two such runs say nothing of the spread."""
+    """Refuses two runs with the same config and seed: their results are equal, and would make the spread too small."""
     known: dict[tuple[str, ...], pathlib.Path] = {}
     for run in runs:
         key = tuple(_value(run, name) for name in ("seed", *fields))
         if key in known:
             raise UserError(
-                f"{known[key]} and {run.workdir} hold the same run, of the same config and seed: leave one of them out"
+                f"{known[key]} and {run.workdir} hold the same run, with equal config and seed: leave one of them out"
             )
         known[key] = run.workdir
 
 
 def _value(run: RunRecord, name: str) -> str:
-    """As it is written on the command line."""
+    """Returns a field's value as it is written on the command line."""
     if name not in run.fields:
         return "not set"
     value = run.fields[name]
@@ -112,6 +114,6 @@ def _value(run: RunRecord, name: str) -> str:
 
 
 def _short(name: str, names: Sequence[str]) -> str:
-    """The last part of a dotted name, where no other has the same."""
+    """Returns the last part of a dotted name, or the whole name if another one has the same last part."""
     last = name.split(".")[-1]
     return last if [n.split(".")[-1] for n in names].count(last) == 1 else name

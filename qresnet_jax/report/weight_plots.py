@@ -1,4 +1,4 @@
-"""Pictures of the binary weights: where the latent weights lie, and how some walked through the hysteresis loop."""
+"""Draws the binary weights: where the latent weights lie, and how some of them walked through the hysteresis loop."""
 
 import math
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from qresnet_jax.report.style import BLUE, COLOURS, GREY, VERMILION, figure, grid, network_order, plain
 
 MOST_PANELS = 24
-WALKERS = 4
-FARTHEST = 10  # thresholds away from 0: a weight that walks on would squeeze the loop
-SHOWN = 0.9  # of the latent weights; the tails would squeeze the loop
+WALKERS = 4  # the number of weights whose walk is drawn
+FARTHEST = 10  # how far from 0 a walk is drawn, in thresholds; a longer axis would squeeze the loop
+SHOWN = 0.9  # the share of the latent weights that a histogram shows; the tails would squeeze the loop
 
 
 def latents(
@@ -22,15 +22,18 @@ def latents(
     threshold: float,
     relative: bool,
 ) -> Figure | None:
-    """Histograms of the latent weights, layer by layer, in two colours for the two signs in force.
+    """Draws histograms of the latent weights, layer by layer, in two colours for the two current signs.
 
-    Between the thresholds the colours overlap: there a weight keeps the sign that it had.
+    Between the thresholds both colours occur, as a weight keeps its sign there.
 
     Args:
-      latent: float kernels by layer.
-      sign: -1 or +1, of the same shapes.
-      scale: s, which broadcasts to the kernels.
-      threshold, relative: of the loop, see `hysteresis_binarize`.
+      latent: the latent weights by layer, float kernels.
+      sign: their current signs, -1 or +1, with the same shapes.
+      scale: the scale s of each layer, which broadcasts to its kernel.
+      threshold, relative: of the hysteresis loop, see `hysteresis_binarize`.
+
+    Returns:
+      The figure, or None if there are no layers.
     """
     if not latent:
         return None
@@ -51,7 +54,7 @@ def latents(
 
 
 def _sign_histogram(ax: Axes, w: np.ndarray, sign: np.ndarray, threshold: float) -> None:
-    count = int(np.clip(np.sqrt(w.size) / 2, 10, 30))  # on each side; small layers need wide bins
+    count = int(np.clip(np.sqrt(w.size) / 2, 10, 30))  # bins on each side; small layers need wide bins
     bins = _bins(max(np.quantile(np.abs(w), SHOWN), 1.1 * threshold), count, threshold)
     minus, plus = (np.histogram(w[sign == s], bins)[0] for s in (-1, 1))
     ax.stairs(minus, bins, fill=True, color=VERMILION, label="sign $-$1")
@@ -67,7 +70,10 @@ def _sign_histogram(ax: Axes, w: np.ndarray, sign: np.ndarray, threshold: float)
 
 
 def _bins(limit: float, count: int, threshold: float) -> np.ndarray:
-    """Edges of about `2 * count` bins from -limit to limit; thresholds that are no finer are among them."""
+    """Returns the edges of about `2 * count` bins from -limit to limit.
+
+    The thresholds are among the edges, unless they are much smaller than a bin.
+    """
     width = (limit or 1.0) / count
     if threshold > width / 3:
         width = threshold / math.ceil(threshold / width)
@@ -78,12 +84,15 @@ def _bins(limit: float, count: int, threshold: float) -> np.ndarray:
 def hysteresis(
     walk: Mapping[str, np.ndarray], threshold: float, relative: bool, layer: str = ""
 ) -> Figure | None:
-    """The loop as some weights walked it: the sign over the latent weight, step by step.
+    """Draws how some weights walked through the hysteresis loop: the sign over the latent weight, step by step.
 
     Args:
-      walk: `latent` float, `sign` int with 0 for steps not reached, `scale` float, each `[steps, weights]`.
+      walk: `latent` float, `sign` int (0 for steps that were not reached) and `scale` float, each `[steps, weights]`.
       threshold, relative: of the loop, see `hysteresis_binarize`.
-      layer: whose weights they are.
+      layer: the path of the layer that the weights belong to.
+
+    Returns:
+      The figure, or None if fewer than two steps are recorded.
     """
     done = int(np.sum(walk["sign"][:, 0] != 0)) if walk else 0
     if done < 2:
@@ -91,7 +100,7 @@ def hysteresis(
     sign = walk["sign"][:done].astype(int)
     x = walk["latent"][:done] / walk["scale"][:done] if relative else walk["latent"][:done]
     counts = np.sum(sign[1:] != sign[:-1], axis=0)
-    walkers = np.lexsort((np.abs(x).min(axis=0), -counts))[:WALKERS]  # most flips first, then nearest to one
+    walkers = np.lexsort((np.abs(x).min(axis=0), -counts))[:WALKERS]  # most flips first, then closest to one
     fig = figure(3.8)
     ax = fig.subplots()
     plain(ax)
@@ -116,7 +125,7 @@ def hysteresis(
 
 
 def _walk(ax: Axes, x: np.ndarray, sign: np.ndarray, offset: float, colour: str, label: str) -> None:
-    """Along the old sign to the new latent weight, then up or down to the new sign, with an arrow."""
+    """Draws each step along the old sign to the new latent weight, then up or down to the new sign, with an arrow."""
     xs, ys = np.repeat(x, 2)[1:], np.repeat(sign, 2)[:-1] + offset
     ax.plot(xs, ys, color=colour, linewidth=1, alpha=0.75, label=label)
     at = np.flatnonzero(sign[1:] != sign[:-1]) + 1
