@@ -201,20 +201,3 @@ def test_a_batch_is_augmented_image_by_image():
     order = np.arange(n)
     pixels, _ = batch(images, np.zeros(n, np.int32), order, 0, 0, padding=2)
     assert len({p.tobytes() for p in pixels}) > n // 2
-
-
-# ---- Normalisation -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mean", [0.0, 0.5, 127.5, 255.0])
-def test_normalised_pixels_are_exact_multiples_of_1_128(mean):
-    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    got = np.asarray(jax.jit(pipeline.normalize)(pixels, jnp.array([mean])))
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(got.astype(np.float64) * 128, 2 * pixels.astype(np.int64) - int(2 * mean))
-
-
-def test_each_channel_has_its_own_mean():
-    pixels, means = image_set(2)[0], np.array([10.5, 20, 30.5])
-    got = pipeline.normalize(jnp.asarray(pixels), jnp.asarray(means))
-    np.testing.assert_array_equal(got, (pixels.astype(np.float64) - means) / 64)
