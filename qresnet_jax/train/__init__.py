@@ -1,1 +1,1 @@
-"""Training: the loop, its step, the optimizer, checkpoints and what is written while it runs."""
+"""Training: the loop, its step, the optimizer, checkpoints, and the files that are written while it runs."""

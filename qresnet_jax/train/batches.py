@@ -1,7 +1,7 @@
-"""The input pipeline on the device: order, batch and augmentation as pure functions.
+"""The input pipeline on the device: the order of the images, batches and augmentation, as pure functions.
 
-The whole set lies on the device as uint8. What a step sees depends on (seed, step) alone, not on how many devices
-there are or on where a run was interrupted.
+The whole set lies on each device as uint8. What a step sees depends only on (seed, step): neither on the number of
+devices nor on where a run was interrupted.
 """
 
 import jax
@@ -9,31 +9,41 @@ import jax.numpy as jnp
 
 
 def epoch_order(key: jax.Array, epoch: jax.Array, num_images: int) -> jax.Array:
-    """A random order of all images, int32 `[num_images]`, a function of (key, epoch)."""
+    """Returns a random order of all images, int32 `[num_images]`, which depends only on (key, epoch)."""
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Every image is visited; the last batch is filled up with the first images of the same epoch's order."""
+    """Returns the number of batches that visit every image once.
+
+    The last batch is filled up with the first images of the epoch's order.
+    """
     return -(-num_images // batch_size)
 
 
 def batch_positions(
     step_in_epoch: jax.Array, batch_size: int, shard: jax.Array, num_shards: int
 ) -> jax.Array:
-    """Positions in the epoch's order of one device's share of a batch, int32 `[batch_size // num_shards]`."""
+    """Returns where one device's share of a batch lies in the epoch's order, int32 `[batch_size // num_shards]`.
+
+    Args:
+      step_in_epoch: int32, from 0.
+      batch_size: the number of images over all devices, a multiple of `num_shards`.
+      shard: int32, the index of this device.
+      num_shards: the number of devices.
+    """
     share = batch_size // num_shards
     return step_in_epoch * batch_size + shard * share + jnp.arange(share)
 
 
 def augment(keys: jax.Array, pixels: jax.Array, padding: int, flip: bool) -> jax.Array:
-    """Random crop after zero padding, and random left-right flip, one key per image.
+    """Crops images at random after padding them with zeros, and flips them left to right at random.
 
     Args:
-      keys: PRNG keys `[N]`.
+      keys: PRNG keys `[N]`, one for each image.
       pixels: uint8 `[N, H, W, C]`.
-      padding: pixels added on each side, black; 0 for no crop.
-      flip: whether to flip half of the images.
+      padding: the number of black pixels added on each side; 0 for no crop.
+      flip: whether each image is flipped with probability 1/2.
 
     Returns:
       uint8 `[N, H, W, C]`.
@@ -67,17 +77,18 @@ def train_batch(
     padding: int,
     flip: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """One device's share of a training batch.
+    """Returns one device's share of a training batch.
 
     Args:
-      key: PRNG key of the run.
+      key: the PRNG key of the run.
       images: uint8 `[N, H, W, C]`, the whole training set.
       labels: int32 `[N]`.
-      order: from `epoch_order`.
+      order: int32 `[N]`, from `epoch_order`.
       step: int32, counted from the start of training.
-      step_in_epoch: int32.
-      batch_size: over all devices.
-      shard: int32, index of this device, of `num_shards`.
+      step_in_epoch: int32, counted from the start of the epoch.
+      batch_size: the number of images over all devices.
+      shard: int32, the index of this device.
+      num_shards: the number of devices.
       padding, flip: see `augment`.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Checkpoints of a run, by Orbax: the latest and the best, each with the training state and a description.
+"""Checkpoints of a run, written by Orbax: the latest and the best, each with the training state and a description.
 
 WORKDIR/checkpoints/STEP/state   the whole `TrainState`
-WORKDIR/checkpoints/STEP/meta    JSON: config, class names, pixel means
+WORKDIR/checkpoints/STEP/meta    JSON: the config, class names, pixel means and the images' shape
 """
 
 import contextlib
@@ -32,15 +32,15 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
 class Checkpoints:
     """The checkpoints of one workdir.
 
-    Saving is asynchronous and atomic: a step's directory appears under its name when it is complete. Kept are the
-    latest checkpoint and the one of the best validation accuracy.
+    Saving is asynchronous and atomic: a step's directory gets its name when it is complete. Two checkpoints are kept:
+    the latest, and the one with the best validation accuracy.
 
     Args:
-      workdir: of the run, absolute or relative.
-      read_only: never write or delete; the directory must then exist.
+      workdir: the directory of the run, absolute or relative.
+      read_only: whether nothing may be written or deleted; there must then be a checkpoint.
 
     Raises:
-      CheckpointError: read only, and there is no checkpoint.
+      CheckpointError: `read_only` is set and there is no checkpoint, or the metrics of a checkpoint are damaged.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, read_only: bool = False) -> None:
@@ -67,42 +67,46 @@ class Checkpoints:
         self._check_metrics()
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         if read_only and self.latest_step is None:
-            raise CheckpointError(f"there is no complete checkpoint in {self.directory}")
+            raise CheckpointError(
+                f"there is no complete checkpoint in {self.directory}: train first, or give the --workdir of a run"
+            )
 
     @property
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, ascending."""
+        """The steps of all complete checkpoints, in ascending order."""
         return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, None where there is none."""
+        """The step of the latest checkpoint, or None if there is no checkpoint."""
         return self._manager.latest_step()
 
     @property
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best validation accuracy; the latest where none was validated."""
+        """The step of the checkpoint with the best validation accuracy; the latest step if none was validated."""
         return self.latest_step if self.best_accuracy is None else self._manager.best_step()
 
     @property
     def best_accuracy(self) -> float | None:
-        """The best validation accuracy among the checkpoints, None where none was validated."""
+        """The best validation accuracy of the checkpoints, 0 to 1, or None if none was validated."""
         known = (_metrics_of(self._manager, step) for step in self._manager.all_steps())
         return max((_accuracy(metrics) for metrics in known if metrics), default=None)
 
     def save(
         self, step: int, state: "TrainState", meta: Mapping[str, Any], eval_accuracy: float | None
     ) -> None:
-        """Begins to save; returns once the state is copied, so that it may be donated.
+        """Begins to save, and returns once the state is copied, so that its buffers may be donated.
+
+        A step that is already saved is not saved again.
 
         Args:
-          step: of the state.
+          step: the number of steps that the state has done.
           state: the `TrainState`.
-          meta: what `meta` returns later, serialisable as JSON.
-          eval_accuracy: validation accuracy, if it was measured at this step.
+          meta: what `meta` returns later; it must be serialisable as JSON.
+          eval_accuracy: the validation accuracy at this step, 0 to 1, or None if it was not measured.
 
         Raises:
-          CheckpointError: this or the save before could not be written.
+          CheckpointError: this checkpoint or the one before it could not be written.
         """
         metrics = None if eval_accuracy is None else {"eval_accuracy": eval_accuracy}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
@@ -112,41 +116,53 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The description saved with a step."""
+        """Returns the description that was saved with a step.
+
+        Raises:
+          CheckpointError: the checkpoint is damaged or has been deleted.
+        """
         return self._read(step, meta=ocp.args.JsonRestore())["meta"]
 
     def restore(self, step: int, like: _Tree) -> _Tree:
-        """The state of a step.
+        """Returns the state of a step.
 
         Args:
-          step: one that exists.
-          like: a state of the same structure, whose shapes, dtypes and shardings the result takes.
+          step: the step of an existing checkpoint.
+          like: a state with the same structure, whose shapes, dtypes and shardings the result takes.
 
         Raises:
-          CheckpointError: damaged, or of another network; the message lists what differs.
+          CheckpointError: the checkpoint is damaged, or it holds another network; the message lists the differences.
         """
         self._check_same_tree(step, like)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         return self._read(step, state=ocp.args.StandardRestore(target))["state"]
 
     def arrays(self, step: int) -> dict[str, np.ndarray]:
-        """All arrays of a step by path, such as `params.stem.kernel`."""
+        """Returns all arrays of a step by their paths, such as `params.stem.kernel.value`.
+
+        Raises:
+          CheckpointError: the checkpoint is damaged or has been deleted.
+        """
         tree = self._read(step, state=ocp.args.StandardRestore())["state"]
         return {path: np.asarray(x) for path, x in tree_paths(tree).items()}
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until everything is on disk.
 
         Raises:
-          CheckpointError: it could not be written.
+          CheckpointError: a checkpoint could not be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and lets go of the directory."""
+        """Waits until everything is on disk, and closes the manager.
+
+        Raises:
+          CheckpointError: a checkpoint could not be written, and this has not been reported yet.
+        """
         if self._failed_to_write:
-            with contextlib.suppress(Exception):  # the failure that was reported, once more
+            with contextlib.suppress(Exception):  # Orbax raises the failure again that has been reported
                 self._manager.close()
         else:
             with self._writing():
@@ -156,23 +172,23 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Orbax's writers raise whatever comes
+        except Exception as error:  # Orbax's writers raise exceptions of many types
             self._failed_to_write = True
             full = "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error)
             reason = "no space left on the device" if full else _first_line(error)
-            kept = self._complete()  # Orbax itself no longer knows
-            saved = f"that of step {kept[-1]} is kept" if kept else "nothing is saved yet"
+            kept = self._complete()  # Orbax's own list is no longer right
+            saved = f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no earlier checkpoint"
             raise CheckpointError(
-                f"a checkpoint could not be written to {self.directory} ({reason}); {saved}. Make room, and the same "
-                "command goes on"
+                f"a checkpoint could not be written to {self.directory} ({reason}); {saved}. Make room, and run the "
+                "same command again to continue"
             ) from error
 
     def _complete(self) -> list[int]:
-        """Steps whose directory has its final name, ascending."""
+        """Returns the steps whose directories have their final names, in ascending order."""
         return sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
 
     def _check_metrics(self) -> None:
-        """Orbax reads all steps' metrics at once and does not say whose are damaged."""
+        """Refuses damaged metrics and names their step, as Orbax reads all metrics at once and does not name it."""
         steps = self._complete()
         for step in steps:
             path = self.directory / str(step) / "metrics" / "metrics"
@@ -186,7 +202,7 @@ class Checkpoints:
         try:
             stored = tree_paths(self._manager.item_metadata(step)["state"].tree)
             found = {path: tuple(x.shape) for path, x in stored.items()}
-        except Exception as error:  # Orbax meets damaged metadata with whatever exception comes
+        except Exception as error:  # Orbax raises exceptions of many types when metadata is damaged
             raise self._damaged(step, error) from error
         expected = {path: tuple(x.shape) for path, x in tree_paths(like).items()}
         expected = dict(sorted(expected.items(), key=lambda item: not item[0].startswith("params.")))
@@ -202,8 +218,9 @@ class Checkpoints:
             raise CheckpointError(
                 "\n".join(
                     [
-                        f"the checkpoint {self.directory / str(step)} is of another network or optimizer than the config "
-                        "describes. Use its config, or another --workdir (and --config.init_from to start from it):",
+                        f"the checkpoint {self.directory / str(step)} belongs to another network or optimizer than the "
+                        "config describes. Use its config, or give another --workdir (with --config.init_from to start "
+                        "from its weights):",
                         *lines[:12],
                         *more,
                     ]
@@ -213,19 +230,20 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # the same for damaged arrays
+        except Exception as error:  # and when arrays are damaged
             raise self._damaged(step, error) from error
 
     def _damaged(self, step: int, error: Exception, steps: Sequence[int] | None = None) -> CheckpointError:
         if not (self.directory / str(step)).exists():
             return CheckpointError(
-                f"the checkpoint {self.directory / str(step)} has been deleted meanwhile, as by a run that goes on: try again"
+                f"the checkpoint {self.directory / str(step)} has been deleted meanwhile, perhaps by a run that is "
+                "still training: try again"
             )
         others = [s for s in (self._manager.all_steps() if steps is None else steps) if s != step]
         way_out = (
-            f"delete {self.directory / str(step)} to go on from step {max(others)}"
+            f"delete {self.directory / str(step)} to continue from step {max(others)}"
             if others
-            else f"delete {self.directory} to begin anew"
+            else f"delete {self.directory} to start again"
         )
         return CheckpointError(
             f"the checkpoint {self.directory / str(step)} cannot be read ({_first_line(error)}); {way_out}"
@@ -245,12 +263,15 @@ def _metrics_of(manager: ocp.CheckpointManager, step: int) -> Mapping[str, float
 
 
 def dotted(path: jax.tree_util.KeyPath) -> str:
-    """A path of keys as `params.stem.kernel.value`, the same for a live state and for one that Orbax has read."""
+    """Returns a path of keys as text, such as `params.stem.kernel.value`.
+
+    The text is the same for a state in memory and for one that Orbax has read.
+    """
     return ".".join(str(next(getattr(k, a) for a in ("key", "idx", "name") if hasattr(k, a))) for k in path)
 
 
 def tree_paths(tree: Any) -> dict[str, Any]:
-    """The arrays of a tree by dotted path."""
+    """Returns the leaves of a tree by their dotted paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {dotted(path): leaf for path, leaf in leaves}
 
@@ -258,19 +279,20 @@ def tree_paths(tree: Any) -> dict[str, Any]:
 def warm_start(
     source: str | os.PathLike[str], params: nnx.State, model_state: nnx.State
 ) -> tuple[nnx.State, nnx.State, str]:
-    """Takes over what fits, by path and shape, from another run.
+    """Copies the arrays that fit, by path and shape, from a checkpoint of another run.
 
-    Latent weights are preferred to the binary weights that the source's network computes with.
+    For binary kernels it takes the latent weights, not the binary ones that the source's network computes with.
 
     Args:
-      source: a workdir, or its `checkpoints` directory, or one step in it.
-      params, model_state: of the new network.
+      source: a workdir, or its `checkpoints` directory, or the directory of one step in it.
+      params, model_state: the parameters and the other variables of the new network.
 
     Returns:
-      The two with values taken over, and a report: what was matched, missing in the source, of another shape.
+      The two states with the copied values, and a report in words: how many arrays matched, which are missing in the
+      source, and which have another shape there.
 
     Raises:
-      CheckpointError: no checkpoint there.
+      CheckpointError: there is no such checkpoint, or it is damaged.
     """
     path = pathlib.Path(source).absolute()
     step = None
@@ -282,8 +304,10 @@ def warm_start(
     if step is None:
         step = checkpoints.best_step
     elif step not in checkpoints.steps:
-        raise CheckpointError(f"there is no checkpoint {source}; there are the steps {checkpoints.steps}")
-    assert step is not None  # there are checkpoints, or the directory would have been refused
+        raise CheckpointError(
+            f"there is no checkpoint {source}: give one of the steps {checkpoints.steps}, or the workdir"
+        )
+    assert step is not None  # a directory without checkpoints has been refused
     stored = checkpoints.arrays(step)
     checkpoints.close()
     latents = {p.split(".latent.", 1)[1]: x for p, x in stored.items() if ".latent." in p}
@@ -309,8 +333,10 @@ def warm_start(
 
     params, model_state = take("params", params), take("model_state", model_state)
     lines = [f"warm start from {path} at step {step}: {len(matched)} arrays matched"]
-    lines += [f"{len(missing)} missing there, initialised: {_few(missing)}"] if missing else []
-    lines += [f"{len(reshaped)} of another shape, re-initialised: {_few(reshaped)}"] if reshaped else []
+    if missing:
+        lines += [f"{len(missing)} are missing there and keep their initial values: {_few(missing)}"]
+    if reshaped:
+        lines += [f"{len(reshaped)} have another shape there and keep their initial values: {_few(reshaped)}"]
     return params, model_state, "; ".join(lines)
 
 
@@ -319,5 +345,5 @@ def _few(names: Sequence[str]) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """A config's values as JSON holds them."""
+    """Returns a config's values in the form that they have after a round trip through JSON."""
     return json.loads(json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))

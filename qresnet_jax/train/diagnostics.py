@@ -1,18 +1,19 @@
-"""What quantization does while a network trains, layer by layer, read off the training state.
+"""Measures what quantization does while a network trains, layer by layer, from the training state.
 
-    flips/<layer>            signs that changed, share of the weights a step, mean over the interval
-    held_back/<layer>        latent weights whose sign the hysteresis does not follow, share
-    dead_band/<layer>        latent weights inside the loop, |latent| < threshold, share
-    never_flipped/<layer>    weights that still have their first sign, share
+    flips/<layer>            share of the weights whose sign changes in a step, mean over the interval
+    held_back/<layer>        share of the weights whose sign differs from that of the latent weight, due to hysteresis
+    dead_band/<layer>        share of the latent weights inside the hysteresis loop, |latent| < threshold
+    never_flipped/<layer>    share of the weights that still have their first sign
     latent_norm/<layer>      Euclidean norm of the latent weights
     gradient_norm/<layer>    Euclidean norm of the gradient, mean over the interval
-    alpha/<layer>            clipping level
-    saturation/<layer>       activations clipped at the top, share; of a block: values of its output at the stream's end
-    occupancy/<layer>/<q>    activations at level q, share (up to 4 bits)
+    alpha/<layer>            the clipping level
+    saturation/<layer>       share of the activations that are clipped at the top
+    saturation/<block>       share of the block's output values at the end of the residual stream's range
+    occupancy/<layer>/<q>    share of the activations at level q (up to 4 bits)
 
-A layer is named by its path in the network, such as `stages.0.1.convs.0`. Flips and gradients are counted in every step,
-which costs next to nothing; the rest is computed when metrics are logged. Besides, the training state keeps a record of
-how a few weights walk through the hysteresis loop, step by step (`start_walk`).
+A share is between 0 and 1. A layer is named by its path in the network, such as `stages.0.1.convs.0`. Flips and
+gradients are counted in every step, which costs next to nothing; the rest is computed when metrics are logged. The
+training state also records how a few weights walk through the hysteresis loop, step by step (see `start_walk`).
 """
 
 from collections.abc import Callable
@@ -29,8 +30,8 @@ from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.fixed_point import STREAM_MAX
 from qresnet_jax.quantize.weights import magnitude, sign
 
-MOST_LEVELS = 16
-WALK_STEPS = 2000  # the first ones of a run
+MOST_LEVELS = 16  # with more, the occupancy of levels is not measured
+WALK_STEPS = 2000  # the first steps of a run
 WALK_WEIGHTS = 32
 
 Diagnose = Callable[[nnx.State, nnx.State, optax.OptState, jax.Array], dict[str, jax.Array]]
@@ -39,7 +40,7 @@ _Kind = TypeVar("_Kind", bound=nnx.Variable)
 
 
 def variables_by_layer(tree: Any, kind: type[_Kind]) -> dict[str, _Kind]:
-    """Returns a state's variables of one type, by layer."""
+    """Returns the variables of one type in a state, by layer."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda v: isinstance(v, nnx.Variable))
     found = {}
     for path, variable in leaves:
@@ -49,24 +50,26 @@ def variables_by_layer(tree: Any, kind: type[_Kind]) -> dict[str, _Kind]:
 
 
 def by_layer(tree: Any, kind: type[nnx.Variable]) -> dict[str, jax.Array]:
-    """Returns the arrays of a state's variables of one type, by layer."""
+    """Returns the arrays of the variables of one type in a state, by layer."""
     return {name: jax.tree.leaves(v)[0] for name, v in variables_by_layer(tree, kind).items()}
 
 
 def latent_magnitudes(opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """Returns `s`, the mean `|latent|`, of each binary layer by its own scale: float32 `[]`, or `[out]` per channel."""
+    """Returns the scale `s = mean |latent|` of each binary layer: float32 `[]`, or `[out]` if it is per channel."""
     latents = variables_by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
     return {name: magnitude(latent[...], latent.weight_scale) for name, latent in latents.items()}
 
 
 def step_diagnostics(grads: nnx.State, opt_state: optax.OptState) -> dict[str, jax.Array]:
-    """Of one step, to be summed over the interval: `flips` and `gradient_norm`, float32 `[layers]` each; see `named`.
-
-    Vectors, as an accelerator takes as long to add up one number as one of each layer.
+    """Measures one step; its results are summed over the interval.
 
     Args:
-      grads: of all parameters (before the first step: anything of the same structure).
-      opt_state: after the update.
+      grads: the gradients of all parameters. Before the first step, any tree with their structure will do.
+      opt_state: the optimizer's state after the update; it holds a `HysteresisState`.
+
+    Returns:
+      `flips` and `gradient_norm`, float32 `[layers]` each, in the order of the binary layers; `named` splits them. They
+      are vectors because an accelerator adds a vector as fast as a number. {} for a network without binary kernels.
     """
     kernels = by_layer(grads, BinaryKernel)
     if not kernels:
@@ -81,17 +84,20 @@ def step_diagnostics(grads: nnx.State, opt_state: optax.OptState) -> dict[str, j
 
 
 def named(values: dict[str, jax.Array], params: nnx.State) -> dict[str, jax.Array]:
-    """What `step_diagnostics` gave, layer by layer: `flips/<layer>`, `gradient_norm/<layer>`."""
+    """Splits the vectors of `step_diagnostics` into one number per layer: `flips/<layer>`, `gradient_norm/<layer>`."""
     layers = by_layer(params, BinaryKernel)
     return {f"{kind}/{name}": x for kind, v in values.items() for name, x in zip(layers, v, strict=True)}
 
 
 def weight_diagnostics(opt_state: optax.OptState, threshold: float, relative: bool) -> dict[str, jax.Array]:
-    """Of the latent weights now: `held_back`, `dead_band`, `never_flipped`, `latent_norm` by layer.
+    """Measures the latent weights.
 
     Args:
-      opt_state: holds a `HysteresisState`.
-      threshold, relative: of the loop, see `hysteresis_binarize`.
+      opt_state: the optimizer's state; it holds a `HysteresisState`.
+      threshold, relative: of the hysteresis loop, see `hysteresis_binarize`.
+
+    Returns:
+      `held_back/<layer>`, `dead_band/<layer>`, `never_flipped/<layer>` and `latent_norm/<layer>`, float32 `[]` each.
     """
     latents = by_layer(optax.tree.get(opt_state, "latent"), BinaryKernel)
     signs = by_layer(optax.tree.get(opt_state, "sign"), BinaryKernel)
@@ -107,17 +113,21 @@ def weight_diagnostics(opt_state: optax.OptState, threshold: float, relative: bo
 
 
 def walked_layer(params: nnx.State) -> str:
-    """The layer whose weights the walk follows: the middle one of the binary layers of `params`, or of their latents."""
+    """Returns the layer whose weights the walk follows: the middle one of the binary layers.
+
+    Args:
+      params: the parameters, or their latent weights.
+    """
     names = list(by_layer(params, BinaryKernel))
     return names[len(names) // 2]
 
 
 def start_walk(params: nnx.State) -> dict[str, jax.Array]:
-    """An empty record of `WALK_WEIGHTS` evenly spaced weights of one layer after each of the first `WALK_STEPS` steps.
+    """Returns an empty record of `WALK_WEIGHTS` evenly spaced weights of one layer, for the first `WALK_STEPS` steps.
 
     Returns:
-      `latent` float32, `sign` int8 (0: step not reached), `scale` float32 (s, by which relative thresholds are
-      multiplied), each `[steps, weights]`; {} for a network without binary kernels.
+      `latent` float32, `sign` int8 (0 for a step that is not reached yet) and `scale` float32 (s, by which relative
+      thresholds are multiplied), each `[steps, weights]`; {} for a network without binary kernels.
     """
     kernels = by_layer(params, BinaryKernel)
     if not kernels:
@@ -133,12 +143,12 @@ def start_walk(params: nnx.State) -> dict[str, jax.Array]:
 def extend_walk(
     walk: dict[str, jax.Array], step: jax.Array, opt_state: optax.OptState
 ) -> dict[str, jax.Array]:
-    """Writes a step's row of the record; rows past its end are dropped.
+    """Returns the record with the row of one step filled in; rows past its end are dropped.
 
     Args:
-      walk: from `start_walk`.
-      step: int32, of this update, from 0.
-      opt_state: after it.
+      walk: the record, from `start_walk`.
+      step: int32, the index of the update, from 0.
+      opt_state: the optimizer's state after the update.
     """
     if not walk:
         return walk
@@ -151,14 +161,14 @@ def extend_walk(
 
 
 def _walked(kernel: jax.Array) -> jax.Array:
-    """Evenly spaced elements of a kernel, which differ in tap, input and output channel."""
+    """Returns evenly spaced elements of a kernel, which differ in tap, input channel and output channel."""
     return kernel.reshape(-1)[
         jnp.linspace(0, kernel.size - 1, min(WALK_WEIGHTS, kernel.size), dtype=jnp.int32)
     ]
 
 
 class Probe(nnx.Module):
-    """Stands for an activation quantizer and measures what passes it."""
+    """Takes the place of an activation quantizer, and measures what passes through it."""
 
     def __init__(self, act: Quantizer | FloatActivation) -> None:
         self.act = act
@@ -185,9 +195,10 @@ class Probe(nnx.Module):
 
 
 class StreamProbe(nnx.Module):
-    """Stands for a block and measures how much of its output lies at the end of the stream's range.
+    """Takes the place of a block, and measures how much of its output lies at the end of the stream's range.
 
-    What ReLU cuts off at the lower end does no harm, so the output's absolute value says all.
+    Both ends of the range count. In a block that ends with ReLU, values at the lower end have become 0 before they are
+    measured; that they saturated does no harm.
     """
 
     def __init__(self, block: Block) -> None:
@@ -196,18 +207,21 @@ class StreamProbe(nnx.Module):
 
     def __call__(self, stream: jax.Array) -> jax.Array:
         out = self.block(stream)
-        assert self.block.fraction_bits is not None  # a float stream has no end
+        assert self.block.fraction_bits is not None  # a float stream has no limits
         end = STREAM_MAX * 2.0**-self.block.fraction_bits
         self.measured["saturation"] = jnp.mean(jnp.abs(out) >= end)
         return out
 
 
 def activation_diagnostics(model: ResNet, images: jax.Array) -> dict[str, jax.Array]:
-    """`saturation/<layer or block>`, `occupancy/<layer>/<q>`, `alpha/<layer>` of one forward pass; changes the model.
+    """Measures the activations in one forward pass. The model is changed, and cannot be used afterwards.
 
     Args:
-      model: a network of `Block`s, in the mode to measure in.
-      images: normalised, float `[N, H, W, C]`.
+      model: a network made of `Block`s, in the mode (training or evaluation) to measure it in.
+      images: normalised images, float `[N, H, W, C]`.
+
+    Returns:
+      `saturation/<layer or block>`, `occupancy/<layer>/<q>` and `alpha/<layer>`, float32 `[]` each.
     """
     alphas = by_layer(nnx.state(model, ClippingLevel), ClippingLevel)
     probes: dict[str, Probe | StreamProbe] = {}
@@ -231,11 +245,15 @@ def activation_diagnostics(model: ResNet, images: jax.Array) -> dict[str, jax.Ar
 
 
 def make_diagnose(graphdef: nnx.GraphDef[ResNet], threshold: float, relative: bool) -> Diagnose:
-    """`(params, model_state, opt_state, images) -> {metric: float32 scalar}`, jitted: all that is read off a state.
+    """Builds the compiled function that measures a training state.
 
     Args:
-      graphdef: of the model in evaluation mode: it is measured as it would ship.
-      threshold, relative: of the hysteresis loop.
+      graphdef: of the model in evaluation mode, since it is measured as it would ship.
+      threshold, relative: of the hysteresis loop, see `hysteresis_binarize`.
+
+    Returns:
+      `(params, model_state, opt_state, images) -> {metric: float32 []}`, with the metrics of `activation_diagnostics`
+      and `weight_diagnostics`; images are normalised, float `[N, H, W, C]`.
     """
 
     def diagnose(

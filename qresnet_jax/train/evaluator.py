@@ -1,4 +1,4 @@
-"""Loss and accuracy over a whole split, every image once; and of a finished run on the test split."""
+"""Measures loss and accuracy over a whole split, every image once; and restores and tests a run that was trained."""
 
 import logging
 import os
@@ -28,16 +28,16 @@ from qresnet_jax.train.step import METRICS, TrainState, init_state, make_eval_st
 
 log = logging.getLogger("qresnet_jax")
 
-BATCH = 512  # images at once, over all devices
+BATCH = 512  # images in a batch, over all devices
 
 
 class Evaluator:
-    """Evaluates a model on splits; compiles once.
+    """Evaluates a model on whole splits; it is compiled only once.
 
     Args:
       graphdef: of the model in evaluation mode.
-      mean: pixel means, float `[C]`.
-      mesh: of the devices that share the work.
+      mean: the pixel means, float `[C]`, in units of pixel values.
+      mesh: the mesh of the devices that share the work.
     """
 
     def __init__(self, graphdef: nnx.GraphDef[ResNet], mean: np.ndarray, mesh: Mesh) -> None:
@@ -46,11 +46,16 @@ class Evaluator:
         self._batch = -(-BATCH // mesh.size) * mesh.size
 
     def __call__(self, params: nnx.State, model_state: nnx.State, split: Split) -> dict[str, float]:
-        """`{"loss", "accuracy"}` over all images of `split`, whatever the batch size and the number of devices.
+        """Returns the mean loss in nats and the accuracy, 0 to 1, over all images of a split.
+
+        The result does not depend on the number of devices.
 
         Args:
-          params, model_state: of the model.
+          params, model_state: the parameters and the other variables of the model.
           split: `images` uint8 `[N, H, W, C]` and `labels` int32 `[N]`.
+
+        Returns:
+          `{"loss": ..., "accuracy": ...}`.
         """
         totals = dict.fromkeys(METRICS, 0.0)
         for start in range(0, len(split.labels), self._batch):
@@ -64,45 +69,49 @@ class Evaluator:
 
 
 class TrainedRun(NamedTuple):
-    """A finished or running training, read from its workdir."""
+    """A run's network and training state, read from a checkpoint in its workdir."""
 
     graphdef: nnx.GraphDef[ResNet]  # of the model in evaluation mode
     state: TrainState
     meta: dict[str, Any]  # saved with the checkpoint: config, class_names, mean, image_shape
-    step: int
-    config: ConfigDict  # that of the run; where its data lie, as given
+    step: int  # of the checkpoint
+    config: ConfigDict  # the run's own, but for the fields of `config.OF_THE_CALL`
 
     def model(self) -> ResNet:
-        """The trained network, in evaluation mode."""
+        """Returns the trained network in evaluation mode."""
         return nnx.merge(self.graphdef, self.state.params, self.state.model_state)
 
 
 def restore_run(
     config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: Mesh | None = None
 ) -> TrainedRun:
-    """Reads a run's best checkpoint, or its last one where nothing was held out.
+    """Reads the checkpoint with the best validation accuracy of a run, or its latest one if nothing was held out.
 
-    Network and optimizer are those that the run was trained with, whatever `config` says: other activation bits, say, would
-    fit the checkpoint's arrays and be another network. What differs is logged.
+    The network and the optimizer are those that the run was trained with, whatever `config` says. With other activation
+    bits, for example, the checkpoint's arrays would still fit, but the network would be another one. Fields that differ
+    are logged.
 
     Args:
-      config: gives the places of the data, and what to predict, export and time.
-      workdir: of the run; it is only read.
-      mesh: of the devices to put it on, all by default.
+      config: the config; only the fields of `config.OF_THE_CALL` count: where the data lie, and what to predict, export
+        and time.
+      workdir: the directory of the run; it is only read.
+      mesh: the mesh of the devices that get the state; all devices by default.
 
     Raises:
-      UserError: no checkpoint there, or a damaged one.
+      CheckpointError: there is no checkpoint, or it is damaged.
     """
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.best_step
-    assert step is not None  # there are checkpoints, or the directory would have been refused
+    assert step is not None  # a directory without checkpoints has been refused
     meta = checkpoints.meta(step)
     config = _as_trained(config, meta["config"])
     model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
     model.eval()
     graphdef, params, *others = nnx.split(model, nnx.Param, ...)
     (model_state,) = others
-    tx = optim.optimizer(config.optim, params, 1, 1)  # the tree of its state does not depend on the schedule
+    tx = optim.optimizer(
+        config.optim, params, 1, 1
+    )  # the structure of its state does not depend on the schedule
     like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
     run = TrainedRun(graphdef, checkpoints.restore(step, like), meta, step, config)
     checkpoints.close()
@@ -110,7 +119,7 @@ def restore_run(
 
 
 def _as_trained(config: ConfigDict, saved: dict[str, Any]) -> ConfigDict:
-    """The run's config, with what was asked for now."""
+    """Returns the run's config, with the fields of this call replaced by the given ones."""
     trained, given = configs.from_json(saved), configs.flatten(config)
     now = {name: value for name, value in given.items() if name.startswith(configs.OF_THE_CALL)}
     with trained.ignore_type():
@@ -118,12 +127,16 @@ def _as_trained(config: ConfigDict, saved: dict[str, Any]) -> ConfigDict:
     fields = configs.flatten(trained)
     differing = [f"{name}={value}" for name, value in fields.items() if given.get(name) != value]
     if differing:
-        log.info("as the run was trained, not as the config says: %s", ", ".join(differing))
+        log.info("using the run's own values, not those of the config: %s", ", ".join(differing))
     return trained
 
 
 def fold_run(run: TrainedRun) -> IntegerNetwork:
-    """The integer network of a run, see `qresnet_jax.fold`."""
+    """Returns the integer network of a run (see `qresnet_jax.fold`).
+
+    Raises:
+      ExportError: the network has no integer form.
+    """
     names, shape = run.meta["class_names"], tuple(run.meta["image_shape"][:2])
     return fold(run.model(), mean=np.asarray(run.meta["mean"]), class_names=names, image_shape=shape)
 
@@ -131,18 +144,19 @@ def fold_run(run: TrainedRun) -> IntegerNetwork:
 def evaluate_checkpoint(
     config: ConfigDict, workdir: str | os.PathLike[str], *, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, float]:
-    """Test loss and accuracy of a run's best checkpoint, or of its last one where nothing was held out.
+    """Measures a run on the test set, at its best checkpoint or, if nothing was held out, at its latest one.
 
     Args:
-      config: that of the run.
-      workdir: of the run; it is only read.
-      devices: to use, all by default.
+      config: the config of the run.
+      workdir: the directory of the run; it is only read.
+      devices: the devices to use; all by default.
 
     Returns:
-      `{"test_loss", "test_accuracy", "test_of_step"}`, and `"shipped_accuracy"` of the integer network where there is one.
+      `{"test_loss", "test_accuracy", "test_of_step"}`: the loss in nats, the accuracy between 0 and 1, and the step of
+      the checkpoint. If the network has an integer form, `"shipped_accuracy"` is the accuracy of that form.
 
     Raises:
-      UserError: no checkpoint there, or one of another network; missing data.
+      UserError: the config is wrong, there is no usable checkpoint, or the data set is missing or does not fit.
     """
     configs.validate(config)
     mesh = device_mesh(devices)
@@ -169,16 +183,16 @@ def evaluate_checkpoint(
 
 
 def evaluate_packed(config: ConfigDict) -> dict[str, float]:
-    """Test accuracy of a packed file.
+    """Measures a packed file on the test set.
 
     Args:
-      config: `packed` is the file, or a model of the zoo; `data` the data set.
+      config: `packed` is the path of the file or the name of a zoo model; `data` describes the data set.
 
     Returns:
-      `{"shipped_accuracy"}`.
+      `{"shipped_accuracy"}`, the accuracy between 0 and 1.
 
     Raises:
-      UserError: no such file, missing data, or images or classes that are not the network's.
+      UserError: there is no such file, or the data set is missing, or it has other images or classes than the network.
     """
     configs.validate(config)
     packed = load_packed(config.packed)
@@ -189,12 +203,13 @@ def evaluate_packed(config: ConfigDict) -> dict[str, float]:
             "x".join(map(str, shape)) for shape in (packed.network.image_shape, images.shape[1:])
         )
         raise DataError(
-            f"{config.packed} takes images of {expected}, {dataset.name} has {got}: give its data set's config"
+            f"{config.packed} takes images of {expected}, but those of {dataset.name} are {got}: give the config of "
+            "the data set that it was trained on"
         )
     if packed.class_names not in (None, dataset.class_names):
         raise DataError(
             f"{config.packed} was trained on other classes ({', '.join(packed.class_names)}) than {dataset.name} has: "
-            "give its data set's config"
+            "give the config of the data set that it was trained on"
         )
     accuracy = float(np.mean(packed.predict(images) == labels))
     log.info("%s, integer network: test accuracy %.2f %%", config.packed, 100 * accuracy)

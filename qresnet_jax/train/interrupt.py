@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a flag that the training loop reads between steps."""
+"""Turns SIGTERM and Ctrl-C into a flag that the training loop reads between steps."""
 
 import os
 import signal
@@ -8,10 +8,10 @@ from typing import Any, Self
 
 
 class StopSignal:
-    """Context in which the first SIGTERM or SIGINT sets a flag; a second SIGINT interrupts as usual.
+    """A context in which the first SIGTERM or SIGINT sets a flag; a second SIGINT raises KeyboardInterrupt as usual.
 
-    Its truth says whether a signal came, its text which. Outside the main thread signals cannot be caught, and it
-    stays false.
+    `bool(stop)` says whether a signal has come, and `str(stop)` is its name. Outside the main thread Python cannot
+    catch signals, so there the flag stays false.
     """
 
     def __init__(self) -> None:
@@ -39,5 +39,5 @@ class StopSignal:
             raise KeyboardInterrupt
         self._name = signal.Signals(number).name
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-        # Not by print: the signal may have come while Python was writing.
-        os.write(2, f"\n{self._name}: finishing what cannot wait, then stopping{again}\n".encode())
+        # Not with print, as the signal may have come while Python was writing.
+        os.write(2, f"\n{self._name}: stopping once everything is saved{again}\n".encode())

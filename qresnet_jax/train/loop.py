@@ -1,4 +1,4 @@
-"""`train_and_evaluate`: from a config and a workdir to a trained network and its test accuracy."""
+"""Trains a network from a config into a workdir, and measures it on the test set: `train_and_evaluate`."""
 
 import contextlib
 import functools
@@ -50,28 +50,28 @@ log = logging.getLogger("qresnet_jax")
 _Tree = TypeVar("_Tree")
 _Dispatch = Callable[[TrainState, TrainData, int], tuple[TrainState, int]]
 
-DIAGNOSED_IMAGES = 128  # of the training set, for what is read off a forward pass
+DIAGNOSED_IMAGES = 128  # of the training set; the activations are measured in a forward pass over them
 
 
 def train_and_evaluate(
     config: ConfigDict, workdir: str | os.PathLike[str], *, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, float]:
-    """Trains, or goes on with, the run in `workdir`, and evaluates it on the test split at the end.
+    """Trains the run in `workdir`, or continues it, and measures the network on the test split at the end.
 
-    The same call after an interruption gives the same result, to the bit, as without it. SIGTERM or Ctrl-C saves and
-    returns early.
+    After an interruption, the same call continues the run and gives the result, bit for bit, of a run that was not
+    interrupted. SIGTERM and Ctrl-C make it save and return early.
 
     Args:
       config: see `qresnet_jax.config.default_config`.
-      workdir: directory of the run, made if need be.
-      devices: to use, all by default.
+      workdir: the directory of the run; it is made if necessary.
+      devices: the devices to use; all by default.
 
     Returns:
-      The last metrics; with `test_accuracy` and `test_loss` if training is complete. They are of the checkpoint with
-      the best validation accuracy, or of the last one where nothing is held out.
+      The last metrics. When training is complete, they include `test_accuracy`, between 0 and 1, and `test_loss`, in
+      nats, of the checkpoint with the best validation accuracy, or of the last one if nothing is held out.
 
     Raises:
-      UserError: a config, data set or checkpoint that cannot be used, or a loss that is not finite.
+      UserError: a config, data set, checkpoint or workdir cannot be used, or the loss is not finite.
     """
     configs.validate(config)
     mesh = device_mesh(devices)
@@ -85,7 +85,7 @@ def train_and_evaluate(
 
 
 class _Training:
-    """One run's parts: what does not change while it trains."""
+    """Holds the parts of a run that do not change while it trains."""
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> None:
         self.config, self.workdir, self.mesh = config, workdir, mesh
@@ -122,7 +122,7 @@ class _Training:
         return layer_table(model, shape, network)
 
     def describe(self) -> None:
-        """Logs devices, data, the network and what each of its layers costs."""
+        """Logs the devices, the data, the network, and the cost of each of its layers."""
         config, data = self.config, self.dataset
         kind = self.mesh.devices.flat[0].device_kind
         validation = len(data.validation.labels) if data.validation else 0
@@ -147,14 +147,14 @@ class _Training:
         )
 
     def train(self, stop: StopSignal) -> dict[str, float]:
-        """Goes on from the latest checkpoint to the end, or until `stop` is set."""
+        """Trains from the latest checkpoint to the end, or until `stop` is set; returns the last metrics."""
         config = self.config
         checkpoints = Checkpoints(self.workdir)
         with contextlib.ExitStack() as closing:
             closing.callback(checkpoints.close)
             state = self.start(checkpoints)
             self.describe()
-            # Not before: a refused config must not stand in for that of the run.
+            # Only now, as a config that is refused must not replace that of the run.
             (self.workdir / "config.json").write_text(json.dumps(self.meta["config"], indent=2) + "\n")
             step = int(state.step)
             metrics = Metrics(self.workdir, step)
@@ -165,7 +165,7 @@ class _Training:
                 state = self._epochs(state, checkpoints, metrics, progress, stop)
             if stop and int(state.step) < self.total_steps:
                 log.info(
-                    "stopped by %s at step %d; everything is saved, the same command goes on",
+                    "stopped by %s at step %d; everything is saved, and the same command continues the run",
                     stop,
                     state.step,
                 )
@@ -174,7 +174,11 @@ class _Training:
             return self.finish(state, checkpoints, metrics)
 
     def start(self, checkpoints: Checkpoints) -> TrainState:
-        """The state to begin with: of this workdir, else warm-started, else from scratch."""
+        """Returns the first state: from this workdir, or else from `config.init_from`, or else from scratch.
+
+        Raises:
+          CheckpointError: the checkpoint is damaged, or belongs to another network or to a run with other settings.
+        """
         latest = checkpoints.latest_step
         params, model_state = self.params, self.model_state
         if latest is None and self.config.init_from:
@@ -188,9 +192,9 @@ class _Training:
         if latest > self.total_steps:
             raise CheckpointError(
                 f"{self.workdir} has been trained for {latest} steps, more than the {self.total_steps} of "
-                f"config.num_epochs={self.config.num_epochs}: give at least as many, or another --workdir"
+                f"config.num_epochs={self.config.num_epochs}: raise num_epochs, or give another --workdir"
             )
-        log.info("going on from step %d of %d in %s", latest, self.total_steps, self.workdir)
+        log.info("continuing from step %d of %d in %s", latest, self.total_steps, self.workdir)
         return state
 
     def _epochs(
@@ -204,7 +208,7 @@ class _Training:
         config, n = self.config, self.steps_per_epoch
         dispatch, data_of = self._dispatcher(), self._data()
         step, best = int(state.step), checkpoints.best_accuracy
-        # The best since the last checkpoint, which it joins on the disk.
+        # The best state since the last checkpoint; it is written together with the next one.
         waiting: list[tuple[int, TrainState, float | None]] = []
 
         def save(*states: tuple[int, TrainState, float | None]) -> None:
@@ -217,10 +221,12 @@ class _Training:
                 state, step = self._epoch(state, step, data_of(epoch), dispatch, metrics, progress, stop)
                 ended = step == (epoch + 1) * n
                 accuracy = self._validate(state, metrics, epoch) if ended else None
-                stopping = bool(stop)  # it may be set at any moment
+                stopping = bool(stop)  # read once, as it may be set at any moment
                 is_last = step == self.total_steps
                 due = ended and ((epoch + 1) % config.checkpoint_every_epochs == 0 or is_last)
-                is_best = accuracy is not None and (best is None or accuracy >= best)  # of equals the later
+                is_best = accuracy is not None and (
+                    best is None or accuracy >= best
+                )  # the later one of equals
                 best = accuracy if is_best else best
                 if stopping or due or is_best:
                     check_finite(state)
@@ -248,7 +254,11 @@ class _Training:
         progress: Progress,
         stop: StopSignal,
     ) -> tuple[TrainState, int]:
-        """`(state, step)` at the end of the epoch of `step`, or where `stop` was seen; logs each interval's metrics."""
+        """Trains to the end of the epoch of `step`, or until `stop` is set; logs the metrics of each interval.
+
+        Returns:
+          `(state, step)` at that point.
+        """
         end = step - step % self.steps_per_epoch + self.steps_per_epoch
         clock, timed_from = time.monotonic(), step
         while step < end:
@@ -269,13 +279,13 @@ class _Training:
         return state, step
 
     def _interval_end(self, step: int) -> int:
-        """Where the interval of `step` is logged: each `log_every_steps` of an epoch, and at its end."""
+        """Returns where the interval of `step` ends: every `log_every_steps` steps of an epoch, and at its end."""
         every, n = self.config.log_every_steps, self.steps_per_epoch
         epoch, in_epoch = divmod(step, n)
         return epoch * n + min(in_epoch - in_epoch % every + every, n)
 
     def _dispatcher(self) -> _Dispatch:
-        """`(state, data, step) -> (state, step)`, one dispatch on: as many steps as the interval has left, up to a most."""
+        """Returns `(state, data, step) -> (state, step)`, which trains at most `steps_per_dispatch` steps at once."""
         config, n = self.config, self.steps_per_epoch
         train_step = make_train_step(
             self.graphdef,
@@ -288,19 +298,19 @@ class _Training:
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         most = config.steps_per_dispatch or (1 if on_cpu else config.log_every_steps)
 
-        @functools.cache  # one program for each length: two or three, as intervals and epochs end
+        @functools.cache  # one program for each length; the ends of intervals and epochs make two or three lengths
         def program(length: int) -> TrainStep:
             return map_train_step(train_step, self.mesh, config.parallel, length)
 
         def dispatch(state: TrainState, data: TrainData, step: int) -> tuple[TrainState, int]:
-            # A run stops between dispatches, so that a resumed one cuts its epochs as an uninterrupted one does.
+            # A run stops only between dispatches, so a continued run divides its epochs as an uninterrupted one does.
             length = min(most, self._interval_end(step) - step)
             return program(length)(state, data), step + length
 
         return dispatch
 
     def _data(self) -> Callable[[int], TrainData]:
-        """`epoch -> TrainData`, on all devices; only the order changes with the epoch."""
+        """Returns `epoch -> TrainData`, on all devices; only the order depends on the epoch."""
         order_key, data_key = jax.random.split(jax.random.key(self.config.seed))
         train, mean = self.dataset.train, jnp.asarray(self.dataset.mean, jnp.float32)
         count, order_of = len(train.labels), jax.jit(epoch_order, static_argnums=2)
@@ -342,7 +352,10 @@ class _Training:
         return result["accuracy"]
 
     def finish(self, state: TrainState, checkpoints: Checkpoints, metrics: Metrics) -> dict[str, float]:
-        """Test loss and accuracy of the model that validation chose; measured once, then read from the records."""
+        """Measures the model that validation chose on the test set, and returns the last metrics.
+
+        It is measured only once; after that the result is read from the records.
+        """
         step = int(state.step)
         done = metrics.at(step)
         if "test_accuracy" not in done:
@@ -366,15 +379,20 @@ class _Training:
         return done
 
 
-# With another value of these the steps done and to come would not belong to one run.
+# If one of these changed, the steps before and after the change would not belong to one run.
 _OF_THE_RUN = ("seed", "batch_size", "data.name", "data.holdout")
 
 
 def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: pathlib.Path) -> None:
-    """Logs what a config changes in a run that it goes on with.
+    """Logs which fields a config changes in the run that it continues.
+
+    Args:
+      saved: the config in the checkpoint, as nested dictionaries.
+      given: the config of this call, in the same form.
+      workdir: the directory of the run, for messages.
 
     Raises:
-      CheckpointError: it changes which images the steps see.
+      CheckpointError: the config changes which images the steps see.
     """
     before, now = (configs.flatten(ConfigDict(c)) for c in (saved, given))
     changes = [
@@ -385,17 +403,17 @@ def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: 
     ]
     if fatal:
         raise CheckpointError(
-            f"{workdir} holds a run of another kind: {', '.join(fatal)}. Give the old values, or another --workdir"
+            f"{workdir} holds a run with other settings: {', '.join(fatal)}. Give the old values, or another --workdir"
         )
     if changes:
         log.info("changed since the checkpoint: %s", ", ".join(changes))
 
 
 def check_finite(state: TrainState) -> None:
-    """Stops a run whose loss or parameters are no longer finite.
+    """Refuses a state whose loss or parameters are no longer finite.
 
     Raises:
-      DivergedError: names the first such step.
+      DivergedError: the loss or a parameter is not finite; the message names the step.
     """
     bad = int(state.first_bad_step)
     what = "loss is"
@@ -404,13 +422,13 @@ def check_finite(state: TrainState) -> None:
     if bad >= 0:
         raise DivergedError(
             f"the {what} not finite at step {bad}: lower config.optim.learning_rate, or set "
-            "config.optim.gradient_clip. The last good checkpoint is kept; training goes on from it"
+            "config.optim.gradient_clip. The last good checkpoint is kept, and the same command continues from it"
         )
 
 
 @jax.jit
 def _copy(tree: _Tree) -> _Tree:
-    """A copy; the next step takes over the buffers of the state itself."""
+    """Returns a copy, which stays valid when the next step takes over the buffers of the state itself."""
     return jax.tree.map(jnp.copy, tree)
 
 

@@ -1,4 +1,4 @@
-"""The optimizer: schedules, and one group of parameters per variable type."""
+"""Builds the optimizer: learning rate schedules, and one group of parameters for each type of variable."""
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,21 @@ from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, NormParam
 from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
 from qresnet_jax.quantize.hysteresis import hysteresis_binarize
 
-# From the most to the least specific type; every nnx.Param belongs to one group.
+# From the most to the least specific type; every nnx.Param belongs to the first group that fits.
 GROUPS = {BinaryKernel: "binary", ClippingLevel: "clipping_level", NormParam: "norm", nnx.Param: "float"}
 
 
 def labels(params: nnx.State) -> nnx.State:
-    """The group of each parameter, by the type of its variable.
+    """Returns the name of each parameter's group, which the type of its variable decides.
+
+    Args:
+      params: the state of all `nnx.Param`s of a model.
+
+    Returns:
+      A tree with the structure of `params` and a value of `GROUPS` for each variable.
 
     Raises:
-      TypeError: a variable that is no `nnx.Param`; the message has its path.
+      TypeError: a variable is no `nnx.Param`; the message has its path.
     """
 
     def label(path: jax.tree_util.KeyPath, variable: object) -> str:
@@ -26,17 +32,23 @@ def labels(params: nnx.State) -> nnx.State:
             if isinstance(variable, kind):
                 return name
         raise TypeError(
-            f"no parameter group for {jax.tree_util.keystr(path)} of type {type(variable).__name__}"
+            f"no parameter group for {jax.tree_util.keystr(path)} of type {type(variable).__name__}: "
+            "make it an nnx.Param"
         )
 
     return jax.tree_util.tree_map_with_path(label, params, is_leaf=lambda v: isinstance(v, nnx.Variable))
 
 
 def schedule(optim: ConfigDict, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate's course as a factor in 0..1 of its peak, a function of the step.
+    """Returns the learning rate, divided by its peak, as a function of the step; its values are between 0 and 1.
 
-    "cosine" falls to 0 at the end, "step" is divided by 10 at 30, 60 and 90 % of training, "constant" stays; a linear
-    warm-up over `warmup_epochs` comes before, inside the total.
+    "cosine" falls to 0 at the end, "step" is divided by 10 at 30, 60 and 90 % of training, and "constant" stays at 1. A
+    linear warm-up takes the first `warmup_epochs` of the training.
+
+    Args:
+      optim: the `optim` part of a config; `schedule` and `warmup_epochs` count.
+      total_steps: the number of steps of the whole training.
+      steps_per_epoch: for the warm-up.
     """
     warmup = round(optim.warmup_epochs * steps_per_epoch)
     rest = max(total_steps - warmup, 1)
@@ -54,7 +66,7 @@ def schedule(optim: ConfigDict, total_steps: int, steps_per_epoch: int) -> optax
 
 
 def keep_above(minimum: float) -> optax.GradientTransformation:
-    """Shortens updates so that no parameter falls below `minimum`."""
+    """Returns a transformation that shortens updates so that no parameter falls below `minimum`."""
     return optax.stateless(
         lambda updates, params: jax.tree.map(lambda u, p: jnp.maximum(p + u, minimum) - p, updates, params)
     )
@@ -63,13 +75,16 @@ def keep_above(minimum: float) -> optax.GradientTransformation:
 def optimizer(
     optim: ConfigDict, params: nnx.State, total_steps: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """Builds the optax transformation for `config.optim`.
+    """Builds the optax transformation that `config.optim` describes.
 
     Args:
       optim: the `optim` part of a config.
-      params: state of all `nnx.Param`s of the model; only its types are used.
-      total_steps: of the whole training, for the schedule.
+      params: the state of all `nnx.Param`s of the model; only its types are used.
+      total_steps: the number of steps of the whole training, for the schedule.
       steps_per_epoch: for the warm-up.
+
+    Raises:
+      TypeError: a variable of `params` is no `nnx.Param`.
     """
     course = schedule(optim, total_steps, steps_per_epoch)
 
@@ -88,7 +103,7 @@ def optimizer(
         ),
         "float": base(optim.weight_decay),
         "norm": base(0.0),
-        # As one vector: one operation for all instead of several for each of these numbers.
+        # Flattened into one vector, so that all clipping levels take one operation instead of one each.
         "clipping_level": optax.flatten(
             optax.chain(
                 optax.add_decayed_weights(optim.clipping_level.l2),
@@ -102,6 +117,6 @@ def optimizer(
     }
     group_of = labels(params)
     if "clipping_level" not in jax.tree.leaves(group_of):
-        del groups["clipping_level"]  # `flatten` refuses a network without them
+        del groups["clipping_level"]  # optax.flatten refuses an empty group
     clip = [optax.clip_by_global_norm(optim.gradient_clip)] if optim.gradient_clip else []
     return optax.chain(*clip, optax.partition(groups, group_of))

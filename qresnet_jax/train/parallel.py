@@ -1,4 +1,4 @@
-"""From a replica's pure step to all devices, by `shard_map` or `pmap`; a CPU's cores are devices, too."""
+"""Maps one replica's pure step over all devices, by `shard_map` or `pmap`; each core of a CPU may be a device."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,19 +11,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from qresnet_jax.system.machine import processors
 from qresnet_jax.train.step import AXIS, EvalStep, TrainData, TrainState, TrainStep
 
-_IMAGES_PER_CORE = 32  # with fewer, a step's sums over all devices cost more than another device gains
+_IMAGES_PER_CORE = 32  # with fewer, the sums over all devices cost more than another device saves
 _DAY = 24 * 60 * 60  # seconds
 
 
 def cores_as_devices(batch_size: int) -> None:
-    """Makes each core of this CPU a device, as long as each has images enough; before JAX's first computation.
+    """Makes each core of this CPU a device of its own, as long as each of them gets enough images.
 
-    XLA divides a convolution over the cores, but not the element-wise work around it: two devices that have half of
-    the batch each are faster than one that has two cores. Whoever sets the number of devices, by JAX_NUM_CPU_DEVICES
-    or in XLA_FLAGS, keeps it.
+    XLA divides a convolution over the cores, but not the element-wise work around it. So two devices with half of the
+    batch each are faster than one device with two cores. A number of devices that is set in JAX_NUM_CPU_DEVICES or
+    XLA_FLAGS is kept. Call this before JAX's first computation.
 
     Args:
-      batch_size: over all devices.
+      batch_size: the number of images over all devices.
     """
     devices: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]  # JAX adds its options at run time
     if devices <= 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -31,7 +31,7 @@ def cores_as_devices(batch_size: int) -> None:
 
 
 def devices_for(batch_size: int, cores: int) -> int:
-    """The most devices, one a core, that divide a batch evenly and leave each of them images enough."""
+    """Returns the largest number of devices, up to `cores`, that divides a batch evenly into large enough shares."""
     most = max(1, min(cores, batch_size // _IMAGES_PER_CORE))
     return max(n for n in range(1, most + 1) if batch_size % n == 0)
 
@@ -40,35 +40,36 @@ def _compiler_options(mesh: Mesh) -> dict[str, str | int] | None:
     if mesh.devices.flat[0].platform != "cpu":
         return None
     return {
-        # By default XLA:CPU deletes optimization barriers early and then fuses whole residual chains into each consumer.
+        # Otherwise XLA:CPU deletes optimization barriers early, then fuses whole residual chains into each consumer.
         "xla_disable_hlo_passes": "cse_barrier_expander",
         "xla_cpu_prefer_vector_width": 512,
-        # A device that waits for another is not stuck: the process may have been stopped, or the machine be busy.
+        # A device that waits for another is not stuck: the process may be suspended, or the machine may be busy.
         "xla_cpu_collective_call_terminate_timeout_seconds": _DAY,
         "xla_cpu_collective_call_warn_stuck_seconds": _DAY,
     }
 
 
 def device_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis over `devices` (all by default)."""
+    """Returns a mesh with the single axis `AXIS` over `devices` (all by default)."""
     return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A copy of every array on every device."""
+    """Copies every array of a tree to every device of a mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> TrainStep:
-    """`(state, data) -> state` over all devices, `length` steps a call.
+    """Compiles `(state, data) -> state` over all devices; each call does `length` steps.
 
-    The state is donated. Everything is replicated; each replica takes its share of a batch by its index.
+    The state's buffers are donated. State and data are replicated, and each replica picks its share of a batch by its
+    index.
 
     Args:
       step: one replica's step, from `make_train_step`.
-      mesh: from `device_mesh`.
-      how: "shard_map", or "pmap", jax's older interface; both make the same program.
-      length: steps a call, under `lax.scan`; 1 has no loop around it.
+      mesh: the devices, from `device_mesh`.
+      how: "shard_map", or "pmap", which is JAX's older interface; both make the same program.
+      length: the number of steps in a call. They run under `lax.scan`, or without a loop if there is only one.
     """
 
     def steps(state: TrainState, data: TrainData) -> TrainState:
@@ -85,7 +86,7 @@ def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> TrainS
             devices=list(mesh.devices.flat),
         )
 
-        # pmap must map something: here the devices' numbers.
+        # pmap must map something, so it gets the devices' numbers.
         def mapped(state: TrainState, data: TrainData) -> TrainState:
             return pmapped(np.arange(mesh.size), state, data)
     else:
@@ -95,7 +96,12 @@ def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> TrainS
 
 
 def map_eval_step(step: EvalStep, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
-    """`(params, model_state, pixels, labels, mean) -> sums`; pixels and labels are divided over the devices."""
+    """Compiles `(params, model_state, pixels, labels, mean) -> sums` over all devices.
+
+    Args:
+      step: one replica's step, from `make_eval_step`. Pixels and labels are divided over the replicas.
+      mesh: the devices, from `device_mesh`; their number must divide the number of images.
+    """
     everywhere, shared = PartitionSpec(), PartitionSpec(AXIS)
     mapped = jax.shard_map(
         step,

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: lines, in `train.log` as well, and a progress bar on a terminal."""
+"""Shows the progress of training: log lines, which `train.log` gets too, and a progress bar on a terminal."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("qresnet_jax")
 
 @contextlib.contextmanager
 def log_to(workdir: str | os.PathLike[str]) -> Iterator[None]:
-    """While the context lasts the package's log goes to standard output and is appended to `WORKDIR/train.log`."""
+    """Sends the package's log to standard output and, appended, to `WORKDIR/train.log` while the context lasts."""
     file = _LogFile(pathlib.Path(workdir) / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     before = log.handlers[:], log.level, log.propagate
@@ -32,14 +32,14 @@ def log_to(workdir: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """Raises what goes wrong, such as a full disk, where `logging` would print a traceback and go on."""
+    """Raises errors such as a full disk, where `logging` would only print a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        raise  # it is called while the error is handled
+        raise  # re-raises the error, which is being handled when this is called
 
 
 def console_handler() -> logging.Handler:
-    """Lines on standard output; on a terminal by rich, which keeps them above the progress bar."""
+    """Returns a handler for standard output; on a terminal it is rich's, which keeps lines above the progress bar."""
     if not sys.stdout.isatty():
         return logging.StreamHandler(sys.stdout)
     from rich.logging import RichHandler
@@ -56,13 +56,13 @@ def _console() -> "Console":
 
 
 class Progress:
-    """Epoch, loss, accuracy, images per second and time left: a bar on a terminal, else plain lines.
+    """Shows epoch, loss, accuracy, images per second and the time left, in a bar on a terminal or else in plain lines.
 
     Args:
-      total_steps: of the run.
-      step: where it starts.
-      steps_per_epoch: for the epoch shown.
-      num_epochs: of the run.
+      total_steps: the number of steps of the run.
+      step: the number of steps that are done.
+      steps_per_epoch: the number of steps of an epoch.
+      num_epochs: the number of epochs of the run.
     """
 
     def __init__(self, total_steps: int, step: int, steps_per_epoch: int, num_epochs: int) -> None:
@@ -89,7 +89,12 @@ class Progress:
             self._bar.update(self._task, completed=step, epoch=self._epoch(step))
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
-        """Shows the metrics of the last interval, and logs them as a line."""
+        """Shows the metrics of the last interval, and logs them in one line.
+
+        Args:
+          step: the number of steps that are done.
+          metrics: has `train_loss`, `train_accuracy` (0 to 1) and `images_per_second`.
+        """
         numbers = (
             f"loss {metrics['train_loss']:.4f}  accuracy {metrics['train_accuracy']:.2%}  "
             f"{metrics['images_per_second']:,.0f} images/s"
@@ -99,7 +104,7 @@ class Progress:
         first, began = self._start
         left = (time.monotonic() - began) / max(step - first, 1) * (self.total_steps - step)
         line = f"epoch {self._epoch(step)}  step {step}/{self.total_steps}  {numbers}  {_clock(left)} left"
-        # On a terminal the bar shows this; the file gets the line in any case.
+        # On a terminal the bar shows this; the log file gets the line in any case.
         for handler in log.handlers:
             if isinstance(handler, logging.FileHandler) or not self._bar:
                 handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: `metrics.jsonl` and TensorBoard event files."""
+"""Writes and reads the metrics of a run: `metrics.jsonl`, and event files for TensorBoard."""
 
 import json
 import os
@@ -12,17 +12,17 @@ FILE = "metrics.jsonl"
 
 
 class Metrics:
-    """Metrics by step, one JSON object a line, each step once, and the same as TensorBoard scalars.
+    """Records metrics in `metrics.jsonl`, one JSON object per step and line, and as TensorBoard scalars.
 
-    A run that was cut off may have written further than its checkpoint, or half a line: opening the file drops
-    everything past `last_step`, as those steps will be done again.
+    A run that was cut off may have written more steps than its last checkpoint holds, or half a line. Opening the file
+    drops everything after `last_step`, as those steps will be done again.
 
     Args:
-      workdir: an existing directory.
-      last_step: of the checkpoint that the run goes on from; 0 for a new run.
+      workdir: the directory of the run; it must exist.
+      last_step: the step of the checkpoint that the run continues from; 0 for a new run.
 
     Raises:
-      UserError: a complete line of the file is no JSON object with a step, or it cannot be written, then or later.
+      UserError: a complete line of the file is no JSON object with a step, or the file cannot be written.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], last_step: int) -> None:
@@ -34,7 +34,7 @@ class Metrics:
         self._events = _Events(self.path.parent, last_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Records values; those of the last step written are added to its line."""
+        """Records values for a step; if the last line has the same step, they are added to it."""
         if self._lines and self._lines[-1]["step"] == step:
             self._lines[-1] |= values
             self._encoded[-1] = _encoded(self._lines[-1])
@@ -49,11 +49,11 @@ class Metrics:
         self._events.write(step, values)
 
     def at(self, step: int) -> dict[str, float]:
-        """What is recorded for a step, {} if nothing."""
+        """Returns what is recorded for a step, or {}."""
         return next((line for line in reversed(self._lines) if line["step"] == step), {})
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes both files."""
         self._file.close()
         self._events.close()
 
@@ -66,9 +66,9 @@ def _encoded(line: dict[str, float]) -> bytes:
 
 
 class _Events:
-    """A TensorBoard event file, written at once.
+    """Writes a TensorBoard event file, without a thread.
 
-    tensorboardX's own `SummaryWriter` writes in a thread; where that fails, as on a full disk, the program hangs.
+    tensorboardX's own `SummaryWriter` writes in a thread; if that fails, as on a full disk, the program hangs.
     """
 
     def __init__(self, directory: pathlib.Path, last_step: int) -> None:
@@ -76,9 +76,10 @@ class _Events:
         from tensorboardX.proto import event_pb2
 
         self._Event = event_pb2.Event
-        # Named by the second; the step keeps a clock that was set back from overwriting an earlier file.
+        # The name contains the time in seconds. With the step in it, too, a clock that was set back cannot make it
+        # overwrite an earlier file.
         self._writer = EventsWriter(str(directory / "events"), f".{last_step}")
-        if last_step:  # hides what an earlier process wrote past the checkpoint
+        if last_step:  # hides what an earlier process wrote after the checkpoint
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._writer.write_event(
                 self._Event(wall_time=time.time(), step=last_step + 1, session_log=start)
@@ -98,25 +99,28 @@ class _Events:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`, [] if there is no file; a torn last line is left out.
+    """Reads the lines of a `metrics.jsonl`; an incomplete last line is left out.
+
+    Returns:
+      The objects, each with an integer `step`; [] if there is no file.
 
     Raises:
-      UserError: another line is no JSON object with a step.
+      UserError: the file cannot be read, or a complete line is no JSON object with a step.
     """
     try:
         lines = path.read_text().split("\n")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): move it away to go on") from error
+        raise UserError(f"{path} cannot be read ({error}): move it away to continue") from error
     records = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line's end is torn, or empty
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line break is incomplete or empty
         try:
             record = json.loads(line)
             record["step"] = int(record["step"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}, line {number} is no JSON object with a step: move the file away to go on"
+                f"{path}, line {number} is no JSON object with a step: move the file away to continue"
             ) from error
         records.append(record)
     return records

@@ -1,4 +1,4 @@
-"""One training step and one evaluation batch, pure, as each device computes them."""
+"""One training step and one evaluation batch, as pure functions that each device computes."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -15,29 +15,33 @@ from qresnet_jax.pixels import normalize
 from qresnet_jax.train.batches import train_batch
 from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
 
-AXIS = "devices"  # name of the axis that training is mapped over
+AXIS = "devices"  # the name of the axis that training is mapped over
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; a checkpoint holds exactly this."""
+    """Holds everything that a step changes; a checkpoint holds exactly this."""
 
-    step: jax.Array  # int32 [], steps done
-    params: nnx.State  # every nnx.Param: what the network computes with
+    step: jax.Array  # int32 [], the number of steps done
+    params: (
+        nnx.State
+    )  # every nnx.Param; binary kernels hold the binary weights that the network computes with
     model_state: nnx.State  # the rest of the model: batch norm statistics, temperatures
-    opt_state: optax.OptState  # with the latents and signs
-    sums: dict[str, jax.Array]  # float32 [] or [layers], of the steps' metrics since they were last logged
-    first_bad_step: jax.Array  # int32 [], the first step whose loss was not finite, -1 for none
-    walk: dict[str, jax.Array]  # a few weights in the hysteresis loop, see `start_walk`
+    opt_state: optax.OptState  # includes the latent weights and their signs
+    sums: dict[
+        str, jax.Array
+    ]  # float32 [] or [layers], sums of metrics over the steps since they were last logged
+    first_bad_step: jax.Array  # int32 [], the first step whose loss was not finite, or -1
+    walk: dict[str, jax.Array]  # the record of a few weights in the hysteresis loop, see `start_walk`
 
 
 class TrainData(NamedTuple):
-    """What a step reads: the set, on every device, and this epoch's order."""
+    """Holds what a step reads: the training set, which lies on every device, and the order of this epoch."""
 
     images: jax.Array  # uint8 [N, H, W, C]
     labels: jax.Array  # int32 [N]
-    mean: jax.Array  # float32 [C], half-integers
-    order: jax.Array  # int32 [N]
-    key: jax.Array  # PRNG key [] of the run's data
+    mean: jax.Array  # float32 [C], half-integers in units of pixel values
+    order: jax.Array  # int32 [N], from `epoch_order`
+    key: jax.Array  # PRNG key [], from which every batch's augmentation is drawn
 
 
 METRICS = ("loss", "correct", "images")
@@ -47,7 +51,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step. It shares no buffer with its arguments, so that it can be donated."""
+    """Returns the state before the first step. It shares no buffers with its arguments, so it can be donated."""
     params, model_state = jax.tree.map(jnp.array, (params, model_state))
     opt_state = tx.init(params)
     sums = {name: jnp.zeros([], jnp.float32) for name in METRICS}
@@ -57,7 +61,7 @@ def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTran
 
 
 def merge(graphdef: nnx.GraphDef[Model], params: nnx.State, model_state: nnx.State) -> Model:
-    """The model of a state; its own copy, so that it may change inside a transformation."""
+    """Builds the model of a state. It is a copy, so that it may change inside a JAX transformation."""
     return nnx.merge(graphdef, params, model_state, copy=True)
 
 
@@ -70,14 +74,15 @@ def make_train_step(
     steps_per_epoch: int,
     total_steps: int,
 ) -> TrainStep:
-    """The step of one replica: `(state, data) -> state`, to be mapped over the axis `AXIS`.
+    """Builds the training step of one replica, `(state, data) -> state`, which is to be mapped over the axis `AXIS`.
 
     Args:
       graphdef: of the model in training mode.
       tx: from `qresnet_jax.train.optimizer.optimizer`.
       config: the whole config.
-      num_shards: size of the axis.
-      steps_per_epoch, total_steps: of the run.
+      num_shards: the size of the axis.
+      steps_per_epoch: the number of steps of an epoch.
+      total_steps: the number of steps of the run.
     """
     temperature = config.optim.temperature
 
@@ -118,7 +123,7 @@ def make_train_step(
         )
         grads = jax.lax.pmean(grads, AXIS)
         if not config.model.sync_bn:
-            # Each device normalised with its own statistics; the running ones stay common to all.
+            # Each device normalises with its own statistics, but the running statistics are the same on all.
             model_state = jax.lax.pmean(model_state, AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -136,9 +141,10 @@ def make_train_step(
 
 
 def make_eval_step(graphdef: nnx.GraphDef[ResNet]) -> EvalStep:
-    """`(params, model_state, pixels, labels, mean) -> sums`, one device's share of an evaluation batch.
+    """Builds `(params, model_state, pixels, labels, mean) -> sums`, which evaluates one device's share of a batch.
 
-    Images with a negative label are padding: they count for nothing.
+    `pixels` are uint8 `[N, H, W, C]`, `labels` int32 `[N]`, `mean` is float32 `[C]`. The result has the sums of
+    `METRICS` over all devices, float32 `[]` each. Images with a negative label are padding and do not count.
 
     Args:
       graphdef: of the model in evaluation mode.

@@ -1,4 +1,4 @@
-"""A run's directory: made, and claimed for one process."""
+"""Makes the directory of a run, and locks it so that only one process trains in it."""
 
 import contextlib
 import errno
@@ -14,10 +14,16 @@ _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 @contextlib.contextmanager
 def claim_workdir(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Makes the directory and locks it while the context lasts.
+    """Makes the directory of a run, and locks it while the context lasts.
+
+    Args:
+      workdir: the directory, absolute or relative.
+
+    Yields:
+      Its absolute path.
 
     Raises:
-      UserError: it cannot be written, at first or later, or another process trains in it.
+      UserError: another process trains in the directory, or it cannot be written, now or while the context lasts.
     """
     workdir = pathlib.Path(workdir).absolute()
     try:
@@ -41,5 +47,5 @@ def claim_workdir(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
                 raise
             raise UserError(
                 f"{error.filename or workdir} cannot be written ({error.strerror}). What was saved is kept: make room, "
-                "and the same command goes on"
+                "and run the same command again to continue"
             ) from error

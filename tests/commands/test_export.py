@@ -161,11 +161,11 @@ def test_a_run_is_exported_as_it_was_trained_whatever_the_config_says(
     with caplog.at_level("INFO", "qresnet_jax"):
         (path,) = export_run(other, workdir)
     assert path == tmp_path / "x" and path.read_bytes() == as_trained
-    assert f"as the run was trained, not as the config says: {field}=" in caplog.text
+    assert f"using the run's own values, not those of the config: {field}=" in caplog.text
 
 
 def test_a_packed_file_of_other_images_is_refused(run):
     config = run[0].copy_and_resolve_references()
     config.packed = "fashion_mnist_resnet20_w1a2"
-    with pytest.raises(UserError, match="takes images of 28x28x1, digits has 8x8x1"):
+    with pytest.raises(UserError, match="takes images of 28x28x1, but those of digits are 8x8x1"):
         evaluate_packed(config)

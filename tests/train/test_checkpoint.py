@@ -209,7 +209,7 @@ def test_damage_to_any_file_is_met_by_an_error_or_by_the_right_values(tmp_path, 
             read(workdir)
         except CheckpointError as error:
             assert f"checkpoint {workdir}/checkpoints/2 cannot be read (" in str(error)
-            assert str(error).endswith(f"delete {workdir}/checkpoints/2 to go on from step 1")
+            assert str(error).endswith(f"delete {workdir}/checkpoints/2 to continue from step 1")
             refused.add(path.parts[0])
         except Exception as error:
             raise AssertionError(f"{path} {how}: {error!r} instead of a CheckpointError") from error
@@ -220,7 +220,7 @@ def test_damage_to_the_only_checkpoint_is_answered_with_the_way_to_begin_anew(tm
     save(tmp_path, 0.5)
     shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(CheckpointError, match=f"delete {tmp_path}/checkpoints to begin anew$"):
+    with pytest.raises(CheckpointError, match=f"delete {tmp_path}/checkpoints to start again$"):
         checkpoints.restore(1, small_state(0))
     checkpoints.close()
 
@@ -259,7 +259,7 @@ def test_an_empty_directory_with_a_steps_name_is_refused_by_name(tmp_path):
     save(tmp_path, 0.5)
     (tmp_path / "checkpoints" / "9").mkdir()
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(CheckpointError, match=f"delete {tmp_path}/checkpoints/9 to go on from step 1$"):
+    with pytest.raises(CheckpointError, match=f"delete {tmp_path}/checkpoints/9 to continue from step 1$"):
         checkpoints.restore(checkpoints.latest_step, small_state(0))
     checkpoints.close()
 

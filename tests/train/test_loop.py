@@ -268,13 +268,11 @@ def test_evaluation_of_a_path_without_checkpoint_is_refused_and_makes_nothing(tm
 def test_a_binary_run_starts_from_a_float_run_once(float_run, tmp_path):
     run(tmp_path, init_from=str(float_run))
     log = (tmp_path / "train.log").read_text()
-    report = (
-        rf"warm start from {float_run} at step 3: 47 arrays matched; 6 missing there, initialised: \S+alpha"
-    )
+    report = rf"warm start from {float_run} at step 3: 47 arrays matched; 6 are missing there and keep .*: \S+alpha"
     assert re.search(report, log)
     run(tmp_path, init_from=str(float_run))  # this workdir's checkpoint comes first
     log = (tmp_path / "train.log").read_text()
-    assert log.count("warm start") == 1 and "going on from step 9 of 9" in log
+    assert log.count("warm start") == 1 and "continuing from step 9 of 9" in log
 
 
 def test_a_warm_start_from_nowhere_is_refused(tmp_path):
@@ -320,7 +318,7 @@ def test_a_checkpoint_never_holds_what_is_not_finite(tmp_path):
 )
 def test_a_run_does_not_go_on_as_another_run(float_run, tmp_path, field, value):
     shutil.copytree(float_run, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=rf"a run of another kind: config.{field}={value} \(was "):
+    with pytest.raises(CheckpointError, match=rf"a run with other settings: config.{field}={value} \(was "):
         run(tmp_path / "run", **{**FLOAT, "num_epochs": 2, field: value})
     assert json.loads((tmp_path / "run" / "config.json").read_text())["num_epochs"] == 1, "that of the run"
 

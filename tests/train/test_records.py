@@ -97,19 +97,19 @@ def test_a_complete_line_that_is_no_record_is_refused_by_its_number(tmp_path, ba
     path.write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
     with pytest.raises(UserError) as caught:
         Metrics(tmp_path, 3)
-    assert str(caught.value) == f"{path}, line 2 is no JSON object with a step: move the file away to go on"
+    assert str(caught.value) == f"{path}, line 2 is no JSON object with a step: move the file away to continue"
     assert path.read_text().startswith('{"step": 1}\n'), "the file stays as it is"
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(UserError, match="metrics.jsonl cannot be read .*: move it away to go on"):
+    with pytest.raises(UserError, match="metrics.jsonl cannot be read .*: move it away to continue"):
         Metrics(tmp_path, 3)
 
 
 def test_a_directory_in_its_place_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(UserError, match="cannot be read .*: move it away to go on"):
+    with pytest.raises(UserError, match="cannot be read .*: move it away to continue"):
         Metrics(tmp_path, 0)
 
 

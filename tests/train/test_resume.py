@@ -130,16 +130,16 @@ def test_stopped_runs_end_as_one_that_was_not_stopped(start_main, run_main, tmp_
         status, out, _ = finish(process)
         assert status == 0
         stopped = re.search(
-            rf"stopped by {number.name} at step (\d+); everything is saved, the same command", out
+            rf"stopped by {number.name} at step (\d+); everything is saved, and the same command", out
         )
         step = int(stopped[1])
         assert at <= step < STEPS and max(complete(workdir)) == step
         assert "test accuracy" not in out
         if before:
-            assert f"going on from step {before} of {STEPS}" in out
+            assert f"continuing from step {before} of {STEPS}" in out
         before = step
     result = run_main(*FLAGS, f"--workdir={workdir}")
-    assert result.returncode == 0 and f"going on from step {before} of {STEPS}" in result.stdout
+    assert result.returncode == 0 and f"continuing from step {before} of {STEPS}" in result.stdout
     assert_same_run(workdir, uninterrupted[0])
     assert [line["step"] for line in metrics(workdir)] == logged_steps(STEPS)
 
@@ -159,7 +159,7 @@ def test_killed_runs_end_as_one_that_was_not_killed(start_main, run_main, tmp_pa
         process.kill()
         out = process.communicate()[0]
         assert process.returncode == -signal.SIGKILL, "it was too fast to be killed"
-        assert start == 0 or f"going on from step {start} of" in out
+        assert start == 0 or f"continuing from step {start} of" in out
         said.append((safe, max(complete(workdir), default=0)))
 
     kill_when(lambda: being_saved(workdir))  # in the middle of the first save
@@ -174,7 +174,7 @@ def test_killed_runs_end_as_one_that_was_not_killed(start_main, run_main, tmp_pa
     assert all(after >= safe for safe, after in said) and said[-1][1] >= 84
     result = run_main(*FLAGS, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
-    assert f"going on from step {said[-1][1]} of {STEPS}" in result.stdout
+    assert f"continuing from step {said[-1][1]} of {STEPS}" in result.stdout
     assert_same_run(workdir, uninterrupted[0])
 
 
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_keeps_what_was_saved_and_the_run_goes_on_with_room
         run_main(*FLAGS, f"--workdir={place}/run"),
         "a checkpoint could not be written",
         "(no space left on the device)",
-        "that of step 21 is kept. Make room, and the same command goes on",
+        "the checkpoint of step 21 is kept. Make room, and run the same command again",
     )
     checkpoints = Checkpoints(place / "run", read_only=True)
     assert checkpoints.latest_step == 21
@@ -226,7 +226,7 @@ def test_a_disk_that_fills_up_keeps_what_was_saved_and_the_run_goes_on_with_room
     disk("remount", "size=20m")
     result = run_main(*FLAGS, f"--workdir={place}/run")
     assert result.returncode == 0, result.stderr
-    assert f"going on from step 21 of {STEPS}" in result.stdout and "done: test accuracy" in result.stdout
+    assert f"continuing from step 21 of {STEPS}" in result.stdout and "done: test accuracy" in result.stdout
     assert_same_run(place / "run", uninterrupted[0])
 
 
@@ -286,7 +286,7 @@ def test_a_checkpoint_of_another_network_is_refused_with_what_differs(run_main, 
     shutil.copytree(uninterrupted[0], workdir)
     result = run_main(*FLAGS, "--config.model.depth=14", f"--workdir={workdir}")
     assert result.returncode not in (0, None) and "Traceback" not in result.stderr
-    assert "is of another network or optimizer" in result.stderr
+    assert "belongs to another network or optimizer" in result.stderr
     assert "params.stages.0.1.convs.0.kernel.value: not in the checkpoint" in result.stderr
     assert_same_run(workdir, uninterrupted[0])
 
@@ -302,7 +302,7 @@ def test_a_run_goes_on_with_another_number_of_devices(start_main, tmp_path):
         assert status == 0, err
         assert f"devices: {devices} x" in out
         if before:
-            assert f"going on from step {before} of {STEPS}" in out
+            assert f"continuing from step {before} of {STEPS}" in out
         before = max(complete(tmp_path))
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines if "train_loss" in line] == logged_steps(before)

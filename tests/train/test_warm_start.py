@@ -57,7 +57,10 @@ def test_a_binary_network_starts_from_the_best_float_weights_or_from_the_step_gi
         np.testing.assert_array_equal(x, statistics[name], err_msg=name)
     matched = len(source) + len(statistics)
     alphas = "stages.0.0.acts.0.alpha.value, stages.0.0.acts.1.alpha.value"
-    assert f"at step {step}: {matched} arrays matched; 6 missing there, initialised: {alphas}" in report
+    assert (
+        f"at step {step}: {matched} arrays matched; 6 are missing there and keep their initial values: {alphas}"
+        in report
+    )
     assert "another shape" not in report
     assert jax.tree.structure((got, got_state)) == jax.tree.structure((params, model_state))
 
@@ -66,7 +69,7 @@ def test_arrays_of_another_shape_are_initialised_and_named(float_run):
     workdir, best, _, _ = float_run
     params, model_state, _ = network(2, weight_bits=32, activation="none", num_classes=7)
     got, _, report = warm_start(str(workdir), params, model_state)
-    assert "2 of another shape, re-initialised: " in report
+    assert "2 have another shape there and keep their initial values: " in report
     assert (
         "classifier.kernel.value (64, 10) -> (64, 7)" in report
         and "classifier.bias.value (10,) -> (7,)" in report
