@@ -62,8 +62,8 @@ def findings(records: Sequence[Mapping[str, float]]) -> list[str]:
     """Returns a sentence for each kind of unusual value, which names the layers that have it; [] if there is none.
 
     It looks for signs that have never flipped (from 95 % of a layer), weights that the hysteresis loop holds back (from
-    20 %), clipping levels near their minimum, activations clipped at the top (from 30 %), and saturation of the residual
-    stream (from 0.1 %).
+    20 %), clipping levels near their minimum, activations clipped at the top (from 30 %), and saturation of the
+    residual stream (from 0.1 %).
 
     Args:
       records: the lines of `metrics.jsonl`.
