@@ -1,7 +1,7 @@
-"""The modes of the command line: what each does, what it writes, an example, and the function behind it.
+"""Lists the modes of the command line: what each does and writes, examples, and the function that it calls.
 
-Each function takes `(config, workdir)`. Its module is imported when the mode runs, so that `--help` and the refusal of a wrong
-config do not wait for JAX.
+Each function takes `(config, workdir)`. Its module is imported only when the mode runs, so that `--help` and the
+refusal of a wrong config do not wait for JAX.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One mode of the command line.
+    """Holds one mode of the command line.
 
     Args:
       function: `module.function`, inside this package.
-      does: one or two sentences for `--help`.
-      writes: a sentence that names every file it leaves behind.
+      does: what it does, in one or two sentences for `--help`.
+      writes: a sentence that names every file that it writes.
       examples: command lines without the program's name.
       takes_packed: whether it can work on a packed file (`--config.packed`) instead of a run.
     """
@@ -31,7 +31,7 @@ class Command:
     takes_packed: bool = True
 
     def __call__(self, config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
-        """Imports the function, calls it, and returns what it returns."""
+        """Imports the function, calls it, and returns its result."""
         module, _, name = self.function.rpartition(".")
         return getattr(importlib.import_module(f"{__name__}.{module}"), name)(config, workdir)
 
@@ -39,10 +39,10 @@ class Command:
 COMMANDS = {
     "train": Command(
         function="train.train",
-        does="Trains a network, tests the checkpoint with the best validation accuracy, and reports on the run. The same "
-        "command again continues a run that was interrupted.",
-        writes="Writes config.json, train.log, metrics.jsonl, TensorBoard event files, checkpoints/, report.md and plots/ "
-        "into the run's directory.",
+        does="Trains a network, tests the checkpoint with the best validation accuracy, and writes a report. After an "
+        "interruption, the same command continues the run.",
+        writes="Writes config.json, train.log, metrics.jsonl, TensorBoard event files, checkpoints/, report.md and "
+        "plots/ into the run's directory.",
         examples=("--config=digits", "--config=digits --config.num_epochs=20 --workdir=runs/short"),
         takes_packed=False,
     ),
@@ -57,17 +57,18 @@ COMMANDS = {
     ),
     "predict": Command(
         function="predict.predict_files",
-        does="Classifies the image files in --config.predict.images, by a run's best checkpoint or by a packed file.",
+        does="Classifies the image files in --config.predict.images with a run's best checkpoint or with a packed "
+        "file.",
         writes="Writes nothing; prints the three most probable classes of each image.",
         examples=("--config=digits --mode=predict --config.predict.images=one.png,two.jpg",),
     ),
     "export": Command(
         function="export.export",
-        does="Folds a run's best checkpoint into an integer network, compares the two on the test set, writes the network, "
-        "and checks that the written files compute the same. --config.export.format is packed (the default), c, onnx, "
-        "qonnx or stablehlo. With --config.packed it converts a packed file.",
-        writes="Writes model.safetensors, a directory model_c, or model.onnx, model.qonnx.onnx or model.stablehlo into the "
-        "run's directory, or --config.export.path.",
+        does="Folds a run's best checkpoint into an integer network, compares the two on the test set, writes the "
+        "network, and checks that the written files compute the same. --config.export.format is packed (the default), "
+        "c, onnx, qonnx or stablehlo. With --config.packed it converts a packed file.",
+        writes="Writes model.safetensors, a directory model_c, model.onnx, model.qonnx.onnx or model.stablehlo into "
+        "the run's directory, or else writes --config.export.path.",
         examples=("--config=digits --mode=export", "--config=digits --mode=export --config.export.format=c"),
     ),
     "bench": Command(
@@ -79,14 +80,15 @@ COMMANDS = {
     ),
     "report": Command(
         function="report.report",
-        does="Reports on a run, finished or not: its settings, results, pictures, and what each layer costs. Of a packed "
-        "file it prints the table of layers.",
+        does="Reports on a run, which need not be complete: its settings, its results, pictures, and what each layer "
+        "costs. For a packed file it prints the table of layers.",
         writes="Writes report.md and plots/*.png into the run's directory; for a packed file, nothing.",
         examples=("--config=digits --mode=report",),
     ),
     "prepare_data": Command(
         function="prepare_data.prepare_data",
-        does="Downloads and prepares the data set of the config, or makes it from the archives in --config.data.raw_dir.",
+        does="Downloads and prepares the data set of the config, or prepares it from the archives in "
+        "--config.data.raw_dir.",
         writes="Writes the data set into --config.data.data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
         examples=("--config=cifar10_w1a2 --mode=prepare_data --config.data.raw_dir=downloads",),
         takes_packed=False,

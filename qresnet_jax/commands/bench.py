@@ -1,4 +1,4 @@
-"""`--mode=bench`: how fast each engine predicts, and what the same network costs in float."""
+"""`--mode=bench`: measures how fast each engine predicts, beside the same network in float."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from qresnet_jax.train.evaluator import fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
 
-FEWEST_CALLS = 5  # of each engine at each batch size, after two that are not counted
+FEWEST_CALLS = 5  # of each engine at each batch size, after two calls that are not counted
 MOST_CALLS = 500
 
 Engine = Callable[[np.ndarray], np.ndarray]
@@ -28,21 +28,21 @@ Row = dict[str, Any]
 
 
 def bench(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[Row]:
-    """Logs latency and throughput of every engine at several batch sizes, against the float twin in XLA.
+    """Measures and logs latency and throughput of every engine at several batch sizes, beside the float twin in XLA.
 
-    Engines take turns call by call, so whatever else the machine does meets all of them alike.
+    The engines take turns call by call, so that other work on the machine disturbs all of them alike.
 
     Args:
-      config: `packed` names a packed file or a model of the zoo, "" the run in `workdir`; `bench.batch_sizes`,
-        `bench.seconds` for each engine and batch size.
-      workdir: of the run.
+      config: `packed` is the path of a packed file or the name of a zoo model, or "" for the run in `workdir`;
+        `bench.batch_sizes` are numbers of images, and `bench.seconds` is the time for each engine and batch size.
+      workdir: the directory of the run.
 
     Returns:
-      A row for each engine and batch size: `engine`, `batch`, `p50` and `p99` in milliseconds, `images_per_second`, `ratio`:
-      how many times as fast as the float twin, by the medians.
+      A row for each engine and batch size: `engine`, `batch`, `p50` and `p99` (milliseconds for a batch),
+      `images_per_second`, and `ratio`, the float twin's median time divided by the engine's.
 
     Raises:
-      UserError: no run or file there, or a network tied to no size of images.
+      UserError: there is no such run or file, or the network takes images of any size.
     """
     configs.validate(config)
     network = (
@@ -65,12 +65,12 @@ def bench(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[Row]:
 def _image_shape(network: IntegerNetwork) -> tuple[int, int, int]:
     height, width, channels = network.image_shape
     if height is None or width is None:
-        raise UserError("this network takes images of any size: fold it with an image_shape to time it")
+        raise UserError("this network takes images of any size: to time it, fold it with an image_shape")
     return height, width, channels
 
 
 def _engines(network: IntegerNetwork, shape: tuple[int, int, int]) -> dict[str, Engine]:
-    """Returns the engines that work here, each after one call, and the float twin; logs why the others do not."""
+    """Returns the engines that work on this machine, and the float twin; logs why other engines do not work."""
     size, found = len(packed_bytes(network)), {}
     image = np.zeros((1, *shape), np.uint8)
     for name in ENGINES:
@@ -78,7 +78,7 @@ def _engines(network: IntegerNetwork, shape: tuple[int, int, int]) -> dict[str, 
         try:
             engine(image)
         except UserError as error:
-            log.info("engine %s left out: %s", name, error)
+            log.info("engine %s is left out: %s", name, error)
         else:
             found[name] = engine
     twin = float_baseline(network)

@@ -1,4 +1,4 @@
-"""`--mode=eval`: the accuracy of a run's best checkpoint, or of a packed file, on the test set."""
+"""`--mode=eval`: measures a run's best checkpoint, or a packed file, on the test set."""
 
 import os
 
@@ -6,7 +6,10 @@ from ml_collections import ConfigDict
 
 
 def evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, float]:
-    """Measures `config.packed`, see `evaluate_packed`, or without one the run in `workdir`, see `evaluate_checkpoint`."""
+    """Measures the packed file in `config.packed`, or, if that is empty, the run in `workdir`.
+
+    See `evaluate_packed` and `evaluate_checkpoint` in `qresnet_jax.train.evaluator` for what is returned and raised.
+    """
     from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed
 
     return evaluate_packed(config) if config.packed else evaluate_checkpoint(config, workdir)

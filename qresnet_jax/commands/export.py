@@ -1,4 +1,4 @@
-"""`--mode=export`: from a trained run to files that ship, measured before they are written and run before they are kept."""
+"""`--mode=export`: turns a trained run into files that ship. The written files are run before they are kept."""
 
 import functools
 import logging
@@ -23,27 +23,28 @@ from qresnet_jax.train.evaluator import fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
 
-_ANY_SIZE = 32  # height and width of what a network is tried on that takes images of any size
+_ANY_SIZE = 32  # height and width of the images that check a network which takes images of any size
 
 
 def export(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Exports `config.packed`, see `export_packed`, or without one the run in `workdir`, see `export_run`."""
+    """Exports the packed file in `config.packed`, or the run if that is empty: see `export_packed`, `export_run`."""
     return export_packed(config, workdir) if config.packed else export_run(config, workdir)
 
 
 def export_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Folds a run's best checkpoint to integers, measures it on the whole test set, writes it, and runs what it wrote.
+    """Folds a run's best checkpoint to integers, measures it on the whole test set, writes it, and checks the files.
 
     Args:
-      config: that of the run; `export.format` says what is written, `export.path` where, in `workdir` by default.
-      workdir: of the run.
+      config: the config of the run; `export.format` says what is written, and `export.path` where, by default in
+        `workdir`.
+      workdir: the directory of the run.
 
     Returns:
-      The files.
+      The paths of the files.
 
     Raises:
-      UserError: no checkpoint, no integer form, an integer network that falls short of the simulation, or a written file
-        that computes something else; then nothing is kept.
+      UserError: there is no checkpoint or data set, the network has no integer form, its integer form does not agree
+        with the simulation, or a written file computes something else and is not kept.
     """
     configs.validate(config)
     run = restore_run(config, workdir)
@@ -72,26 +73,26 @@ def export_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[path
 
 
 def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Writes a packed file in another format, and runs it on random images.
+    """Writes a packed file in another format, and checks it on random images.
 
-    There is no simulation to compare with: what is written gives the packed file's own logits.
+    A packed file contains no simulation, so what is written is compared with the logits of the packed file itself.
 
     Args:
-      config: `packed` is the file, or a model of the zoo; `export` as in `export_run`.
-      workdir: for the file, unless `export.path` names one.
+      config: `packed` is the path of the file or the name of a zoo model; `export` is as in `export_run`.
+      workdir: the directory for the new file, unless `export.path` names the file.
 
     Returns:
-      The files.
+      The paths of the files.
 
     Raises:
-      UserError: no such file, a format that needs the trained run, or a written file that computes something else, which
-        is not kept.
+      UserError: there is no such file, the format needs the trained run, or a written file computes something else
+        and is not kept.
     """
     configs.validate(config)
     if config.export.format == "qonnx":
         raise ConfigError(
-            "config.export.format=qonnx is written from a trained run, not from a packed file: leave config.packed empty, "
-            "or take format onnx"
+            "config.export.format=qonnx needs a trained run, not a packed file: leave config.packed empty, or choose "
+            "the format onnx"
         )
     path, network = _path(config.export, workdir), load_packed(config.packed, "numpy").network
     shape = [size or _ANY_SIZE for size in network.image_shape]
@@ -110,7 +111,7 @@ def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
     ending = {**ENDINGS, "qonnx": ".qonnx.onnx"}[export.format]
     path = pathlib.Path(export.path or pathlib.Path(workdir) / f"model{ending}")
     if path.is_dir() and export.format != "c":
-        raise ConfigError(f"config.export.path={path} is a directory: give a file")
+        raise ConfigError(f"config.export.path={path} is a directory: give the path of a file")
     return path
 
 
@@ -150,12 +151,15 @@ def _write_checked(
     expected: np.ndarray,
     kind: str,
 ) -> list[pathlib.Path]:
-    """Writes aside, runs what was written, and puts it in place if it computes what it must.
+    """Writes files to a temporary directory, runs them, and puts them in place if they compute what they must.
 
     Args:
-      write: writes to the path that it is given, and returns the files.
-      path: where the file, or the directory of files, is to be.
+      write: writes to the path that it is given, and returns the paths of the files.
+      path: the final path of the file, or of the directory of files.
       format, images, expected, kind: see `verify.check`.
+
+    Returns:
+      The final paths of the files.
     """
     with tempfile.TemporaryDirectory() as directory:
         aside = pathlib.Path(directory) / "files"

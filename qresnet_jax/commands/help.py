@@ -1,4 +1,4 @@
-"""What `--help` prints."""
+"""Composes the text of `--help`."""
 
 import textwrap
 
@@ -20,23 +20,23 @@ Options:
 """
 
 _FOOT = """\
-Exit status: 0 when the work is done, also after SIGTERM or Ctrl-C once everything is saved; 2 after a mistake that you can
-correct, with one line that says how; 130 when Ctrl-C stops it before everything is saved.
+Exit status: 0 when the work is done, and after SIGTERM or Ctrl-C when everything is saved; 2 after a mistake that
+you can correct, with one line that says how; 130 when Ctrl-C stops the command before everything is saved.
 """
 
 
 def help_text() -> str:
-    """Returns the text of `--help`: options, then each mode with what it does, what it writes, and examples."""
+    """Returns the text of `--help`: the options, then each mode with what it does, what it writes, and examples."""
     options = [
         (
             "--config=CONFIG",
-            f"The name of a config that ships with the package ({', '.join(shipped_configs())}), or the path of a Python "
-            "file that defines get_config().",
+            f"The name of a config that ships with the package ({', '.join(shipped_configs())}), or the path of a "
+            "Python file that defines get_config().",
         ),
         ("--mode=MODE", f"One of {', '.join(COMMANDS)}; train by default."),
         (
             "--workdir=DIR",
-            "The directory of the run; runs/NAME by default, where NAME is that of the config.",
+            "The directory of the run; by default runs/NAME, where NAME is the name of the config.",
         ),
         (
             "--config.FIELD=VALUE",
@@ -45,7 +45,7 @@ def help_text() -> str:
         ),
         (
             "--config.packed=FILE",
-            "A packed file, or the name of a network of the zoo, to work on instead of a run. Only "
+            "A packed file, or the name of a network in the zoo, to work on instead of a run. The modes "
             f"{' and '.join(name for name, command in COMMANDS.items() if not command.takes_packed)} do not take it.",
         ),
         ("--help", "Prints this text; --helpfull prints the flags of all libraries."),

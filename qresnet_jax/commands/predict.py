@@ -1,4 +1,4 @@
-"""`--mode=predict`: the classes of image files, by a trained run or by a packed file."""
+"""`--mode=predict`: classifies image files with a trained run or with a packed file."""
 
 import dataclasses
 import logging
@@ -19,33 +19,32 @@ from qresnet_jax.train.evaluator import restore_run
 
 log = logging.getLogger("qresnet_jax")
 
-TOP = 3  # classes shown for each image
+TOP = 3  # the number of classes shown for each image
 
-
-# What computes the logits of uint8 images, their (height, width, channels), and the names of the classes.
+# The function from uint8 images [N, H, W, C] to logits [N, classes]; (H, W, C); and the names of the classes.
 Classifies = tuple[Callable[[np.ndarray], jax.typing.ArrayLike], tuple[int, int, int], Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image file as the network takes it, and what was done to it."""
+    """Holds the pixels of an image file in the network's shape, and how they were made."""
 
     pixels: np.ndarray  # uint8 [H, W, C]
-    how: str
+    how: str  # such as "30x20 L -> middle 20x20 -> 8x8 L"
 
 
 def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> Picture:
     """Reads an image file of any size and mode.
 
-    Transparent parts become black, 16 bits are cut down to 8, the middle of the picture's right proportions is cut out and
-    resized with antialiasing.
+    Transparent parts become black, and 16 bits are reduced to 8. The largest part in the middle that has the network's
+    proportions is cut out and resized with antialiasing.
 
     Args:
-      path: of a file that Pillow reads.
-      shape: `(height, width, channels)` of the network's images, 1 or 3 channels.
+      path: the path of a file that Pillow can read.
+      shape: `(height, width, channels)` of the network's images, with 1 or 3 channels.
 
     Raises:
-      DataError: missing, or no image.
+      DataError: there is no such file, or it cannot be read as an image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -53,11 +52,16 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> P
     try:
         with Image.open(path) as file:
             file.load()
-            picture = ImageOps.exif_transpose(file)  # cameras store how they were held
+            picture = ImageOps.exif_transpose(file)  # a camera stores how it was held
     except FileNotFoundError as error:
-        raise DataError(f"config.predict.images: there is no file {path}") from error
+        raise DataError(
+            f"config.predict.images: there is no file {path}; give paths from the current directory"
+        ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"config.predict.images: {path} cannot be read as an image ({error})") from error
+        raise DataError(
+            f"config.predict.images: {path} cannot be read as an image ({error}): give a PNG, a JPEG, or another "
+            "format that Pillow reads"
+        ) from error
     steps = [f"{picture.width}x{picture.height} {picture.mode}"]
 
     if picture.mode.startswith("I") or picture.mode == "F":
@@ -69,7 +73,6 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> P
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
     picture = picture.convert("L" if channels == 1 else "RGB")
 
-    # The largest part in the middle that has the network's proportions.
     scale = min(picture.width / width, picture.height / height)
     cut = (max(round(scale * width), 1), max(round(scale * height), 1))
     left, top = (picture.width - cut[0]) // 2, (picture.height - cut[1]) // 2
@@ -83,18 +86,18 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> P
 
 
 def predict_files(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[list[tuple[str, float]]]:
-    """Logs the most probable classes of the files in `config.predict.images`, and how each was resized.
+    """Logs the most probable classes of the files in `config.predict.images`, and how each image was resized.
 
     Args:
-      config: that of the run; `predict.images` is a comma-separated list of files, `packed` a packed file to use instead
-        of the run, or a model of the zoo.
-      workdir: of the run; it is only read.
+      config: the config of the run. `predict.images` is a comma-separated list of files; `packed`, if not empty, is a
+        packed file or the name of a zoo model to use instead of the run.
+      workdir: the directory of the run; it is only read.
 
     Returns:
-      For each file the `TOP` classes with their probabilities, best first.
+      For each file the `TOP` classes with their probabilities, the most probable first.
 
     Raises:
-      UserError: no files given, one that cannot be read, or no checkpoint.
+      UserError: no files are given, or one of them cannot be read, or there is no checkpoint or packed file.
     """
     configs.validate(config)
     names = [name.strip() for name in config.predict.images.split(",") if name.strip()]
@@ -104,7 +107,9 @@ def predict_files(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[l
         )
     missing = [name for name in names if not pathlib.Path(name).is_file()]
     if missing:
-        raise DataError(f"config.predict.images: there is no file {missing[0]}")
+        raise DataError(
+            f"config.predict.images: there is no file {missing[0]}; give paths from the current directory"
+        )
     logits_of, shape, class_names = (
         _from_packed(config.packed) if config.packed else _from_run(config, workdir)
     )
@@ -134,7 +139,7 @@ def _from_packed(path: str | os.PathLike[str]) -> Classifies:
     height, width, channels = packed.network.image_shape
     if height is None or width is None:
         raise DataError(
-            f"{path} takes images of any size, so pictures cannot be cut to size: use load_packed in Python"
+            f"{path} takes images of any size, so the size to cut pictures to is not known: use load_packed in Python"
         )
     names = packed.class_names or [f"class {i}" for i in range(packed.network.classes)]
     return lambda pixels: packed.logits(pixels) * packed.logit_scale, (height, width, channels), names

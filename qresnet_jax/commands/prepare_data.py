@@ -1,4 +1,4 @@
-"""`--mode=prepare_data`: makes the data set of a config ready for training."""
+"""`--mode=prepare_data`: prepares the data set of a config for training."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def prepare_data(config: ConfigDict, workdir: str | os.PathLike[str]) -> None:
-    """Prepares the data set of `config.data`, see `prepare_dataset`; `workdir` is not used.
+    """Prepares the data set of `config.data` (see `prepare_dataset`); `workdir` is not used.
 
     Raises:
       DataError: the set cannot be prepared.

@@ -1,4 +1,4 @@
-"""`--mode=report`: the report of a run, or the layer table of a packed file."""
+"""`--mode=report`: writes the report of a run, or prints the layer table of a packed file."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def report(config: ConfigDict, workdir: str | os.PathLike[str]) -> None:
-    """Prints the layer table of `config.packed`, or without one writes the report of the run in `workdir`.
+    """Prints the layer table of the packed file in `config.packed`, or, if that is empty, writes the run's report.
 
     Raises:
       UserError: there is no such file or run, or the report cannot be written.

@@ -1,4 +1,4 @@
-"""`--mode=train`: trains or continues a run, then reports on it."""
+"""`--mode=train`: trains or continues a run, and then reports on it."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> None:
 
     Args:
       config: see `qresnet_jax.config.default_config`.
-      workdir: directory of the run, made if need be.
+      workdir: the directory of the run; it is made if necessary.
 
     Raises:
       UserError: see `qresnet_jax.train_and_evaluate`.

@@ -52,7 +52,7 @@ def test_an_engine_that_does_not_work_here_is_left_out_with_the_reason(tmp_path,
     with caplog.at_level("INFO", "qresnet_jax"):
         rows = bench(configuration("digits_resnet8_w1a2"), tmp_path)
     assert {row["engine"] for row in rows} == {*ENGINES, FLOAT} - {"c"}
-    assert "engine c left out: " in caplog.text
+    assert "engine c is left out: " in caplog.text
 
 
 def test_the_float_twin_has_the_same_convolutions(network):
