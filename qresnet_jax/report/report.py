@@ -9,7 +9,6 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.figure import Figure
@@ -19,7 +18,6 @@ from qresnet_jax import config as configs
 from qresnet_jax.errors import UserError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.nn.variables import BinaryKernel
-from qresnet_jax.quantize.weights import magnitude
 from qresnet_jax.report import plots, weight_plots
 from qresnet_jax.report.findings import findings
 from qresnet_jax.report.style import png, series
@@ -28,7 +26,7 @@ from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import packed_bytes, read_packed
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train.checkpoint import to_json
-from qresnet_jax.train.diagnostics import by_layer, walked_layer
+from qresnet_jax.train.diagnostics import by_layer, latent_magnitudes, walked_layer
 from qresnet_jax.train.evaluator import TrainedRun, fold_run, restore_run
 from qresnet_jax.train.records import FILE, read_metrics
 
@@ -104,9 +102,9 @@ def _draw(
     loop = config.optim.hysteresis
     binary = config.model.weight_bits == 1
     latent, sign = (_kernels(run, field) if binary else {} for field in ("latent", "sign"))
-    scale = {
-        name: np.asarray(magnitude(jnp.asarray(w), config.model.weight_scale)) for name, w in latent.items()
-    }
+    scale = (
+        {name: np.asarray(s) for name, s in latent_magnitudes(run.state.opt_state).items()} if binary else {}
+    )
     walk = {name: np.asarray(x) for name, x in run.state.walk.items()}
     layer = walked_layer(run.state.params) if binary else ""
     return {

@@ -56,7 +56,7 @@ def test_every_header_is_guarded_but_those_for_one_width():
     guards = {}
     for path in HEADERS:
         guard = re.search(r"^#ifndef (\w+_H)\n#define \1$", path.read_text(), re.MULTILINE)
-        assert (guard is None) == path.stem.endswith("_of_width")
+        assert (guard is None) == (path.parent.name == "of_width")
         if guard is not None:
             guards[guard[1]] = path
     assert len(guards) == len(HEADERS) - 4
@@ -81,7 +81,7 @@ def test_an_export_is_what_the_preprocessor_makes_of_the_headers(
     files = c_files(network, profile=profile)
     chosen = PROFILES[profile](plan(network, network.height, network.width))
     program = files["model.c"].replace(chosen.source(), chosen.program())
-    assert '_of_width.h"' not in files["model.c"] and program.count('#include "') > 1
+    assert '#include "of_width/' not in files["model.c"] and program.count('#include "') > 1
     (tmp_path / "model.h").write_text(files["model.h"])
     folder = FOLDER / "fast" / "headers" if profile == "fast" else FOLDER / "small"
     options = ["-std=c99", "-E", "-P", *target_flags(target), f"-I{tmp_path}", f"-I{folder}", "-xc", "-"]

@@ -31,7 +31,7 @@ _WIDTHS = (8, 16, 32, 64)  # bytes of vectors
 # Headers, in the order of their includes. Any order is right, but which functions GCC specialises depends on it.
 _ORDER = ("taps.h", "conv.h", "table.h", "quantize.h", "stem.h", "stream.h", "../../classify.h")
 _HEADERS = pathlib.Path(__file__).parent / "headers"
-_PARAMETERS = {  # of the functions `model_conv_KIND_vec` in `conv_of_width.h`, and how they are passed on
+_PARAMETERS = {  # of the functions `model_conv_KIND_vec` in `headers/of_width/conv.h`, and how they are passed on
     "levels": ("const model_thresholds *t, const uint8_t *from, uint8_t *levels", "t, from, levels"),
     "stream": (
         "const model_requantize *r, const uint8_t *from,\n    const model_int16 *addend, int relu, model_int16 *stream",

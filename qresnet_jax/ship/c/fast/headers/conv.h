@@ -20,16 +20,16 @@
 #define model_bytes_vec MODEL_OF_WIDTH(bytes_vec)
 #define model_conv_stream_vec MODEL_OF_WIDTH(conv_stream_vec)
 
-#include "conv_of_width.h"
+#include "of_width/conv.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 16
-#include "conv_of_width.h"
+#include "of_width/conv.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 32
-#include "conv_of_width.h"
+#include "of_width/conv.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 64
-#include "conv_of_width.h"
+#include "of_width/conv.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 8
 

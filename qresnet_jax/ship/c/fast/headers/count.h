@@ -12,16 +12,16 @@
 #define model_count_plane_vec MODEL_OF_WIDTH(count_plane_vec)
 #define model_count_vec MODEL_OF_WIDTH(count_vec)
 
-#include "count_of_width.h"
+#include "of_width/count.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 16
-#include "count_of_width.h"
+#include "of_width/count.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 32
-#include "count_of_width.h"
+#include "of_width/count.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 64
-#include "count_of_width.h"
+#include "of_width/count.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 8
 

@@ -10,16 +10,16 @@
 #define model_spread_tap_vec MODEL_OF_WIDTH(spread_tap_vec)
 #define model_spread_vec MODEL_OF_WIDTH(spread_vec)
 
-#include "taps_of_width.h"
+#include "of_width/taps.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 16
-#include "taps_of_width.h"
+#include "of_width/taps.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 32
-#include "taps_of_width.h"
+#include "of_width/taps.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 64
-#include "taps_of_width.h"
+#include "of_width/taps.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 8
 

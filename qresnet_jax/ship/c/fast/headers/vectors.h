@@ -1,6 +1,6 @@
 /* Vectors of 8, 16, 32 and 64 bytes, model_vec8 to model_vec64, whatever the machine has.
 
-   Code for vectors is written once, for MODEL_BYTES bytes, in headers *_of_width.h. They have no include guards, as
+   Code for vectors is written once, for MODEL_BYTES bytes, in the headers of of_width/. They have no include guards, as
    they are included once for each width: names such as model_vec are then model_vec8, model_vec16 and so on. */
 
 #ifndef MODEL_VECTORS_H
@@ -28,16 +28,16 @@
 #define model_parity_base MODEL_NAME(parity_vec, MODEL_VECTOR)
 #define MODEL_WORDS (MODEL_BYTES / MODEL_VECTOR)
 
-#include "vector_of_width.h"
+#include "of_width/vector.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 16
-#include "vector_of_width.h"
+#include "of_width/vector.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 32
-#include "vector_of_width.h"
+#include "of_width/vector.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 64
-#include "vector_of_width.h"
+#include "of_width/vector.h"
 #undef MODEL_BYTES
 #define MODEL_BYTES 8
 

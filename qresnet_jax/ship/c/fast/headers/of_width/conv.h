@@ -1,10 +1,10 @@
 /* A binary convolution, chunk after chunk of MODEL_BYTES bytes of a plane: sums of levels as numbers in bit planes, and
    what becomes of them. */
 
-#include "count.h"
-#include "planes.h"
-#include "rescale.h"
-#include "vectors.h"
+#include "../count.h"
+#include "../planes.h"
+#include "../rescale.h"
+#include "../vectors.h"
 
 /* The vectors that hold two of these. */
 #undef MODEL_TWICE

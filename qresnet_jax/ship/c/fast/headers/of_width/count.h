@@ -3,8 +3,8 @@
    The counts are numbers in bit planes. Full adders make them, as in carry-save addition: parity and majority of three
    bits are the two bits of their sum. `list` has the places of the taps; a tap lies at from + scale * place. */
 
-#include "planes.h"
-#include "vectors.h"
+#include "../planes.h"
+#include "../vectors.h"
 
 #if MODEL_BYTES <= MODEL_VECTOR
 

@@ -1,7 +1,7 @@
 /* Makes taps in chunks of MODEL_BYTES bytes. */
 
-#include "planes.h"
-#include "vectors.h"
+#include "../planes.h"
+#include "../vectors.h"
 
 /* What a tap sees of a chunk of one plane: out[pixel] = in[pixel + bits] & mask[pixel]; see model_taps for `across`. */
 MODEL_INLINE void model_tap_vec(const uint8_t *in, int across, int bits, const uint8_t *mask, uint8_t *restrict out)

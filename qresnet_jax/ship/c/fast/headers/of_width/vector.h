@@ -1,6 +1,6 @@
 /* A vector of MODEL_BYTES bytes, and what is done to its words of 8 bytes. */
 
-#include "target.h"
+#include "../target.h"
 
 #if MODEL_BYTES <= MODEL_VECTOR
 
