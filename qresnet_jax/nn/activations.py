@@ -109,7 +109,7 @@ class PACT(ClippedQuantizer):
     Args:
       bits: 1 to 8.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> PACT(2)(jnp.array([-1.0, 0.4, 1.6, 9.0])).tolist()
       [0.0, 0.0, 2.0, 3.0]

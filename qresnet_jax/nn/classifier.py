@@ -21,7 +21,7 @@ class Classifier(nnx.Linear):
       fraction_bits: of the residual stream's grid; None for a float layer.
       rngs: gives the `params` key.
 
-    Example:
+    Examples:
       >>> from flax import nnx
       >>> import jax.numpy as jnp
       >>> Classifier(64, 10, rngs=nnx.Rngs(0))(jnp.ones((1, 64))).shape

@@ -45,7 +45,7 @@ class BinaryConv(nnx.Module):
       dtype: of the operands of products, float32 or bfloat16; sums and outputs are float32.
       rngs: gives the `params` key.
 
-    Example:
+    Examples:
       >>> from flax import nnx
       >>> import jax.numpy as jnp
       >>> conv = BinaryConv(16, 32, (3, 3), strides=(2, 2), rngs=nnx.Rngs(0))
@@ -151,7 +151,7 @@ class StemConv(nnx.Module):
     Raises:
       ValueError: fewer than 2 `weight_bits`, or so many inputs that not even 2 bits would be exact.
 
-    Example:
+    Examples:
       >>> from flax import nnx
       >>> import jax.numpy as jnp
       >>> StemConv(3, 16, 3, rngs=nnx.Rngs(0))(jnp.ones((1, 8, 8, 3))).shape

@@ -77,7 +77,7 @@ def load_packed(path: str | os.PathLike[str], engine: str = "jax") -> PackedNetw
       PackedError: not a packed file that this version reads; the message says why.
       ValueError: no such engine.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> network = load_packed("digits_resnet8_w1a2", engine="numpy")
       >>> network.predict(np.zeros((2, 8, 8, 1), np.uint8)).shape

@@ -59,7 +59,7 @@ def load_config(name: str | os.PathLike[str]) -> ConfigDict:
     Raises:
       ConfigError: there is no such config, or the file has no function `get_config`.
 
-    Example:
+    Examples:
       >>> config = load_config("digits")
       >>> config.num_epochs = 2
     """
