@@ -12,6 +12,7 @@ A block of another kind fails.
 """
 
 import contextlib
+import doctest
 import importlib
 import io
 import json
@@ -362,6 +363,17 @@ def test_new_import_paths_of_the_changelog_exist():
     )
     for name in rows:
         resolve(name)
+
+
+WITH_EXAMPLES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>> " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=name_of)
+def test_the_examples_in_docstrings_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(".".join(path.relative_to(REPO).with_suffix("").parts))
+    failed, attempted = doctest.testmod(module)
+    assert attempted and not failed
 
 
 def test_the_picture_of_the_readme_is_drawn_by_its_script(tmp_path, worker):
