@@ -1,1 +1,1 @@
-"""Files, the user's cache, and what the machine offers."""
+"""Helpers for files, the user's cache, config files, the process, and the machine."""

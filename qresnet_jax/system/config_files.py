@@ -1,4 +1,4 @@
-"""Config files: those that ship with the package are found by name, all others by path."""
+"""Finds config files: those that ship with the package by name, and all others by path."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ def shipped_configs() -> dict[str, pathlib.Path]:
 
 
 def how_to_name_a_config() -> str:
-    """Returns the advice that ends every message about a missing config."""
+    """Returns the advice that ends each message about a missing config."""
     return (
         f"give the path of a config file, or the name of one that ships with the package "
         f"({', '.join(shipped_configs())}), as in --config=digits"
@@ -51,7 +51,7 @@ def find_config(name: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def load_config(name: str | os.PathLike[str]) -> ConfigDict:
-    """Returns a fresh config from a config file, to be changed and handed to `train_and_evaluate`.
+    """Returns a new config from a config file; it can be changed and given to `train_and_evaluate`.
 
     Args:
       name: the name of a config that ships with the package, such as "digits", or the path of a file.

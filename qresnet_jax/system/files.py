@@ -1,4 +1,4 @@
-"""Files written whole: what is wrong is found before any of them is replaced."""
+"""Writes several files so that an error is found before any of them is replaced."""
 
 import errno
 import os
@@ -11,14 +11,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_all(files: Mapping[pathlib.Path, bytes | bytearray], outdated: Iterable[pathlib.Path] = ()) -> None:
-    """Writes files aside; when all are complete and on disk, puts them in place and removes the outdated ones.
+    """Writes files under temporary names; when all are on disk, renames them, and removes outdated files.
 
     Args:
-      files: content by path; missing directories are made.
-      outdated: paths of files that need not exist.
+      files: the content of each file, by path; missing directories are made.
+      outdated: the paths of files to remove; they need not exist.
 
     Raises:
-      UserError: a file that cannot be written.
+      UserError: a file cannot be written; no file has been replaced then, unless renaming itself failed.
     """
     aside = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in files}
     path = None

@@ -34,7 +34,7 @@ def test_it_lies_in_the_home_directory_by_default(tmp_path, monkeypatch):
 def test_what_others_can_write_to_is_refused(base, place, mode):
     directory = cache_directory("c")
     (base / "qresnet_jax" / place).chmod(mode)
-    with pytest.raises(UserError, match=f"{directory} .*can be written by other users: chmod go-w"):
+    with pytest.raises(UserError, match=f"{directory} .*can be written by other users: run chmod go-w"):
         cache_directory("c")
 
 
