@@ -1,6 +1,6 @@
 """The command line: `qresnet`, `python -m qresnet_jax`, and `python main.py` in a checkout.
 
-It reads the flags, runs one of `commands.COMMANDS` and turns a mistake into one line and an exit status.
+It reads the flags, runs one of `commands.COMMANDS`, and turns a mistake into one line and an exit status.
 """
 
 import itertools
@@ -24,8 +24,10 @@ from qresnet_jax.system.process import (
     restart_with_large_pages,
 )
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The name of a shipped config, or a file's path.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the run; runs/NAME by default.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The name of a shipped config, or the path of a file."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the run; by default runs/NAME.")
 MODE = flags.DEFINE_enum("mode", "train", list(COMMANDS), "What to do.")
 
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
@@ -33,9 +35,13 @@ _HELP_OF_ABSL = {"--helpfull", "-helpfull", "--helpxml", "-helpxml"}
 
 
 def main(argv: list[str]) -> None:
-    """Runs the chosen mode."""
+    """Runs the chosen mode.
+
+    Raises:
+      UserError: the mode refuses what it was given; the message says how to correct it.
+    """
     if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: options begin with --")
+        raise UserError(f"unexpected argument {argv[1]!r}: options begin with --, see --help")
     if CONFIG.value is None:
         raise UserError(f"no config is given: {how_to_name_a_config()}")
     config = CONFIG.value
@@ -44,7 +50,7 @@ def main(argv: list[str]) -> None:
     if config.packed and not command.takes_packed:
         raise UserError(f"--config.packed has no use in --mode={MODE.value}: leave it out")
     if MODE.value == "train":
-        restart_with_large_pages()  # before anything that would have to be done twice
+        restart_with_large_pages()  # first, as everything before it is done twice
     log_to_standard_output()
     if MODE.value != "prepare_data":
         cache_compilations()
@@ -53,10 +59,10 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags; returns what is left. Prints the help and exits where that is asked for.
+    """Reads the flags and returns the remaining arguments; for `--help` it prints the help and exits.
 
     Raises:
-      UserError: a flag, a config or a field of it that does not exist or cannot be read.
+      UserError: a flag, a config or a config field does not exist or cannot be read.
     """
     if _HELP & set(argv[1:]):
         print(help_text(), end="")
@@ -65,10 +71,10 @@ def parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
-            CONFIG.value.items()  # a file that failed to load reports it at the first use
+            CONFIG.value.items()  # a config file that failed to load raises its error at the first use
         return rest
     except (AttributeError, KeyError, IndexError) as error:
-        # From ml_collections, for a field that does not exist.
+        # ml_collections raises these for a field that does not exist.
         text = (
             str(error)
             .replace("\\n", ". ")
@@ -78,13 +84,13 @@ def parse(argv: list[str]) -> list[str]:
             .replace('"', "")
         )
         hint = "; a tuple is given whole, as in --config.model.act_bits='(2,2,4)'" if "index" in text else ""
-        raise UserError(f"a --config field that does not exist: {text}{hint}") from error
+        raise UserError(f"a field given as --config.FIELD does not exist: {text}{hint}") from error
     except (flags.Error, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
 
 def _with_paths_of_configs(argv: list[str]) -> list[str]:
-    """Replaces the config's name by its path; what follows a colon goes to `get_config`, as ml_collections has it."""
+    """Replaces the name of a config by its path; keeps what follows a colon, which ml_collections gives the config."""
 
     def with_path(value: str) -> str:
         name, colon, argument = value.partition(":")
@@ -103,7 +109,7 @@ def _with_paths_of_configs(argv: list[str]) -> list[str]:
 
 
 def run() -> None:
-    """Runs the command and exits: 0 when done, 2 after a user's mistake, 130 after an interruption."""
+    """Runs the command and exits with 0 when done, 2 after a user's mistake, or 130 after an interruption."""
     ignore_abandoned_reads()
     try:
         app.run(main, flags_parser=parse)
@@ -113,7 +119,7 @@ def run() -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         if threading.active_count() > 1:
-            os._exit(2)  # reads that Orbax has begun in other threads would complain at being cut off
+            os._exit(2)  # at a normal exit, reads that Orbax has begun in other threads print errors
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

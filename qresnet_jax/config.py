@@ -1,4 +1,7 @@
-"""All config fields, their defaults, and what each may be. Free of JAX: a wrong config is refused at once."""
+"""Defines all config fields, their defaults, and their possible values.
+
+This module does not import JAX, so that a wrong config is refused at once.
+"""
 
 import math
 import re
@@ -15,72 +18,71 @@ from qresnet_jax.quantize.exact import SUM_LIMIT
 if TYPE_CHECKING:
     from qresnet_jax.data import ImageDataset
 
-# How names of fields begin that are of a call, not of a run: where its data lie, what to do with what it trained.
+# The names, or beginnings of names, of fields that belong to a call of the command and not to a run: where the data
+# lie, and what to do with the trained network.
 OF_THE_CALL = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.")
-# And of those that may differ between runs which learn the same.
+# The same for all fields that may differ between runs which learn the same.
 WITHOUT_EFFECT = (*OF_THE_CALL, "log_every_steps", "checkpoint_every_epochs", "steps_per_dispatch")
 
 
 def default_config() -> ConfigDict:
-    """Every field with its default: CIFAR ResNet-20, 1-bit weights, 2-bit activations."""
+    """Returns a config with every field at its default: a CIFAR ResNet-20, 1-bit weights, 2-bit activations."""
     config = ConfigDict()
     config.seed = 0
-    config.batch_size = 128  # over all devices
+    config.batch_size = 128  # images in a batch, over all devices
     config.num_epochs = 200
     config.log_every_steps = 100
     config.checkpoint_every_epochs = 1
-    config.steps_per_dispatch = (
-        0  # 0: one step on CPU, where XLA is slow inside loops; log_every_steps elsewhere
-    )
+    # Steps in a call of the compiled program. 0: one on a CPU, where XLA is slow inside loops, else log_every_steps.
+    config.steps_per_dispatch = 0
     config.parallel = "shard_map"  # or "pmap"
-    config.dtype = (
-        "float32"  # or "bfloat16": of activations and convolutions; sums, parameters, statistics float32
-    )
-    config.init_from = ""  # a workdir or checkpoint to warm-start from
-    config.packed = ""  # a packed file, or a model of the zoo, to work with instead of a run's checkpoint
+    # Of activations and convolutions, or "bfloat16". Sums, parameters and statistics are always float32.
+    config.dtype = "float32"
+    config.init_from = ""  # the workdir or checkpoint whose weights a new run starts from; "": random weights
+    config.packed = ""  # a packed file, or the name of a zoo model, to work with instead of a run
 
     config.data = ConfigDict()
     config.data.name = "cifar10"
     config.data.data_dir = ""  # "": $TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.raw_dir = ""  # where the published archives lie; "": download
-    config.data.holdout = (
-        0.1  # fraction of train kept for validation; 0: none, the last checkpoint is the model
-    )
-    config.data.crop_padding = 4  # random crop after padding so many pixels; 0: no crop
-    config.data.flip = True  # random left-right flip
+    config.data.raw_dir = ""  # where the published archives lie; "": they are downloaded
+    # The fraction of train that is kept for validation. 0: no validation, and the last checkpoint is the result.
+    config.data.holdout = 0.1
+    config.data.crop_padding = 4  # pixels added on each side before a random crop; 0: no crop
+    config.data.flip = True  # whether half of the images are flipped left to right, at random
 
     config.model = ConfigDict()
-    config.model.depth = 20
-    config.model.width = 1
-    config.model.block = "basic"
-    config.model.stem = "cifar"
+    config.model.depth = 20  # the number of layers with weights, as in ResNet-20
+    config.model.width = 1  # factor on the number of channels
+    config.model.block = "basic"  # or "bottleneck", "preact_basic", "preact_bottleneck"
+    config.model.stem = "cifar"  # or "imagenet"
     config.model.in_channels = 3
     config.model.num_classes = 10
-    config.model.weight_bits = 1
-    config.model.weight_scale = "layer"  # or "channel"
-    config.model.act_bits = (2, 2, 2)  # per stage, 1 to 8, or 32 for float
-    config.model.activation = "pact"
+    config.model.weight_bits = 1  # or 32: float weights
+    config.model.weight_scale = "layer"  # one scale for each layer, or "channel": for each output channel
+    config.model.act_bits = (2, 2, 2)  # for each stage 1 to 8, or 32 for float
+    config.model.activation = "pact"  # the quantizer of the activations; "none": float activations
     config.model.stem_weight_bits = 11
-    # Of the residual stream; None: a float stream, for research. Of type object, so that None can be given as a flag.
+    # Of the residual stream; None: a float stream, for research. Its type is object, so that a flag can set it to None.
     config.model.stream_fraction_bits = FieldReference(8, field_type=object)
-    config.model.sync_bn = True  # batch norm over all devices' images, or over each device's own
+    config.model.sync_bn = True  # batch norm over the images of all devices; False: over each device's own
 
     config.optim = ConfigDict()
     config.optim.name = "sgd"  # or "adamw"
     config.optim.learning_rate = 0.1
     config.optim.momentum = 0.9
-    config.optim.weight_decay = 0.0  # spares batch norm and clipping levels
-    config.optim.schedule = "cosine"  # to 0; "step": divided by 10 at 30, 60, 90 %; "constant"
-    config.optim.warmup_epochs = 0.0  # linear, from 0
+    config.optim.weight_decay = 0.0  # not applied to batch norm and clipping levels
+    config.optim.schedule = "cosine"  # falls to 0; or "step", divided by 10 at 30, 60 and 90 %; or "constant"
+    config.optim.warmup_epochs = 0.0  # epochs in which the learning rate rises linearly from 0
     config.optim.label_smoothing = 0.0
-    config.optim.gradient_clip = 0.0  # largest global norm; 0: none
+    config.optim.gradient_clip = 0.0  # the largest global norm of the gradients; 0: no limit
     config.optim.hysteresis = ConfigDict()
+    # A sign flips only when the latent weight has reached the threshold on the other side. 0: no hysteresis.
     config.optim.hysteresis.threshold = 0.0
-    config.optim.hysteresis.relative = True
+    config.optim.hysteresis.relative = True  # the threshold is in units of the layer's mean |latent weight|
     config.optim.clipping_level = ConfigDict()
     config.optim.clipping_level.learning_rate = 0.01
-    config.optim.clipping_level.l2 = 1e-4
-    config.optim.temperature = ConfigDict()  # of the sigmoid activation
+    config.optim.clipping_level.l2 = 1e-4  # the weight of their L2 penalty
+    config.optim.temperature = ConfigDict()  # of the sigmoid activation, over the training
     config.optim.temperature.start = 1.0
     config.optim.temperature.end = 10.0
 
@@ -89,9 +91,9 @@ def default_config() -> ConfigDict:
 
     config.export = ConfigDict()
     config.export.format = "packed"  # for --mode=export; or "c", "onnx", "qonnx", "stablehlo"
-    config.export.path = ""  # of the file, of the directory for "c"; "": in WORKDIR, by the format
-    config.export.c_profile = "fast"  # or "small": small tables instead of speed
-    config.export.c_prefix = "model"  # of the C files, functions and, in upper case, macros
+    config.export.path = ""  # the file, or directory for "c", to write; "": in WORKDIR, named by the format
+    config.export.c_profile = "fast"  # or "small", which prefers small tables to speed
+    config.export.c_prefix = "model"  # begins the names of the C files, functions and, in upper case, macros
 
     config.bench = ConfigDict()  # for --mode=bench
     config.bench.batch_sizes = (1, 16, 128)
@@ -198,7 +200,7 @@ def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[st
 
 
 def from_json(saved: dict) -> ConfigDict:
-    """The config of a run as its checkpoint has it; fields that are newer than the run have their defaults."""
+    """Returns the config of a run from the JSON in its checkpoint; fields newer than the run get their defaults."""
     config = default_config()
     with config.unlocked(), config.ignore_type():
         for name, value in flatten(ConfigDict(saved)).items():
@@ -212,12 +214,12 @@ def validate(config: ConfigDict) -> None:
     """Refuses unknown fields, missing fields and impossible values.
 
     Raises:
-      ConfigError: names the field, its value, and what it may be.
+      ConfigError: the message names the field, its value, and what it may be.
     """
     fields = flatten(config)
     for name in fields:
         if name not in _RULES:
-            raise ConfigError(f"config.{name} is not a field; fields are: {', '.join(_RULES)}")
+            raise ConfigError(f"config.{name} is not a field; the fields are {', '.join(_RULES)}")
     for name, (test, expected) in _RULES.items():
         if name not in fields:
             raise ConfigError(f"config.{name} is missing; start from qresnet_jax.config.default_config()")
@@ -242,15 +244,15 @@ def _validate_model(model: ConfigDict) -> None:
         raise ConfigError(f"config.{error}") from None
     if len(model.act_bits) != len(stages):
         raise ConfigError(
-            f"config.model.act_bits={model.act_bits}: needs {len(stages)} entries, one per stage of this network"
+            f"config.model.act_bits={model.act_bits}: must have {len(stages)} entries, one per stage of this network"
         )
     if quantizer := registry.QUANTIZERS.get(model.activation):
         _validate_levels(model, quantizer)
     most = architecture.max_stem_weight_bits(model.stem, model.in_channels)
     if model.stem_weight_bits > most:
         raise ConfigError(
-            f"config.model.stem_weight_bits={model.stem_weight_bits}: at most {most} with the {model.stem} stem and "
-            f"{model.in_channels} channels, so that its integer sums stay below 2**24"
+            f"config.model.stem_weight_bits={model.stem_weight_bits}: must be at most {most} with the {model.stem} "
+            f"stem and {model.in_channels} channels, so that its integer sums stay below 2**24"
         )
 
 
@@ -265,13 +267,17 @@ def _validate_levels(model: ConfigDict, quantizer: registry.QuantizerInfo) -> No
     largest = max((quantizer.max_level(n) for n in bits), default=0)
     if widest * largest >= SUM_LIMIT:
         raise ConfigError(
-            f"config.model.act_bits={model.act_bits} with {model.activation} levels up to {largest}: sums over "
-            f"{widest} inputs reach 2**24 and are no longer exact; take fewer bits or a smaller model.width"
+            f"config.model.act_bits={model.act_bits} gives {model.activation} levels up to {largest}: sums over "
+            f"{widest} inputs reach 2**24 and are no longer exact; choose fewer bits or a smaller model.width"
         )
 
 
 def validate_devices(config: ConfigDict, devices: int) -> None:
-    """Refuses a batch that cannot be divided over the devices."""
+    """Refuses a batch size that is not a multiple of the number of devices.
+
+    Raises:
+      ConfigError: the message names both numbers.
+    """
     if config.batch_size % devices:
         raise ConfigError(
             f"config.batch_size={config.batch_size}: must be a multiple of the {devices} devices"
@@ -279,7 +285,11 @@ def validate_devices(config: ConfigDict, devices: int) -> None:
 
 
 def validate_dataset(config: ConfigDict, dataset: "ImageDataset") -> None:
-    """Refuses a data set of another number of channels or classes than the network has."""
+    """Refuses a data set whose numbers of channels and classes are not those of the network.
+
+    Raises:
+      ConfigError: the message names the field and the value that the data set needs.
+    """
     channels, classes = dataset.train.images.shape[-1], len(dataset.class_names)
     if config.model.in_channels != channels:
         raise ConfigError(

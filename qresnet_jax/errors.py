@@ -1,8 +1,8 @@
-"""Mistakes and mishaps that a person can mend: `main.py` prints their message, without a traceback."""
+"""Errors that a user can correct: the command prints their messages, without a traceback."""
 
 
 class UserError(Exception):
-    """The message says what was expected, what came, and how to mend it."""
+    """An error whose message says what was expected, what came, and how to correct it."""
 
 
 class ConfigError(UserError, ValueError):
@@ -14,20 +14,20 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or of another network."""
+    """A checkpoint is missing or damaged, or belongs to another network."""
 
 
 class CompilerError(UserError):
-    """There is no C compiler, or none that works."""
+    """There is no C compiler that works."""
 
 
 class DivergedError(UserError):
-    """The loss is no longer finite."""
+    """The loss or a parameter is no longer finite."""
 
 
 class ExportError(UserError):
-    """A network has no integer form, or none that is true to it."""
+    """A network has no integer form, or one that does not agree with it."""
 
 
 class PackedError(UserError):
-    """A packed file is missing, damaged, of a newer version, or something else."""
+    """A packed file is missing or damaged, has a newer version, or is another kind of file."""

@@ -119,7 +119,7 @@ def test_a_packed_file_is_exported(run_main, tmp_path, format, count):
         (["--mode=train"], "--config.packed has no use in --mode=train"),
         (
             ["--mode=export", "--config.export.format=qonnx"],
-            "is written from a trained run, not from a packed",
+            "needs a trained run, not a packed file",
         ),
         (["--mode=eval", "--config.packed=nonsense"], "the zoo, which has: digits_resnet8_w1a2"),
     ],
