@@ -2,7 +2,7 @@
 
     qresnet --config=cifar10_baseline
 
-Accuracy: not measured yet. The original script's published figure is 87.37 %, its best epoch on the test set.
+Accuracy: not measured yet. The published accuracy of the original script is 87.37 %, on the test set at its best epoch.
 Time: not measured yet.
 Hardware: any CPU or GPU.
 

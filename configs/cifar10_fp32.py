@@ -1,8 +1,8 @@
-"""ResNet-20 in float on CIFAR-10: the float twin of `cifar10_w1a2`, with a stronger weight decay and everything else equal.
+"""ResNet-20 in float on CIFAR-10: the float twin of `cifar10_w1a2`. Only its weight decay is stronger.
 
     qresnet --config=cifar10_fp32
 
-Accuracy: not measured yet. The original script's published float figure is 91.78 %.
+Accuracy: not measured yet. The published accuracy of the original script in float is 91.78 %.
 Time: not measured yet.
 Hardware: any CPU or GPU.
 """

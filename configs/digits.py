@@ -2,7 +2,7 @@
 
     qresnet --config=digits
 
-Accuracy: 97.4 % on the test set, mean of the seeds 0 to 4; standard deviation 0.7 points, 96.4 % at worst.
+Accuracy: 97.4 % on the test set, the mean of the seeds 0 to 4; the standard deviation is 0.7 points, the worst 96.4 %.
 Time: about a minute.
 Hardware: 2 CPU cores.
 """

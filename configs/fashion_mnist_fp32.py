@@ -2,8 +2,8 @@
 
     qresnet --config=fashion_mnist_fp32
 
-Accuracy: 93.11 % on the test set, 93.48 % in validation (seed 0; the spread over seeds is not measured yet).
-Time: about 20 minutes, shared with other work.
+Accuracy: 93.11 % on the test set, 93.48 % in validation, with seed 0; the spread over seeds is not measured yet.
+Time: about 20 minutes, on a machine that did other work as well.
 Hardware: 2 cores of an AMD EPYC (Zen 4).
 """
 
