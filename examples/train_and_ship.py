@@ -2,7 +2,7 @@
 
     python examples/train_and_ship.py [--epochs=10] [--workdir=runs/train_and_ship]
 
-It trains on scikit-learn's digits, which need no download. Run again with the same workdir, it continues where it stopped.
+It trains on scikit-learn's digits, which need no download. With the same workdir it continues where it stopped.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import qresnet_jax
 from qresnet_jax.commands.export import export_run
 from qresnet_jax.data import load_dataset
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about things that are meant to be so
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about settings that are intended
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=10)
@@ -26,7 +26,7 @@ config = qresnet_jax.load_config("digits")
 config.num_epochs = arguments.epochs
 config.model.act_bits = (2, 2, 4)  # bits of the activations, for each of the three stages
 
-# Trains, keeps the checkpoint with the best validation accuracy, and evaluates that one on the test set.
+# Trains, keeps the checkpoint with the best validation accuracy, and measures it on the test set.
 metrics = qresnet_jax.train_and_evaluate(config, arguments.workdir)
 print(f"trained: {metrics['test_accuracy']:.2%} of the test images are classified correctly")
 
@@ -40,6 +40,4 @@ fast = qresnet_jax.load_packed(path, engine="jax")
 assert np.array_equal(reference.logits(images), fast.logits(images))
 
 accuracy = np.mean(fast.predict(images) == labels)
-print(
-    f"shipped: {path} has {fast.nbytes} bytes and classifies {accuracy:.2%} correctly, with both engines alike"
-)
+print(f"shipped: {path} has {fast.nbytes} bytes and classifies {accuracy:.2%} correctly, with either engine")
