@@ -173,7 +173,7 @@ def test_an_unknown_field_is_refused_with_the_list_of_fields():
     config = default_config()
     config.model.bits = 2
     message = refusal(config)
-    assert message.startswith("config.model.bits is not a field; fields are: seed, batch_size")
+    assert message.startswith("config.model.bits is not a field; the fields are seed, batch_size")
     assert "optim.hysteresis.threshold" in message
 
 
@@ -189,8 +189,8 @@ RELATIONS = [
     ({"model.depth": 2}, ("config.model.depth=2", "6n+2")),
     ({"model.depth": 32, "model.block": "bottleneck"}, ("config.model.depth=32", "9n+2", "164")),
     ({"model.depth": 21, "model.stem": "imagenet"}, ("config.model.depth=21", "18 (basic), 34 (basic), 50")),
-    ({"model.act_bits": (2, 2)}, ("config.model.act_bits=(2, 2)", "needs 3 entries")),
-    ({"model.depth": 18, "model.stem": "imagenet"}, ("config.model.act_bits=(2, 2, 2)", "needs 4 entries")),
+    ({"model.act_bits": (2, 2)}, ("config.model.act_bits=(2, 2)", "must have 3 entries")),
+    ({"model.depth": 18, "model.stem": "imagenet"}, ("config.model.act_bits=(2, 2, 2)", "must have 4 entries")),
     (
         {"model.activation": "power_of_two", "model.act_bits": (2, 5, 2)},
         ("config.model.act_bits=(2, 5, 2)", "1 to 4 bits"),
