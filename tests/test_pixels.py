@@ -69,7 +69,7 @@ def test_one_mean_serves_all_channels():
 
 @pytest.mark.parametrize("mean", [127.3, [1.0, 2.25, 3.0], float("nan")])
 def test_means_that_are_no_half_integers_are_refused(mean):
-    with pytest.raises(ValueError, match="mean=.*: must be half-integers, as in training"):
+    with pytest.raises(ValueError, match="mean=.*: means must be multiples of 1/2, as they are in training"):
         pixels.double_mean(mean, 3)
 
 

@@ -111,7 +111,7 @@ def test_sums_beyond_2_to_the_24_are_refused(build_model):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"mean": 127.3}, "mean=.*must be half-integers"),
+        ({"mean": 127.3}, "mean=.*must be multiples of 1/2"),
         ({"mean": 256.0}, "means must be 0 to 255"),
         ({"class_names": ["a"]}, "1 class names for 5 classes"),
         ({"image_shape": (0, 8)}, "height=0, width=8 must be 1 to 65535"),
