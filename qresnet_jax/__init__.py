@@ -57,7 +57,8 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # to which it would mean that there is every name
+# Not for type checkers: a module with `__getattr__` would have every name.
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         # Imported when used: `qresnet --help` and a refused config must not wait for JAX.

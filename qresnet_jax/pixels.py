@@ -1,17 +1,19 @@
-"""From uint8 pixels to the input of a network, in floats and in integers; free of JAX.
+"""Turns uint8 pixels into the input of a network, in floats and in integers.
 
     x = (pixel - mean) / SCALE                       what the network is trained on, float32
-    UNITS * x = 2 * pixel - 2 * mean                 the same in integers, as `mean` is a multiple of 1/2
+    UNITS * x = 2 * pixel - 2 * mean                 the same in integers, because `mean` is a multiple of 1/2
 
-So every input is a multiple of `1 / UNITS`, and the sums of an integer stem are exact. The fixed scale stands in for
-the division by each channel's standard deviation; the batch norm behind the stem takes up the difference.
+So every input is a multiple of `1 / UNITS`, and the sums of an integer stem are exact. The fixed scale
+replaces the usual division by each channel's standard deviation; the batch norm behind the stem makes up for
+the difference.
+
+This module does not import JAX.
 """
 
 from typing import TYPE_CHECKING, TypeVar
 
-if (
-    TYPE_CHECKING
-):  # at run time NumPy is imported where it is used: configs, which need LARGEST, are checked without it
+# At run time NumPy is imported where it is used: configs need LARGEST, and are checked before NumPy is imported.
+if TYPE_CHECKING:
     import jax
     import numpy as np
     import numpy.typing as npt
@@ -24,31 +26,35 @@ LARGEST = 2 * 255  # |2 * pixel - 2 * mean| is at most this
 
 
 def normalize(pixels: Array, mean: "Array | np.floating") -> Array:
-    """Returns `(pixels - mean) / SCALE` per channel, float32, as an array of the same library (JAX or NumPy).
+    """Returns `(pixels - mean) / SCALE` per channel.
 
     Args:
-      pixels: uint8 `[..., C]`.
-      mean: float `[C]`, multiples of 1/2 in 0 .. 255.
+      pixels: uint8 `[..., C]`, of JAX or of NumPy.
+      mean: pixel means, float `[C]`, multiples of 1/2 from 0 to 255.
+
+    Returns:
+      The normalised pixels, float32 `[..., C]`, of the library that `pixels` are of.
     """
     return (pixels.astype("float32") - mean.astype("float32")) * (1 / SCALE)
 
 
 def round_mean(mean: "np.ndarray") -> "np.ndarray":
-    """Rounds pixel means to multiples of 1/2, float64."""
+    """Rounds pixel means to multiples of 1/2, and returns them as float64."""
     import numpy as np
 
     return np.round(2 * mean) / 2
 
 
 def double_mean(mean: "npt.ArrayLike", channels: int) -> "np.ndarray":
-    """Returns `2 * mean`, int16 `[channels]`.
+    """Returns `2 * mean` as int16 `[channels]`.
 
     Args:
-      mean: one number or one for each channel, multiples of 1/2.
-      channels: of the images.
+      mean: one number or one for each channel, multiples of 1/2 from 0 to 255.
+      channels: the number of channels of the images.
 
     Raises:
-      ValueError: a mean that is no multiple of 1/2, or none of 0 .. 255; another number of means.
+      ValueError: if a mean is not a multiple of 1/2 from 0 to 255, or if the number of means is neither 1 nor
+        `channels`.
     """
     import numpy as np
 
@@ -57,7 +63,7 @@ def double_mean(mean: "npt.ArrayLike", channels: int) -> "np.ndarray":
         raise ValueError(f"mean={mean.tolist()}: give one number, or one for each of the {channels} channels")
     mean = np.broadcast_to(mean, (channels,))
     if np.any(2 * mean != np.round(2 * mean)):
-        raise ValueError(f"mean={mean.tolist()}: must be half-integers, as in training")
+        raise ValueError(f"mean={mean.tolist()}: means must be multiples of 1/2, as they are in training")
     if np.any((mean < 0) | (2 * mean > LARGEST)):
         raise ValueError(f"mean={mean.tolist()}: means must be 0 to 255, as pixels are")
     return (2 * mean).astype(np.int16)

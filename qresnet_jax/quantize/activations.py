@@ -1,8 +1,9 @@
 """Quantizers as pure functions: what the forward pass rounds, and which gradient stands in for the rounding.
 
-Every activation quantizer maps onto integer levels times one step, `y = q * step` with `q` in `0 .. max_level`,
-so a convolution can recover the integers exactly (see `qresnet_jax.ops.convolution`). Forward and surrogate
-gradient of each stand side by side, as rounding has no useful derivative of its own.
+Every activation quantizer maps onto integer levels times one step, `y = q * step` with `q` in
+`0 .. max_level`, so a convolution can recover the integers exactly (see `qresnet_jax.ops.convolution`).
+Rounding has no useful derivative of its own, so each quantizer is defined here together with the surrogate
+gradient that it is trained with.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,11 @@ _Pair = tuple[jax.Array, jax.Array]
 
 
 def check_bits(bits: int) -> None:
-    """Raises a ValueError unless an activation quantizer can have so many bits."""
+    """Checks the number of bits of an activation quantizer.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
+    """
     if not 1 <= bits <= MOST_BITS:
         raise ValueError(f"an activation quantizer has 1 to {MOST_BITS} bits, got {bits}")
 
@@ -33,25 +38,29 @@ def _uniform(x: jax.Array, alpha: jax.Array | float, bits: int) -> jax.Array:
 
 
 def _in_float32(forward: Callable[..., jax.Array], x: jax.Array, *args: Any) -> jax.Array:
-    """Levels are found in float32 whatever the dtype of `x`: bfloat16 cannot hold a threshold well enough."""
+    """Applies `forward` in float32 whatever the dtype of `x`: bfloat16 is too coarse for the thresholds."""
     return forward(x.astype(jnp.float32), *args).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def pact(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
-    """PACT: `round(clip(x, 0, alpha) * n / alpha) * alpha / n` with `n = 2**bits - 1`.
+    """Returns `round(clip(x, 0, alpha) * n / alpha) * alpha / n` with `n = 2**bits - 1`.
 
-    Gradients: `dy/dx = 1` where `0 < x < alpha`, else 0; `dy/dalpha = 1` where `x >= alpha`, else 0.
+    The gradient `dy/dx` is 1 where `0 < x < alpha`, else 0. The gradient `dy/dalpha` is 1 where `x >= alpha`,
+    else 0.
 
     Args:
       x: activations, float, any shape.
       alpha: clipping level, float scalar > 0, in the units of `x`.
-      bits: 1 to 8.
+      bits: number of bits, 1 to 8.
 
     Returns:
-      An array like `x`, with values `0, alpha / n, ..., alpha`.
+      An array of the shape and dtype of `x`, with values `0, alpha / n, ..., alpha`.
 
-    Choi et al. 2018 (PACT), eq. 1-3.
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
+
+    See Choi et al. 2018 (PACT), eq. 1-3.
     """
     return _in_float32(_uniform, x, alpha, bits)
 
@@ -72,17 +81,24 @@ pact.defvjp(_pact_fwd, _pact_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def lsq(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
-    """The values of `pact`, with the gradient of learned step size quantization for the clipping level.
+    """Returns the values of `pact`, but trains the clipping level as a learned step size.
 
-    `dy/dx` as in `pact`. With the step `alpha / n`, `dy/dalpha` is `(round(v) - v) / n` for `v = x * n / alpha`
-    inside the range and 1 above it, times the gradient scale `1 / sqrt(N * n)`, N the number of elements per image.
+    The gradient `dy/dx` is that of `pact`. With the step `alpha / n`, the gradient `dy/dalpha` is
+    `(round(v) - v) / n` for `v = x * n / alpha` inside the range and 1 above it, times the gradient scale
+    `1 / sqrt(N * n)`, where N is the number of elements per image.
 
     Args:
       x: activations, float, `[images, ...]`.
       alpha: clipping level, float scalar > 0.
-      bits: 1 to 8.
+      bits: number of bits, 1 to 8.
 
-    Esser et al. 2020 (LSQ), eq. 1-3 and section 2.2.
+    Returns:
+      An array of the shape and dtype of `x`.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
+
+    See Esser et al. 2020 (LSQ), eq. 1-3 and section 2.2.
     """
     return _in_float32(_uniform, x, alpha, bits)
 
@@ -106,21 +122,43 @@ lsq.defvjp(_lsq_fwd, _lsq_bwd)
 
 
 def fixed(x: jax.Array, bits: int) -> jax.Array:
-    """Rounds `clip(x, 0, n)` to integers, `n = 2**bits - 1`; `dy/dx = 1` where `0 < x < n` (Zhou et al. 2016)."""
+    """Rounds `clip(x, 0, n)` to integers, with `n = 2**bits - 1`.
+
+    The gradient is `dy/dx = 1` where `0 < x < n`, else 0.
+
+    Args:
+      x: activations, float, any shape.
+      bits: number of bits, 1 to 8.
+
+    Returns:
+      An array of the shape and dtype of `x`.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
+
+    See Zhou et al. 2016 (DoReFa-Net).
+    """
     return pact(x, jnp.float32(2**bits - 1), bits)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def sigmoid(x: jax.Array, temperature: jax.Array, bits: int) -> jax.Array:
-    """The values of `fixed`, with the gradient of a staircase of scaled sigmoids.
+    """Returns the values of `fixed`, with the gradient of a staircase of scaled sigmoids.
 
-    `dy/dx = sum_i t * S(t * (x - i + 1/2)) * (1 - S(t * (x - i + 1/2)))` over the steps `i = 1 .. n`, S the logistic
-    function: the sharper (larger `t`), the closer to the true staircase.
+    The gradient is `dy/dx = sum_i t * S(t * (x - i + 1/2)) * (1 - S(t * (x - i + 1/2)))` over the steps
+    `i = 1 .. n`, where S is the logistic function. The larger `t` is, the closer the sigmoids come to the
+    true staircase.
 
     Args:
       x: activations, float, any shape.
       temperature: `t`, float scalar > 0, in 1 / units of x.
-      bits: 1 to 8.
+      bits: number of bits, 1 to 8.
+
+    Returns:
+      An array of the shape and dtype of `x`.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
 
     Yang et al. 2019 (Quantization Networks) train with such a staircase.
     """
@@ -145,16 +183,20 @@ sigmoid.defvjp(_sigmoid_fwd, _sigmoid_bwd)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def power_of_two(x: jax.Array, alpha: jax.Array, bits: int) -> jax.Array:
-    """Rounds `clip(x, 0, alpha)` to the nearest of `0` and `alpha * 2**-i`, `i = n - 1 .. 0`; gradients of `pact`.
+    """Rounds `clip(x, 0, alpha)` to the nearest of `0` and `alpha * 2**-i`, `i = n - 1 .. 0`, with `n = 2**bits - 1`.
 
-    In units of the step `alpha * 2**(1 - n)` the levels are the integers `0, 1, 2, 4, ..., 2**(n - 1)`.
+    In units of the step `alpha * 2**(1 - n)` the levels are the integers `0, 1, 2, 4, ..., 2**(n - 1)`. The
+    gradients are those of `pact`.
 
     Args:
       x: activations, float, any shape.
       alpha: clipping level, float scalar > 0.
-      bits: 1 to 4; beyond, the largest level would not fit an exact float32 sum.
+      bits: number of bits, 1 to 4. With more bits the largest level would not fit an exact float32 sum.
 
-    Miyashita et al. 2016 for the levels; Choi et al. 2018 for the gradients.
+    Returns:
+      An array of the shape and dtype of `x`.
+
+    The levels are those of Miyashita et al. 2016, the gradients those of Choi et al. 2018 (PACT).
     """
     return _in_float32(_power_of_two, x, alpha, bits)
 

@@ -1,14 +1,14 @@
 """The residual stream's fixed-point grid: rounding with straight-through gradients, and exact requantization.
 
-A stream value is `integer * 2**-fraction_bits` with an int16 integer. `fraction_bits=None` means a float stream:
-every function here then leaves its input as it is.
+A stream value is `integer * 2**-fraction_bits` with an int16 integer. `fraction_bits=None` means a float
+stream, which `round_to_grid`, `saturating_add` and `mean_pool` do not round.
 
 Batch norm in evaluation mode is computed as it ships, in integers:
 
     stream = (acc * M + C) >> k          M, C, k per channel, saturated to int16
 
-All intermediate values fit int32 although `acc * M` may not: with `S = min(k, 12)`, `acc = hi * 2**S + lo`
-(`0 <= lo < 2**S`) and likewise for C, nested floors give
+All intermediate values fit int32, although `acc * M` may not. With `S = min(k, 12)`, `acc = hi * 2**S + lo`
+(`0 <= lo < 2**S`) and C split in the same way, nested floors give
 
     (acc * M + C) >> k = (hi * M + C_hi + ((lo * M + C_lo) >> S)) >> (k - S)
 """
@@ -22,13 +22,13 @@ import numpy as np
 from qresnet_jax.quantize.straight_through import straight_through
 
 STREAM_MAX = 2**15 - 1  # int16
-FRACTION_BITS = 8  # of the grid, unless a network asks for others
+FRACTION_BITS = 8  # the grid's default
 _SPLIT = 12
 _MULTIPLIER_BITS = 18  # magnitude of M; with its sign, 19 bits
 
 
 def round_half_up(x: jax.Array) -> jax.Array:
-    """`floor(x + 1/2)`, the rounding of an arithmetic right shift with half a unit added."""
+    """Returns `floor(x + 1/2)`, which is how an arithmetic right shift rounds after half a unit is added."""
     return jnp.floor(x + 0.5)
 
 
@@ -37,7 +37,10 @@ def round_to_grid(x: jax.Array, fraction_bits: int | None) -> jax.Array:
 
     Args:
       x: float, any shape.
-      fraction_bits: of the grid; None returns `x`.
+      fraction_bits: fraction bits of the grid. With None, `x` is returned as it is.
+
+    Returns:
+      An array of the shape of `x`.
     """
     if fraction_bits is None:
         return x
@@ -46,25 +49,27 @@ def round_to_grid(x: jax.Array, fraction_bits: int | None) -> jax.Array:
 
 
 def saturating_add(a: jax.Array, b: jax.Array, fraction_bits: int | None) -> jax.Array:
-    """`a + b` of two streams, saturated to int16; floats are only added."""
+    """Returns `a + b` of two streams of one shape, saturated to int16. Float streams are only added."""
     total = a + b
     if fraction_bits is None:
         return total
     unit = 2.0**-fraction_bits
     low, high = (-STREAM_MAX - 1) * unit, STREAM_MAX * unit
-    # Not by clip, whose gradient divides among equals: a pass over the stream in each block.
+    # Not by `jnp.clip`: its gradient divides among equals, which costs a pass over the stream in each block.
     return jnp.where(total > high, high, jnp.where(total < low, low, total))
 
 
 def mean_pool(stream: jax.Array, fraction_bits: int | None) -> jax.Array:
-    """Mean over height and width, rounded half up to the grid: `floor((2 * sum + count) / (2 * count))` in integers.
+    """Returns the mean over height and width, rounded half up to the grid.
+
+    In integers this is `floor((2 * sum + count) / (2 * count))`. The gradient is that of the float mean.
 
     Args:
       stream: float `[N, H, W, C]`, on the grid.
-      fraction_bits: of the grid; None gives the float mean.
+      fraction_bits: fraction bits of the grid. With None, the float mean is returned.
 
     Returns:
-      float `[N, C]`.
+      The means, float `[N, C]`.
     """
     mean = jnp.mean(stream, axis=(1, 2))
     if fraction_bits is None:
@@ -76,7 +81,7 @@ def mean_pool(stream: jax.Array, fraction_bits: int | None) -> jax.Array:
 
 
 class Requantizer(NamedTuple):
-    """Per-channel constants of `(acc * M + C) >> k`, int32 `[C]` each."""
+    """The per-channel constants of `(acc * M + C) >> k`, each an int32 array `[C]`."""
 
     multiplier: jax.Array  # M, |M| < 2**18
     offset_high: jax.Array  # C >> S, with S = min(k, 12)
@@ -84,7 +89,7 @@ class Requantizer(NamedTuple):
     shift: jax.Array  # k, 0 to 36
 
     def offset(self) -> np.ndarray:
-        """C, int64 `[C]`."""
+        """Returns C as an int64 array `[C]`."""
         split = np.minimum(np.asarray(self.shift, np.int64), _SPLIT)
         return np.asarray(self.offset_high, np.int64) * 2**split + np.asarray(self.offset_low, np.int64)
 
@@ -92,18 +97,19 @@ class Requantizer(NamedTuple):
 def requantizer(multiplier: jax.Array, offset: jax.Array, acc_max: int, fraction_bits: int) -> Requantizer:
     """Rounds the float function `acc * multiplier + offset` to the integers that compute it on the grid.
 
-    k is per channel, as large as leaves `acc * M + C` inside its width for every possible accumulator: int32 while
-    accumulators have up to 12 bits (2-bit activations up to 128 channels), else 43 bits. So nothing can overflow, and
-    a dead channel's huge multiplier does not coarsen its neighbours'. C includes the half unit that turns the
-    shift's floor into rounding half up.
+    Each channel has its own k, the largest for which `acc * M + C` keeps within a fixed width for every
+    possible accumulator. The width is int32 while accumulators have up to 12 bits (2-bit activations, up to 128
+    channels), else 43 bits. So nothing can overflow, and the huge multiplier of a dead channel does not make
+    those of its neighbours coarser. C includes the half unit that turns the shift's floor into rounding half
+    up.
 
     Args:
       multiplier: float32 `[C]`.
       offset: float32 `[C]`, in real units (not in units of the grid).
       acc_max: the largest possible `|acc|`, at most `2**24`.
-      fraction_bits: of the grid.
+      fraction_bits: fraction bits of the grid.
     """
-    # No trained multiplier comes near these limits; they keep nonsense from overflowing.
+    # No trained multiplier comes near these limits. They keep absurd values from overflowing.
     steepest, farthest = 2.0 ** (29 - fraction_bits) / acc_max, 2.0 ** (28 - fraction_bits)
     multiplier = jnp.clip(multiplier, -steepest, steepest)
     offset = jnp.clip(offset, -farthest, farthest)
@@ -119,7 +125,7 @@ def requantizer(multiplier: jax.Array, offset: jax.Array, acc_max: int, fraction
     c = jnp.round(jnp.ldexp(offset, fraction_bits + shift))
     high = jnp.floor(jnp.ldexp(c, -split))
     low = c - jnp.ldexp(high, split)
-    # Half a unit, 2**(k - 1), goes to the part that can hold it.
+    # Half a unit, 2**(k - 1), is added to the part of C that can hold it.
     half = jnp.where(
         shift > 0, jnp.left_shift(1, jnp.maximum(shift - 1 - jnp.where(shift > _SPLIT, _SPLIT, 0), 0)), 0
     )
@@ -132,20 +138,20 @@ def requantizer(multiplier: jax.Array, offset: jax.Array, acc_max: int, fraction
 
 
 def _exponent(x: jax.Array) -> jax.Array:
-    """The least integer e with `|x| < 2**e`, 0 for `x = 0`."""
+    """Returns the least integer e with `|x| < 2**e`, and 0 for `x = 0`."""
     return jnp.frexp(jnp.abs(x))[1]
 
 
 def requantize(acc: jax.Array, constants: Requantizer, fraction_bits: int) -> jax.Array:
-    """`(acc * M + C) >> k` saturated to int16, exactly, as float multiples of `2**-fraction_bits`.
+    """Computes `(acc * M + C) >> k` exactly, saturates it to int16, and scales it by `2**-fraction_bits`.
 
     Args:
-      acc: integers of any dtype (also integral floats), `[..., C]`, `|acc| <= 2**24`.
-      constants: from `requantizer`.
-      fraction_bits: of the grid.
+      acc: accumulators `[..., C]`: integers or floats with integral values, `|acc| <= 2**24`.
+      constants: what `requantizer` returns.
+      fraction_bits: fraction bits of the grid.
 
     Returns:
-      float32, like `acc`.
+      The stream, float32, of the shape of `acc`.
     """
     m, c_high, c_low, k = constants
     split = jnp.minimum(k, _SPLIT)

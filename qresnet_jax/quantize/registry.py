@@ -1,13 +1,16 @@
-"""The activation quantizers that exist, and the integer levels of each; free of JAX, as configs are checked without it.
+"""The activation quantizers that exist, and the integer levels of each.
 
-A new quantizer is a pure function in `qresnet_jax.quantize.activations`, a class in `qresnet_jax.nn.activations`, and one
-line in `QUANTIZERS`. Configs, networks, `fold` and all exports read what they need from there and from the class.
+A new quantizer needs a pure function in `qresnet_jax.quantize.activations`, a class in
+`qresnet_jax.nn.activations`, and one line in `QUANTIZERS`. Configs, networks, `fold` and all exports take
+what they need from that line and from the class.
+
+This module does not import JAX, because configs are checked before JAX is imported.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-MOST_BITS = 8  # of any quantizer: convolutions and packed files hold levels of up to 8 bits
+MOST_BITS = 8  # the most that any quantizer has: convolutions and packed files hold levels of up to 8 bits
 
 
 def evenly_spaced(bits: int) -> Sequence[int]:
@@ -21,12 +24,11 @@ def powers_of_two(bits: int) -> Sequence[int]:
 
 
 class QuantizerInfo(NamedTuple):
-    """What there is to know about a quantizer without JAX."""
+    """What is known about a quantizer without JAX."""
 
-    layer: str  # its class in `qresnet_jax.nn.activations`
-    levels: Callable[[int], Sequence[int]] = (
-        evenly_spaced  # bits -> the 2**bits integer levels, ascending from 0
-    )
+    layer: str  # the name of its class in `qresnet_jax.nn.activations`
+    # Returns the `2**bits` integer levels for a number of bits, ascending from 0.
+    levels: Callable[[int], Sequence[int]] = evenly_spaced
     most_bits: int = MOST_BITS
 
     def max_level(self, bits: int) -> int:
@@ -53,5 +55,5 @@ def names() -> tuple[str, ...]:
 
 
 def info_of_layer(layer: str) -> QuantizerInfo | None:
-    """Returns the registered quantizer whose class has this name; None if there is none."""
+    """Returns the registered quantizer whose class is named `layer`, or None if there is none."""
     return next((info for info in QUANTIZERS.values() if info.layer == layer), None)

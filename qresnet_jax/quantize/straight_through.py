@@ -6,11 +6,11 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def straight_through(value: jax.Array, surrogate: jax.Array) -> jax.Array:
-    """Returns `value`; its whole gradient goes to `surrogate` (Bengio et al. 2013, straight-through estimator).
+    """Returns `value`, and passes the whole gradient to `surrogate` (Bengio et al. 2013, straight-through estimator).
 
     Args:
-      value: array of any shape, what the forward pass computes with.
-      surrogate: array of the same shape and dtype, what the backward pass differentiates.
+      value: the array that the forward pass computes with, of any shape.
+      surrogate: the array that the backward pass differentiates, of the shape and dtype of `value`.
     """
     return value
 

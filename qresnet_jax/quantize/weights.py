@@ -10,65 +10,77 @@ SCALES = ("layer", "channel")
 
 
 def check_scale(scale: str) -> None:
-    """Raises a ValueError unless `scale` is one of `SCALES`."""
+    """Checks a weight scale.
+
+    Raises:
+      ValueError: if `scale` is neither "layer" nor "channel".
+    """
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
 
 
 def own_scale(variable: Any) -> str | None:
-    """Returns the `weight_scale` that a variable carries, as `qresnet_jax.nn.BinaryKernel` does; None for plain arrays."""
+    """Returns the `weight_scale` of a variable such as `qresnet_jax.nn.BinaryKernel`, or None for a plain array."""
     scale = getattr(variable, "weight_scale", None)
     return scale if isinstance(scale, str) else None
 
 
 def sign(w: jax.Array) -> jax.Array:
-    """Sign of `w` in its own dtype with `sign(0) = +1`: a weight has one bit, and no third value."""
+    """Returns the sign of `w` in the dtype of `w`, with `sign(0) = +1`: a one-bit weight has no third value."""
     return jnp.where(w >= 0, 1, -1).astype(w.dtype)
 
 
 def magnitude(w: jax.Array, scale: str = "layer") -> jax.Array:
-    """Mean `|w|`, the scale `s` that is closest to `w` in least squares (Rastegari et al. 2016, eq. 6).
+    """Returns the mean of `|w|`, the `s` for which `s * sign(w)` is closest to `w` (Rastegari et al. 2016, eq. 6).
 
     Args:
       w: kernel, float, output channels last.
-      scale: "layer" for one scale of shape `[]`, "channel" for one per output channel, `[out]`.
+      scale: "layer" for one mean over all weights, "channel" for one mean per output channel.
+
+    Returns:
+      The scale, of the dtype of `w`: shape `[]` for "layer", `[out]` for "channel".
 
     Raises:
-      ValueError: `scale` is neither.
+      ValueError: if `scale` is neither "layer" nor "channel".
     """
     return jnp.mean(jnp.abs(w), _averaged(w, scale))
 
 
 def binary_scale(w: jax.Array, scale: str = "layer") -> jax.Array:
-    """`magnitude(w, scale)` as one value plus the mean difference from it: exact where all are equal, as in `s * sign`."""
+    """Returns `magnitude(w, scale)`, computed as one of the values plus the mean difference from it.
+
+    So the result is exact where all values are equal, as they are in `s * sign`. Arguments and errors are
+    those of `magnitude`.
+    """
     axis, size = _averaged(w, scale), jnp.abs(w)
     origin = size[(0,) * size.ndim] if scale == "layer" else size[(0,) * (size.ndim - 1)]
     return origin + jnp.mean(size - origin, axis)
 
 
 def _averaged(w: jax.Array, scale: str) -> tuple[int, ...] | None:
-    """The axes of `w` that share a scale; None for all."""
+    """Returns the axes of `w` that share a scale, or None for all axes."""
     check_scale(scale)
     return None if scale == "layer" else tuple(range(w.ndim - 1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def binarize(w: jax.Array, scale: str = "layer") -> jax.Array:
-    """Binary weights `s * sign(w)` with `s = mean |w|` and `sign(0) = +1`; the gradient passes straight through.
+    """Returns the binary weights `s * sign(w)` with `s = mean |w|` and `sign(0) = +1`.
 
-    Applied twice it changes nothing.
+    The gradient passes straight through. Binarizing a second time changes nothing.
 
     Args:
       w: latent weights, float, any shape, output channels last.
-      scale: "layer" (one `s`) or "channel" (one per output channel).
+      scale: "layer" for one `s`, "channel" for one `s` per output channel.
 
     Returns:
-      An array like `w`.
+      An array of the shape and dtype of `w`.
 
     Raises:
-      ValueError: unknown `scale`.
+      ValueError: if `scale` is neither "layer" nor "channel".
 
-    Rastegari et al. 2016 (XNOR-Net), eq. 4-6; Courbariaux et al. 2015 for the gradient.
+    The weights are those of Rastegari et al. 2016 (XNOR-Net), eq. 4-6; the gradient is that of Courbariaux et
+    al. 2015.
     """
     return binary_scale(w, scale) * sign(w)
 
