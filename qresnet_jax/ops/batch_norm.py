@@ -1,7 +1,8 @@
 """Batch norm in training mode as a pure function with its own gradient (Ioffe and Szegedy 2015).
 
-The gradient is written out so that each direction reads the activations twice, once for two sums and once for the
-result, and so that the two sums end as one array: on a GPU, kernels for a few numbers are more than half of a step's.
+The gradient is written out for two reasons. Each direction reads the activations only twice, once for two
+sums and once for the result. And the two sums end as one array: on a GPU, more than half of the kernels of a
+training step compute only a few numbers, so fewer of them are better.
 """
 
 from functools import partial
@@ -14,19 +15,20 @@ import jax.numpy as jnp
 def normalize_batch(
     x: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`y = (x - mean) * gamma / sqrt(variance + epsilon) + beta` with the batch's mean and variance per channel.
+    """Normalises `x` with the batch's mean and variance per channel.
 
-    The variance is the mean square less the squared mean, not below 0, in float32, as in Flax.
+    The result is `y = (x - mean) * gamma / sqrt(variance + epsilon) + beta`. As in Flax, the variance is the
+    mean square less the squared mean, computed in float32 and not below 0.
 
     Args:
-      x: `[N, ..., C]`, float.
+      x: float `[N, ..., C]`.
       gamma, beta: float32 `[C]`.
-      epsilon: added to the variance.
-      axis_name: of a mapped axis over which the statistics are taken, too; None for none.
+      epsilon: what is added to the variance.
+      axis_name: the name of a mapped axis over which the statistics are averaged too, or None.
 
     Returns:
-      y, float32, like `x`, and the statistics that it was normalised with, float32 `[C]`: mean and variance. No
-      gradient flows through the latter two.
+      `(y, mean, variance)`: `y` is float32 of the shape of `x`, the statistics are float32 `[C]`. No gradient
+      flows through the statistics.
     """
     return _forward(x, gamma, beta, epsilon, axis_name)[0]
 
@@ -52,7 +54,8 @@ def _backward(
     g, centered = cotangents[0], x.astype(jnp.float32) - mean
     sums = _sums(g, g * centered)
     dbeta, product = sums
-    # What moves with the batch's statistics has no gradient: g's mean, and its share along the normalised x.
+    # The statistics follow two changes of x, whose gradient is 0: a shift, and a stretch along the normalised x.
+    # So g loses its mean and its share along the normalised x.
     mean_g, mean_product = _pmean(sums / _count(x), axis_name)
     dx = (gamma * inverse) * (g - mean_g - centered * (mean_product * inverse * inverse))
     return dx.astype(x.dtype), product * inverse, dbeta
@@ -66,7 +69,7 @@ def _count(x: jax.Array) -> int:
 
 
 def _sums(*values: jax.Array) -> jax.Array:
-    """Sums per channel of arrays `[N, ..., C]`, as one array `[values, C]`: first of each image, then of the images."""
+    """Returns the sums per channel of arrays `[N, ..., C]`, as `[values, C]`. It sums each image, then the images."""
     per_image = jnp.stack([v.reshape(v.shape[0], -1, v.shape[-1]).sum(1) for v in values])
     return per_image.sum(1)
 

@@ -4,8 +4,9 @@ With activations `x = q * step` (q integer levels) and binary weights `s * sign`
 
     conv(x, s * sign) = conv(q, sign) * (s * step)
 
-The inner convolution sums small integers, so it is exact in any order, on every device, in float32 and also with
-bfloat16 operands and float32 sums (levels up to 255 are bfloat16 numbers).
+The inner convolution sums small integers, so it is exact in any order and on every device. This holds in
+float32, and also with bfloat16 operands and float32 sums, because bfloat16 holds the levels up to 255
+exactly.
 """
 
 from functools import partial
@@ -18,19 +19,30 @@ from jax.typing import DTypeLike
 from qresnet_jax.ops import cpu, gpu, plain
 from qresnet_jax.quantize.weights import binary_scale, sign
 
-# Levels, signs, their scale, the step of the levels, and an empty array of the input's dtype.
+# Levels, signs, the scale of the signs, the step of the levels, and an empty array of the input's dtype.
 _Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array]
 
 
 def integers_of(x: jax.Array, step: jax.Array | None) -> jax.Array:
-    """The integers `q` of `x = q * step`, as float32; `x` itself where there is no step."""
+    """Returns the integers `q` of `x = q * step` as float32, or `x` itself if `step` is None."""
     return x if step is None else jnp.round(x.astype(jnp.float32) * (1 / step))
 
 
 def integer_conv(
     q: jax.Array, signs: jax.Array, strides: tuple[int, int], max_level: int | None, dtype: DTypeLike
 ) -> jax.Array:
-    """`plain_conv(q, signs)` of integral levels `q` up to `max_level` (None: arbitrary values), float32 sums."""
+    """Computes `plain_conv(q, signs)` with float32 sums, in the way that is fastest on the device.
+
+    Args:
+      q: `[N, H, W, C]`, integers from 0 to `max_level`, in any dtype.
+      signs: `[kh, kw, C, out]`, -1 or +1.
+      strides: along H and W.
+      max_level: the largest level, or None if `q` has arbitrary values.
+      dtype: dtype of the operands, where no way for small integers is taken.
+
+    Returns:
+      float32 `[N, H', W', out]`.
+    """
 
     def default(q: jax.Array, signs: jax.Array) -> jax.Array:
         return cpu.keep(plain.plain_conv(q.astype(dtype), signs.astype(dtype), strides))
@@ -45,9 +57,16 @@ def integer_conv(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def exact_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], dtype: DTypeLike) -> jax.Array:
-    """`plain_conv` of float32 integers whose sums stay below 2**24: exact on every device, in any order.
+    """Computes `plain_conv` of integers whose sums stay below 2**24: exactly, on every device, in any order.
 
-    `dtype` is that of the operands of the kernel's gradient.
+    Args:
+      x: float32 `[N, H, W, C]` with integral values.
+      kernel: float32 `[kh, kw, C, out]` with integral values.
+      strides: along H and W.
+      dtype: dtype of the operands of the kernel's gradient.
+
+    Returns:
+      float32 `[N, H', W', out]`.
     """
     plainly = partial(plain.plain_conv, strides=strides, precision=jax.lax.Precision.HIGHEST)
     return jax.lax.platform_dependent(
@@ -87,7 +106,14 @@ def accumulate(
     dtype: DTypeLike,
     max_level: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`(acc, factor)` with `conv(x, binarize(kernel)) = acc * factor`; acc float32, integral when `step` is given."""
+    """Returns the sums of a binary convolution and their unit: `conv(x, binarize(kernel)) = acc * factor`.
+
+    The arguments are those of `binary_conv`.
+
+    Returns:
+      `(acc, factor)`: `acc` is float32 `[N, H', W', out]`, with integral values if `step` is given; `factor`
+      is a float32 scalar, or `[out]` with one scale per channel.
+    """
     acc = integer_conv(
         integers_of(x, step), sign(kernel), strides, None if step is None else max_level, dtype
     )
@@ -105,23 +131,28 @@ def binary_conv(
     dtype: DTypeLike,
     max_level: int | None = None,
 ) -> jax.Array:
-    """`conv(x, binarize(kernel, scale))`, computed on integers where `step` is given.
+    """Computes `conv(x, binarize(kernel, scale))`, on integers if `step` is given.
 
-    The gradients are those of the float convolution with `binarize(kernel)`: straight through to the kernel. The
-    step has none of its own; the quantizer that made `x` passes on the gradient of its clipping level.
+    The gradients are those of the float convolution with `binarize(kernel)`, and pass straight through to the
+    kernel. The gradient of `step` is 0: the quantizer that made `x` computes the gradient of its clipping
+    level itself.
 
     Args:
-      x: activations `[N, H, W, C]`, multiples of `step` unless that is None.
+      x: activations, float `[N, H, W, C]`, multiples of `step` unless that is None.
       kernel: latent weights or `s * sign`, float32 `[kh, kw, C, out]`.
       step: distance of the activation levels, float scalar, or None for arbitrary activations.
       strides: along H and W.
       scale: "layer" or "channel", see `binarize`.
-      dtype: of the products' operands, float32 or bfloat16; sums are float32.
-      max_level: the largest level, where there is a step and it is known: some devices then take a faster way to the
-        same integers, and GPUs compute the gradients in float16 (see `gpu_convolution`).
+      dtype: dtype of the operands of products, float32 or bfloat16; sums are float32.
+      max_level: the largest level, if it is known; it has no effect without a `step`. Some devices then
+        compute the same integers faster, and GPUs compute the gradients in float16 (see
+        `qresnet_jax.ops.gpu`).
 
     Returns:
       float32 `[N, H', W', out]`.
+
+    Raises:
+      ValueError: if `scale` is neither "layer" nor "channel".
     """
     acc, factor = accumulate(x, kernel, step, strides, scale, dtype, max_level)
     return acc * factor
@@ -137,10 +168,12 @@ def _binary_conv_fwd(
     max_level: int | None,
 ) -> tuple[jax.Array, _Residuals]:
     q, signs, s = integers_of(x, step), sign(kernel), binary_scale(kernel, scale)
-    # Computed once: otherwise XLA computes s again wherever it is needed, and keeps a copy of the weights for that.
+    # The barrier makes XLA compute s once. Otherwise XLA computes it wherever it is needed, and keeps a copy of the
+    # weights for that.
     s, factor = jax.lax.optimization_barrier((s, s if step is None else s * step))
     max_level = None if step is None else max_level
-    # A quarter of float32's memory, and of the time to move it; bfloat16 is kept as the gradient needs it.
+    # int8 takes a quarter of the memory of float32, and of the time to move it. bfloat16 is kept, because the gradient
+    # needs it.
     small = dtype == jnp.float32 and max_level is not None and max_level <= 127
     q = cpu.keep(q.astype(jnp.int8 if small else dtype))
     out = integer_conv(q, signs, strides, max_level, dtype) * factor
@@ -156,8 +189,8 @@ def _binary_conv_bwd(
     g: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     q, signs, s, step, like_x = residuals
-    # One operand of each product stays a small integer; the scales are applied in float32, outside. A scale of the
-    # whole layer can wait until after the product, which then takes the same g as the kernel's gradient.
+    # One operand of each product stays a small integer; the scales are applied outside, in float32. One scale for the
+    # whole layer can be applied after the product, so that both gradients are computed from one and the same g.
     g = cpu.keep(g)
     before, after = (1, s) if scale == "layer" else (s, 1)
     of_x: dict[str, Any] = {"strides": strides, "shape": q.shape}

@@ -1,11 +1,11 @@
 """The binary convolution's three products in the forms that XLA runs fastest on CPUs.
 
-Each function here computes what `plain_conv` or its transposes compute; `qresnet_jax.ops.convolution` picks them by
-platform, and the tests compare the two. Other accelerators are best served by the plain forms.
+Each function here computes what `plain_conv` or its transposes compute; `qresnet_jax.ops.convolution` picks
+them by platform, and the tests compare the two. On other devices the plain forms are faster.
 
-Two facts of XLA:CPU (jax 0.10) are behind them. Convolutions of int8 run on the dot-product instructions, about 1.5 times
-as fast as float32. And a convolution to fewer than 32 channels leaves half of each vector idle: for 16 the kernel is
-therefore doubled to compute two neighbouring columns at once.
+Two facts about XLA:CPU (jax 0.10) explain these forms. First, convolutions of int8 run on the dot-product
+instructions, about 1.5 times as fast as float32. Second, a convolution to fewer than 32 channels leaves half
+of each vector idle, so the kernel is doubled and computes two neighbouring columns at once.
 """
 
 import jax
@@ -19,26 +19,26 @@ _VECTOR_CHANNELS = 32
 
 
 def integer_conv(levels: jax.Array, signs: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """`plain_conv(levels, signs, strides)` for levels up to 127, through int8 with int32 sums.
+    """Computes `plain_conv(levels, signs, strides)` in int8 with int32 sums, for levels up to 127.
 
     Args:
-      levels: integral float32 `[N, H, W, C]`, 0 to 127.
+      levels: float32 `[N, H, W, C]`, integers 0 to 127.
       signs: float32 `[kh, kw, C, out]`, -1 or +1.
       strides: along H and W.
 
     Returns:
-      float32 `[N, H', W', out]`, the same integers.
+      The sums, float32 `[N, H', W', out]`.
     """
     levels, signs = levels.astype(jnp.int8), signs.astype(jnp.int8)
     conv = _two_columns if _is_narrow(signs, strides, levels.shape[2]) else plain.plain_conv
-    # Kept as integers, as the conversion costs nothing in the fusions that follow.
+    # The sums lie in memory as integers, because the conversion costs nothing in the fusions that follow.
     return jax.lax.optimization_barrier(conv(levels, signs, strides, out_dtype=jnp.int32)).astype(jnp.float32)
 
 
 def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """`plain_conv(x, kernel, strides)` of float32 at the highest precision."""
+    """Computes `plain_conv(x, kernel, strides)` of float32 at the highest precision."""
     if _is_narrow(kernel, strides, x.shape[2]):
-        if x.shape[3] == 3:  # an image's colours take three times as long as four channels
+        if x.shape[3] == 3:  # three channels take three times as long as four
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
             kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1), (0, 0)))
         return _two_columns(x, kernel, strides)
@@ -48,13 +48,16 @@ def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax
 def input_gradient(
     g: jax.Array, signs: jax.Array, strides: tuple[int, int], shape: tuple[int, ...]
 ) -> jax.Array:
-    """The transpose of `plain_conv` with respect to its input of shape `shape`.
+    """Computes the transpose of `plain_conv` with respect to its input.
 
     Args:
-      g: float `[N, H', W', out]`.
-      signs: `[kh, kw, C, out]`, of the dtype of g, which the result has too.
-      strides: of the forward convolution.
-      shape: `(N, H, W, C)`.
+      g: gradient of the output, float `[N, H', W', out]`.
+      signs: `[kh, kw, C, out]`, of the dtype of `g`.
+      strides: strides of the forward convolution.
+      shape: shape of the input, `(N, H, W, C)`.
+
+    Returns:
+      The gradient of the input, `[N, H, W, C]`, of the dtype of `g`.
     """
     flipped = jnp.swapaxes(signs[::-1, ::-1], 2, 3)
     if strides == (1, 1) and _is_narrow(flipped, strides, shape[2]):
@@ -82,7 +85,10 @@ def _is_narrow(kernel: jax.Array, strides: tuple[int, int], width: int) -> bool:
 def _two_columns(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], out_dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
-    """A 3x3 convolution of even width: the kernel beside itself, one column further, at stride 2 along W."""
+    """Convolves an image of even width with a 3x3 kernel, two columns at once.
+
+    Beside the kernel stands a copy that is shifted by one column; the pair runs at stride 2 along W.
+    """
     assert strides == (1, 1)
     out = kernel.shape[3]
     first = jnp.pad(kernel, ((0, 0), (0, 1), (0, 0), (0, 0)))
@@ -95,9 +101,11 @@ def _two_columns(
 
 
 def _four_phases(g: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Input gradient of a 3x3 convolution of stride 2: one 2x2 convolution makes the even and odd rows and columns.
+    """Computes the input gradient of a 3x3 convolution of stride 2 by one 2x2 convolution.
 
-    Input row 2a is reached by tap 1 from output row a; row 2a + 1 by tap 2 from a and by tap 0 from a + 1.
+    It gives the even and the odd rows and columns as separate channels. Input row 2a takes part in output row
+    a through tap 1; input row 2a + 1 takes part in output row a through tap 2, and in output row a + 1
+    through tap 0.
     """
     channels, out = kernel.shape[2:]
     taps = jnp.swapaxes(kernel, 2, 3)  # [kh, kw, out, C]
@@ -117,5 +125,5 @@ def _four_phases(g: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def keep(x: jax.Array) -> jax.Array:
-    """`x`, which XLA:CPU then computes once instead of fusing its producers into every consumer."""
+    """Returns `x`, and makes XLA:CPU compute it once instead of once in every consumer that it is fused into."""
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)

@@ -1,4 +1,4 @@
-"""The convolution of all layers: NHWC, HWIO, padded as PyTorch pads; and its two transposes."""
+"""The convolution that all layers use (NHWC, HWIO, padded as in PyTorch), and its two transposes."""
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,19 @@ def plain_conv(
     precision: jax.lax.Precision | None = None,
     out_dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
-    """Convolution with `(k - 1) // 2` zeros on both sides, as PyTorch pads.
+    """Convolves with `(k - 1) // 2` zeros on both sides, as PyTorch pads.
 
-    At stride 2 this differs from XLA's "SAME", which pads less on the left and makes another network.
+    At stride 2 this differs from XLA's "SAME", which pads less on the left and so computes something else.
 
     Args:
       x: `[N, H, W, C]`.
-      kernel: `[kh, kw, C, out]`, of the same dtype.
+      kernel: `[kh, kw, C, out]`, of the dtype of `x`.
       strides: along H and W.
-      precision: of the products, see `jax.lax.Precision`.
-      out_dtype: of the sums.
+      precision: precision of the products, see `jax.lax.Precision`.
+      out_dtype: dtype of the sums.
 
     Returns:
-      `[N, H', W', out]`.
+      The sums, `[N, H', W', out]` of `out_dtype`.
     """
     padding = [((k - 1) // 2, (k - 1) // 2) for k in kernel.shape[:2]]
     return jax.lax.conv_general_dilated(
@@ -44,7 +44,10 @@ def plain_conv(
 def input_gradient(
     g: jax.Array, kernel: jax.Array, strides: tuple[int, int], shape: tuple[int, ...]
 ) -> jax.Array:
-    """The transpose of `plain_conv` in its input of shape `[N, H, W, C]`, in the dtype of `g` and `kernel`."""
+    """Computes the transpose of `plain_conv` with respect to its input, whose `shape` is `(N, H, W, C)`.
+
+    `g` is `[N, H', W', out]`; the result has the dtype of `g`, which `kernel` must have too.
+    """
     x = jax.ShapeDtypeStruct(shape, g.dtype)
     return jax.linear_transpose(lambda x: plain_conv(x, kernel, strides, out_dtype=g.dtype), x)(g)[0]
 
@@ -52,6 +55,9 @@ def input_gradient(
 def kernel_gradient(
     g: jax.Array, x: jax.Array, strides: tuple[int, int], shape: tuple[int, ...]
 ) -> jax.Array:
-    """The transpose of `plain_conv` in its kernel of shape `[kh, kw, C, out]`, in the dtype of `g` and `x`."""
+    """Computes the transpose of `plain_conv` with respect to its kernel, whose `shape` is `(kh, kw, C, out)`.
+
+    `g` is `[N, H', W', out]`; the result has the dtype of `g`, which `x` must have too.
+    """
     kernel = jax.ShapeDtypeStruct(shape, g.dtype)
     return jax.linear_transpose(lambda k: plain_conv(x, k, strides, out_dtype=g.dtype), kernel)(g)[0]
