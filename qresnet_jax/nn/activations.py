@@ -1,4 +1,4 @@
-"""Activation quantizers as modules. To add one, see `qresnet_jax.quantize.registry`."""
+"""Activation quantizers as Flax NNX modules. `qresnet_jax.quantize.registry` says how to add one."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,18 @@ from qresnet_jax.quantize.straight_through import straight_through
 
 
 class Quantizer(nnx.Module):
-    """The base of all activation quantizers: rounds to integer `levels` times one `step`.
+    """The base class of all activation quantizers, which round to integer `levels` times one `step`.
 
-    A subclass implements `__call__`. Where its levels are not evenly spaced, or its ties are not rounded to even, it
-    overrides `level_index` too.
+    A subclass implements `__call__`. If its levels are not evenly spaced, or if it does not round ties to
+    even, it overrides `level_index` too.
 
     Args:
-      bits: the number of levels is `2**bits`.
+      bits: number of bits, 1 to as many as the quantizer can have (8 or fewer). It has `2**bits` levels.
 
     Raises:
-      ValueError: `bits` that this quantizer cannot have.
-      TypeError: the class, or one it derives from, has no line in `qresnet_jax.quantize.registry.QUANTIZERS`.
+      ValueError: if this quantizer cannot have so many bits.
+      TypeError: if neither the class nor one of its bases is listed in
+        `qresnet_jax.quantize.registry.QUANTIZERS`.
     """
 
     def __init__(self, bits: int) -> None:
@@ -34,7 +35,11 @@ class Quantizer(nnx.Module):
 
     @classmethod
     def info(cls) -> registry.QuantizerInfo:
-        """Returns the class's line in the registry, or that of the class it derives from."""
+        """Returns what the registry has for this class, or else for the nearest of its bases.
+
+        Raises:
+          TypeError: if neither the class nor one of its bases is registered.
+        """
         for base in cls.__mro__:
             if info := registry.info_of_layer(base.__name__):
                 return info
@@ -45,48 +50,58 @@ class Quantizer(nnx.Module):
 
     @property
     def levels(self) -> Sequence[int]:
-        """The `2**bits` integer levels, ascending from 0."""
+        """Returns the `2**bits` integer levels, ascending from 0."""
         return self.info().levels(self.bits)
 
     @property
     def max_level(self) -> int:
-        """The largest integer level."""
+        """Returns the largest integer level."""
         return self.levels[-1]
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the levels are evenly spaced."""
+        """Returns whether the levels are evenly spaced."""
         return list(self.levels) == list(range(len(self.levels)))
 
     @property
     def clipping_level(self) -> jax.Array:
-        """The activation above which everything is rounded to the largest level, float32 scalar."""
+        """Returns the activation from which on everything is rounded to the largest level, a float32 scalar."""
         return jnp.float32(self.max_level)
 
     @property
     def step(self) -> jax.Array:
-        """The activation that one integer unit stands for, float32 scalar."""
+        """Returns the activation that one integer unit stands for, a float32 scalar."""
         return jnp.float32(1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `x` rounded to multiples of `step`, of the same shape and dtype."""
+        """Rounds activations to levels times `step`.
+
+        Args:
+          x: activations, float, any shape.
+
+        Returns:
+          An array of the shape and dtype of `x`.
+        """
         raise NotImplementedError
 
     def level_index(self, x: np.ndarray) -> np.ndarray:
-        """Returns which of `levels` each x is rounded to: the trained formula in float64, by which `fold` sets thresholds.
+        """Returns the index in `levels` of the level that each activation is rounded to.
+
+        This is the trained formula in float64, from which `fold` finds the thresholds. The index must never
+        fall where x rises.
 
         Args:
           x: activations, float64, any shape.
 
         Returns:
-          integers 0 .. `2**bits - 1`, like `x`, and never falling where x rises.
+          Integers 0 to `2**bits - 1`, of the shape of `x`.
         """
         n, alpha = self.max_level, float(self.clipping_level)
         return np.rint(np.clip(x, 0, alpha) * (n / alpha)).astype(np.int64)
 
 
 class ClippedQuantizer(Quantizer):
-    """A quantizer with a trainable clipping level, initialised to `n = 2**bits - 1`."""
+    """A quantizer with a trainable clipping level, which starts at `2**bits - 1`."""
 
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
@@ -94,7 +109,7 @@ class ClippedQuantizer(Quantizer):
 
     @property
     def clipping_level(self) -> jax.Array:
-        # The optimizer keeps alpha above the minimum; this holds for any other optimizer too, and lets alpha return.
+        # Our optimizer keeps alpha above the minimum. This does so with any optimizer, and alpha can grow again.
         alpha = self.alpha[...]
         return straight_through(jnp.maximum(alpha, activations.MIN_CLIPPING_LEVEL), alpha)
 
@@ -104,10 +119,13 @@ class ClippedQuantizer(Quantizer):
 
 
 class PACT(ClippedQuantizer):
-    """Parameterised clipping activation: `pact(x, alpha, bits)` with one trainable alpha (Choi et al. 2018).
+    """The quantizer PACT: `pact(x, alpha, bits)` with one trainable clipping level alpha (Choi et al. 2018).
 
     Args:
-      bits: 1 to 8.
+      bits: number of bits, 1 to 8.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -120,33 +138,68 @@ class PACT(ClippedQuantizer):
 
 
 class LSQ(ClippedQuantizer):
-    """Uniform levels whose clipping level is trained as a learned step size (Esser et al. 2020); bits 1 to 8."""
+    """A quantizer whose clipping level is trained as a learned step size, see `quantize.activations.lsq`.
+
+    Args:
+      bits: number of bits, 1 to 8.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
+
+    See Esser et al. 2020 (LSQ).
+    """
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return activations.lsq(x, self.clipping_level, self.bits)
 
 
 class PowerOfTwo(ClippedQuantizer):
-    """Levels 0 and alpha times powers of two (Miyashita et al. 2016); bits 1 to 4."""
+    """A quantizer whose levels are 0 and alpha times powers of two, see `quantize.activations.power_of_two`.
+
+    Args:
+      bits: number of bits, 1 to 4.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 4.
+
+    See Miyashita et al. 2016.
+    """
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return activations.power_of_two(x, self.clipping_level, self.bits)
 
     def level_index(self, x: np.ndarray) -> np.ndarray:
         alpha, levels = float(self.clipping_level), np.array(self.levels)
-        edges = (levels[:-1] + levels[1:]) / 2  # of which x must pass more than the edge itself
+        edges = (levels[:-1] + levels[1:]) / 2  # an x at an edge is rounded down
         return np.searchsorted(edges, np.clip(x, 0, alpha) / (alpha / self.max_level), side="left")
 
 
 class Fixed(Quantizer):
-    """Rounds to the integers 0 .. n, as the original script does in training; bits 1 to 8."""
+    """A quantizer that rounds to the integers 0 to `2**bits - 1`, as the original script does in training.
+
+    Args:
+      bits: number of bits, 1 to 8.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
+    """
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return activations.fixed(x, self.bits)
 
 
 class Sigmoid(Quantizer):
-    """Like `Fixed`, with the gradient of a staircase of sigmoids whose temperature training raises; bits 1 to 8."""
+    """A quantizer like `Fixed`, but with the gradient of a staircase of sigmoids that grow sharper during training.
+
+    Args:
+      bits: number of bits, 1 to 8.
+      temperature: sharpness of the sigmoids at the start, > 0; the training step raises it.
+
+    Raises:
+      ValueError: if `bits` is not 1 to 8.
+
+    See Yang et al. 2019 (Quantization Networks).
+    """
 
     def __init__(self, bits: int, temperature: float = 1.0) -> None:
         super().__init__(bits)
@@ -157,7 +210,7 @@ class Sigmoid(Quantizer):
 
 
 class FloatActivation(nnx.Module):
-    """No quantizer: the identity, without a step."""
+    """The identity, which stands where a network has no quantizer. It has no levels and no step."""
 
     max_level = None
     step = None
@@ -167,14 +220,18 @@ class FloatActivation(nnx.Module):
 
 
 def activation(name: str, bits: int) -> Quantizer | FloatActivation:
-    """Returns a new quantizer.
+    """Builds a quantizer by its name in the config.
 
     Args:
       name: a key of `qresnet_jax.quantize.registry.QUANTIZERS`, or "none" for float activations.
-      bits: 1 to as many as the quantizer can have (8, powers of two 4); 32 means float.
+      bits: number of bits, 1 to 8 (1 to 4 for "power_of_two"), or 32 for float activations.
+
+    Returns:
+      A new quantizer, or a `FloatActivation`.
 
     Raises:
-      ValueError: unknown name; impossible bits. The message names the config's field.
+      ValueError: if the name is unknown, or if the quantizer cannot have so many bits. The message names the
+        config's field.
     """
     if name not in registry.names():
         raise ValueError(f"model.activation must be one of {', '.join(registry.names())}; got {name!r}")

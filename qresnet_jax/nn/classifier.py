@@ -1,4 +1,4 @@
-"""The classifier."""
+"""The last layer of a network, from the pooled residual stream to the logits."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,17 @@ from qresnet_jax.quantize.straight_through import straight_through
 
 
 class Classifier(nnx.Linear):
-    """The last layer; integer where `fraction_bits` is set.
+    """A linear layer that gives the logits. It computes in integers if `fraction_bits` is set.
 
-    Its inputs are then on the residual stream's grid, its weights are rounded to as many bits (at most 11) as keep
-    every sum below 2**31, its bias to the unit of the sums; the gradient passes straight through. One scale for the
-    whole layer, so that the integers compare like logits.
+    Its inputs are then on the residual stream's grid. Its weights are rounded to as many bits (at most 11) as
+    keep every sum below 2**31, and its bias to the unit of the sums; the gradient passes straight through.
+    The whole layer has one scale, so that the largest integer is the largest logit.
 
     Args:
-      in_features: input features.
+      in_features: number of input features.
       out_features: number of classes.
-      fraction_bits: of the residual stream's grid; None for a float layer.
-      rngs: gives the `params` key.
+      fraction_bits: fraction bits of the residual stream's grid, or None for a float layer.
+      rngs: source of the `params` key.
 
     Examples:
       >>> from flax import nnx
@@ -43,7 +43,14 @@ class Classifier(nnx.Linear):
         self.weight_bits = min(11, 32 - 15 - (in_features - 1).bit_length())
 
     def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # takes no sharding
-        """Logits, float32 `[N, out]`, of `[N, in]`."""
+        """Computes logits.
+
+        Args:
+          x: pooled features, float `[N, in_features]`, on the grid if the layer is in integers.
+
+        Returns:
+          float32 `[N, out_features]`.
+        """
         logits = super().__call__(x.astype(jnp.float32))
         if self.fraction_bits is None:
             return logits
@@ -53,13 +60,17 @@ class Classifier(nnx.Linear):
         return straight_through(acc.astype(jnp.float32) * unit, logits)
 
     def integer_weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`(kernel int32 [in, out], bias int32 [out], unit float32 [])`: logits are `unit * (x_int @ kernel + bias)`."""
+        """Returns the integers that the layer computes with: logits are `unit * (x_int @ kernel + bias)`.
+
+        Returns:
+          `(kernel, bias, unit)`: int32 `[in, out]`, int32 `[out]` and a float32 scalar.
+        """
         assert self.fraction_bits is not None  # a float layer has no integers
         kernel, bias = self.kernel[...], self.bias[...]
         largest = 2.0 ** (self.weight_bits - 1) - 1
         factor = jnp.maximum(jnp.max(jnp.abs(kernel)), 1e-12) / largest
         unit = factor * 2.0**-self.fraction_bits
-        # What the largest sum leaves of int32; at most 1 % less than that, for float32's rounding.
+        # The bias may take what the largest sum leaves of int32, less 1 % because float32 rounds.
         room = 0.99 * (2.0**31 - self.in_features * fixed_point.STREAM_MAX * largest)
         bias = jnp.clip(jnp.round(bias / unit), -room, room)
         return jnp.round(kernel / factor).astype(jnp.int32), bias.astype(jnp.int32), unit

@@ -1,4 +1,4 @@
-"""Convolutions as Flax NNX modules: with 1-bit weights, in float, and of pixels."""
+"""Convolutions as Flax NNX modules: with 1-bit weights, with float weights, and for the pixels of images."""
 
 from typing import Literal
 
@@ -14,36 +14,40 @@ from qresnet_jax.ops.plain import plain_conv
 from qresnet_jax.quantize import exact
 from qresnet_jax.quantize.straight_through import straight_through
 
-WEIGHT_BITS = 11  # of a stem's integer weights: more change no class, fewer do
+WEIGHT_BITS = 11  # bits of a stem's integer weights: more bits change no predicted class, fewer do
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2:
         raise ValueError(
-            f"kernel_size and strides are two numbers, along H and W, or one for both; got {value}"
+            f"kernel_size and strides must be two numbers, along H and W, or one for both; got {value}"
         )
     return pair
 
 
 def _conv_init(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
-    """N(0, sqrt(2 / (kh * kw * out))), float32 (He et al. 2015, eq. 14: fan out)."""
+    """Draws from N(0, sqrt(2 / (kh * kw * out))) in float32 (He et al. 2015, eq. 14: fan out)."""
     return jax.random.normal(rngs.params(), shape) * (2 / (shape[0] * shape[1] * shape[3])) ** 0.5
 
 
 class BinaryConv(nnx.Module):
-    """A convolution with 1-bit weights: convolves with `binarize(kernel)`, NHWC and HWIO, no bias.
+    """A convolution with the 1-bit weights `binarize(kernel)`, in the layouts NHWC and HWIO, without a bias.
 
-    Pads `(k - 1) // 2` zeros on both sides, as PyTorch does.
+    It pads `(k - 1) // 2` zeros on both sides, as PyTorch does.
 
     Args:
-      in_features: input channels.
-      out_features: output channels.
-      kernel_size: along H and W.
-      strides: along H and W.
-      scale: "layer" or "channel", see `binarize`.
-      dtype: of the operands of products, float32 or bfloat16; sums and outputs are float32.
-      rngs: gives the `params` key.
+      in_features: number of input channels.
+      out_features: number of output channels.
+      kernel_size: size of the kernel, two numbers along H and W or one for both.
+      strides: strides, two numbers along H and W or one for both.
+      scale: "layer" or "channel", see `qresnet_jax.binarize`.
+      dtype: dtype of the operands of products, float32 or bfloat16; sums and outputs are float32.
+      rngs: source of the `params` key.
+
+    Raises:
+      ValueError: if `scale` is neither "layer" nor "channel", or if `kernel_size` or `strides` is not one or
+        two numbers.
 
     Examples:
       >>> from flax import nnx
@@ -72,22 +76,26 @@ class BinaryConv(nnx.Module):
 
     @property
     def scale(self) -> str:
-        """What the weights' magnitude is the mean of, "layer" or "channel": the kernel says it."""
+        """Returns "layer" or "channel": what the scale of the weights is a mean over. The kernel carries it."""
         return self.kernel.weight_scale
 
     def __call__(
         self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
     ) -> jax.Array:
-        """Convolves.
+        """Convolves activations.
 
         Args:
-          x: `[N, H, W, in_features]`.
-          step: where x consists of multiples of it (a quantizer's `step`), the sums are taken over integers, hence
-            exact; None convolves any x.
-          max_level: the largest multiple, where known: small integers are faster. Without a step it has no effect.
+          x: float `[N, H, W, in_features]`.
+          step: the `step` of the quantizer that made `x`, a float scalar. Every x is then a multiple of it,
+            and the sums are taken over integers, which is exact. With None, x may have any values.
+          max_level: the largest multiple, if it is known, since small integers are faster. It has no effect
+            without a step.
 
         Returns:
           float32 `[N, H', W', out_features]`.
+
+        Raises:
+          ValueError: if `x` has another rank or number of channels.
         """
         self._check(x)
         return binary_conv(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
@@ -95,12 +103,19 @@ class BinaryConv(nnx.Module):
     def accumulate(
         self, x: jax.Array, step: jax.Array | None, max_level: int | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """The integers behind `__call__`: `(acc, factor)` with output `acc * factor`; no gradient to the kernel."""
+        """Returns the sums behind `__call__`, whose result is `acc * factor`. No gradient flows to the kernel.
+
+        The arguments and errors are those of `__call__`.
+
+        Returns:
+          `(acc, factor)`: float32 `[N, H', W', out_features]`, with integral values if `step` is given, and
+          float32 `[]` or, with one scale per channel, `[out_features]`.
+        """
         self._check(x)
         return accumulate(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
 
     def acc_max(self, max_level: int) -> int:
-        """The largest possible `|acc|` for activation levels up to `max_level`."""
+        """Returns the largest possible `|acc|` for activation levels up to `max_level`."""
         return max_level * self.kernel_size[0] * self.kernel_size[1] * self.in_features
 
     def _check(self, x: jax.Array) -> None:
@@ -109,7 +124,10 @@ class BinaryConv(nnx.Module):
 
 
 class FloatConv(nnx.Module):
-    """The float twin of `BinaryConv`: same shape, padding and initialisation, kernel of plain `nnx.Param`."""
+    """The float twin of `BinaryConv`: a convolution with the same shape, padding and initialisation, but float weights.
+
+    The arguments and errors are those of `BinaryConv`, except that `dtype` is also that of the output.
+    """
 
     def __init__(
         self,
@@ -128,28 +146,35 @@ class FloatConv(nnx.Module):
     def __call__(
         self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
     ) -> jax.Array:
-        """Convolves `[N, H, W, in]` to `[N, H', W', out]` of `dtype`; the binary twin's other arguments have no use here."""
+        """Convolves `[N, H, W, in]` to `[N, H', W', out]` of `dtype`.
+
+        `step` and `max_level` have no effect. They are here so that the layer can be called like
+        `BinaryConv`.
+        """
         return plain_conv(
             x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.strides, out_dtype=self.dtype
         )
 
 
 class StemConv(nnx.Module):
-    """The first convolution, on normalised pixels, in integers where `weight_bits` is set.
+    """The first convolution of a network, on normalised pixels. It computes in integers if `weight_bits` is set.
 
-    Normalised pixels are integers of at most `pixels.LARGEST`, divided by `pixels.UNITS` (see `qresnet_jax.pixels`). The
-    weights are rounded to `weight_bits` with one scale per output channel, gradients straight through; with no
-    more than `exact_weight_bits()` every sum is exact in float32.
+    Normalised pixels are integers of at most `pixels.LARGEST`, divided by `pixels.UNITS` (see
+    `qresnet_jax.pixels`). The weights are rounded to `weight_bits` bits with one scale per output channel,
+    and gradients pass straight through. With no more than `exact_weight_bits()`, every sum is exact in
+    float32.
 
     Args:
       in_features, out_features, kernel_size, strides: as in `BinaryConv`.
-      weight_bits: of the integer weights, 2 or more; "auto" for 11, or fewer where sums of 11-bit weights would not be
-        exact; None for a float convolution.
-      dtype: of the float convolution's operands, and of the kernel gradient's; the integer one itself needs float32.
-      rngs: gives the `params` key.
+      weight_bits: bits of the integer weights, 2 or more. "auto" means 11, or fewer if sums of 11-bit weights
+        would not be exact. None makes it a float convolution.
+      dtype: dtype of the operands of the float convolution and of the kernel's gradient, float32 or bfloat16.
+        The integer convolution itself is always in float32.
+      rngs: source of the `params` key.
 
     Raises:
-      ValueError: fewer than 2 `weight_bits`, or so many inputs that not even 2 bits would be exact.
+      ValueError: if `weight_bits` is less than 2, or if there are so many inputs that not even 2 bits would
+        be exact.
 
     Examples:
       >>> from flax import nnx
@@ -182,13 +207,17 @@ class StemConv(nnx.Module):
         self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
 
     def exact_weight_bits(self) -> int:
-        """Returns 11, or as many bits as weights may have for all sums to be exact in float32, if those are fewer."""
+        """Returns the most weight bits, up to 11, for which all sums are exact in float32."""
         return min(WEIGHT_BITS, exact.most_weight_bits(pixels.LARGEST, self._taps()))
 
     def __call__(
         self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
     ) -> jax.Array:
-        """Convolves normalised images `[N, H, W, in]` to `[N, H', W', out]`."""
+        """Convolves normalised images `[N, H, W, in]` to `[N, H', W', out]`, float32, or of `dtype` in the float form.
+
+        `step` and `max_level` have no effect. They are here so that the layer can be called like
+        `BinaryConv`.
+        """
         if self.weight_bits is None:
             kernel = self.kernel[...].astype(self.dtype)
             return plain_conv(x.astype(self.dtype), kernel, self.strides, out_dtype=self.dtype)
@@ -196,7 +225,11 @@ class StemConv(nnx.Module):
         return acc * factor
 
     def integer_kernel(self) -> tuple[jax.Array, jax.Array]:
-        """`(q, factor)` with kernel `q * factor`: integral float32 `[kh, kw, in, out]`, and float32 `[out]`."""
+        """Returns the integer weights and their scale: the rounded kernel is `q * factor`.
+
+        Returns:
+          `(q, factor)`: float32 `[kh, kw, in, out]` with integral values, and float32 `[out]`.
+        """
         assert self.weight_bits is not None  # a float convolution has no integers
         kernel = self.kernel[...]
         largest = 2.0 ** (self.weight_bits - 1) - 1
@@ -208,14 +241,18 @@ class StemConv(nnx.Module):
     def accumulate(
         self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """`(acc, factor)` with output `acc * factor`: acc integral float32, factor float32 `[out]`."""
+        """Returns the sums behind `__call__`, whose result is `acc * factor`.
+
+        Returns:
+          `(acc, factor)`: float32 `[N, H', W', out]` with integral values, and float32 `[out]`.
+        """
         kernel, factor = self.integer_kernel()
         scaled = x.astype(jnp.float32) * pixels.UNITS
         integers = straight_through(jnp.clip(jnp.round(scaled), -pixels.LARGEST, pixels.LARGEST), scaled)
         return exact_conv(integers, kernel, self.strides, self.dtype), factor / pixels.UNITS
 
     def acc_max(self, max_level: int = pixels.LARGEST) -> int:
-        """The largest possible `|acc|`."""
+        """Returns the largest possible `|acc|`."""
         assert self.weight_bits is not None  # a float convolution has no integers
         return max_level * self._taps() * (2 ** (self.weight_bits - 1) - 1)
 

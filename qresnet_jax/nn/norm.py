@@ -1,4 +1,4 @@
-"""Batch norm."""
+"""Batch norm, as a Flax NNX module."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,14 @@ from qresnet_jax.ops.batch_norm import normalize_batch
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch norm over all axes but the last, with statistics in float32 (Ioffe and Szegedy 2015).
+    """A batch norm over all axes but the last, with statistics in float32 (Ioffe and Szegedy 2015).
 
     Args:
       num_features: size of the last axis.
-      momentum: how much of the running statistics each batch leaves.
-      epsilon: added to the variance.
-      dtype: of the result.
-      rngs: as Flax's layers take it; there is nothing random here.
+      momentum: share of the running statistics that is kept at each batch, 0 to 1.
+      epsilon: what is added to the variance.
+      dtype: dtype of the result.
+      rngs: not used, as nothing here is random; the layers of Flax all take it.
     """
 
     scale: NormParam
@@ -37,7 +37,11 @@ class BatchNorm(nnx.BatchNorm):
         self.bias = NormParam(self.bias[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # its mode alone says how to normalise
-        """Normalises `[N, H, W, C]`; in training mode by the batch, whose statistics enter the running ones."""
+        """Normalises `[N, ..., C]`, and returns it in `dtype`.
+
+        In training mode it uses the statistics of the batch, and updates the running statistics with them. In
+        evaluation mode it uses the running statistics.
+        """
         if self.use_running_average:
             return super().__call__(x)
         y, mean, var = normalize_batch(x, self.scale[...], self.bias[...], self.epsilon, self.axis_name)
@@ -46,6 +50,6 @@ class BatchNorm(nnx.BatchNorm):
         return y.astype(self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
-        """`(multiplier, offset)`, float32 `[C]`, of evaluation mode: `x * multiplier + offset`."""
+        """Returns `(multiplier, offset)`, float32 `[C]` each: evaluation mode computes `x * multiplier + offset`."""
         multiplier = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
         return multiplier, self.bias[...] - self.mean[...] * multiplier

@@ -1,4 +1,4 @@
-"""From convolution and batch norm to the residual stream: in training rounded, in evaluation the integers that ship."""
+"""Convolution and batch norm onto the residual stream: rounded in training, and in evaluation the integers that ship."""
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,21 @@ def to_stream(
     act: Quantizer | FloatActivation | None,
     fraction_bits: int | None,
 ) -> jax.Array:
-    """Convolution, batch norm (None for none), rounding to the residual stream's grid.
+    """Convolves, normalises, and rounds to the residual stream's grid.
 
-    In training mode batch statistics normalise, and the result is rounded. In evaluation mode the integers that ship
-    are computed, to the bit: accumulator, rounded multiplier and offset, shift. Gradients are those of the float
-    function in both. `fraction_bits=None` is the float function itself.
+    In training mode the batch norm uses the statistics of the batch, and the result is rounded. In evaluation
+    mode the result is, to the bit, that of the integers that ship: accumulator, rounded multiplier and
+    offset, shift. In both modes the gradients are those of the float function.
 
     Args:
-      conv: `BinaryConv` or `StemConv` (with `fraction_bits=None` also `FloatConv`).
-      norm: follows the convolution.
-      x: input of the convolution, `[N, H, W, C]`.
-      act: the quantizer that made x, or None for the stem.
-      fraction_bits: of the grid.
+      conv: `BinaryConv` or `StemConv`, or `FloatConv` with `fraction_bits=None`.
+      norm: the batch norm behind the convolution, or None.
+      x: input of the convolution, float `[N, H, W, C]`.
+      act: the quantizer that made `x`, or None for the stem.
+      fraction_bits: fraction bits of the grid. With None, the float function is computed, without rounding.
+
+    Returns:
+      The stream, float `[N, H', W', out]`.
     """
     step, max_level = (None, None) if act is None else (act.step, act.max_level)
     out = conv(x, step, max_level)
@@ -48,7 +51,7 @@ def to_stream(
 
 
 def renormalize(norm: BatchNorm, stream: jax.Array, fraction_bits: int | None) -> jax.Array:
-    """Batch norm from stream to stream, rounded as in `to_stream`."""
+    """Applies a batch norm to a stream `[N, H, W, C]`, and rounds the result as `to_stream` does."""
     out = norm(stream)
     if fraction_bits is None:
         return out

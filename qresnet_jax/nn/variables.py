@@ -1,6 +1,6 @@
 """Variable types that say what a parameter is.
 
-Optimizer routing, folding, reports and diagnostics select parameters by these types, never by name.
+The optimizer, `fold`, reports and diagnostics select parameters by these types, never by name.
 """
 
 from typing import Any
@@ -11,17 +11,18 @@ from qresnet_jax.quantize.weights import check_scale
 
 
 class BinaryKernel(nnx.Param):
-    """A convolution kernel, HWIO, of which the network uses `s * sign`.
+    """A convolution kernel, HWIO, of which the network uses the binary weights `s * sign(kernel)`.
 
-    The variable says what its `s` is the mean of. Its layer, the optimizer, `fold` and the diagnostics all read it there.
+    The variable carries what its `s` is a mean over. The layer, the optimizer, `fold` and the diagnostics all
+    read that from the variable.
 
     Args:
       value: float `[kh, kw, in, out]`.
-      weight_scale: "layer" for one `s`, "channel" for one per output channel, see `qresnet_jax.binarize`.
-      metadata: as for any variable of Flax.
+      weight_scale: "layer" for one `s`, "channel" for one `s` per output channel, see `qresnet_jax.binarize`.
+      metadata: metadata as of any variable of Flax.
 
     Raises:
-      ValueError: unknown `weight_scale`.
+      ValueError: if `weight_scale` is neither "layer" nor "channel".
     """
 
     weight_scale: str
@@ -32,12 +33,12 @@ class BinaryKernel(nnx.Param):
 
 
 class ClippingLevel(nnx.Param):
-    """The clipping level alpha of an activation quantizer, float32 scalar > 0."""
+    """The clipping level alpha of an activation quantizer, a float32 scalar > 0."""
 
 
 class NormParam(nnx.Param):
-    """Gamma or beta of a batch norm: spared by weight decay."""
+    """The gamma or beta of a batch norm, which weight decay leaves alone."""
 
 
 class Temperature(nnx.Variable):
-    """Sharpness of the `sigmoid` quantizer's gradient, float32 scalar; the training step sets it."""
+    """The sharpness of the `sigmoid` quantizer's gradient, a float32 scalar that the training step sets."""
