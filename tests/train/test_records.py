@@ -97,7 +97,9 @@ def test_a_complete_line_that_is_no_record_is_refused_by_its_number(tmp_path, ba
     path.write_text(f'{{"step": 1}}\n{bad}\n{{"step": 3}}\n')
     with pytest.raises(UserError) as caught:
         Metrics(tmp_path, 3)
-    assert str(caught.value) == f"{path}, line 2 is no JSON object with a step: move the file away to continue"
+    assert (
+        str(caught.value) == f"{path}, line 2 is no JSON object with a step: move the file away to continue"
+    )
     assert path.read_text().startswith('{"step": 1}\n'), "the file stays as it is"
 
 
