@@ -190,7 +190,10 @@ RELATIONS = [
     ({"model.depth": 32, "model.block": "bottleneck"}, ("config.model.depth=32", "9n+2", "164")),
     ({"model.depth": 21, "model.stem": "imagenet"}, ("config.model.depth=21", "18 (basic), 34 (basic), 50")),
     ({"model.act_bits": (2, 2)}, ("config.model.act_bits=(2, 2)", "must have 3 entries")),
-    ({"model.depth": 18, "model.stem": "imagenet"}, ("config.model.act_bits=(2, 2, 2)", "must have 4 entries")),
+    (
+        {"model.depth": 18, "model.stem": "imagenet"},
+        ("config.model.act_bits=(2, 2, 2)", "must have 4 entries"),
+    ),
     (
         {"model.activation": "power_of_two", "model.act_bits": (2, 5, 2)},
         ("config.model.act_bits=(2, 5, 2)", "1 to 4 bits"),
