@@ -1,1 +1,1 @@
-"""The networks that `create_model` builds, and the arithmetic of their depths and widths."""
+"""The networks that `create_model` builds, and the rules for their depths and widths."""

@@ -1,4 +1,4 @@
-"""The arithmetic of ResNet depths, free of JAX so that a wrong config is refused at once."""
+"""The rules for depths and widths of ResNets. It does not import JAX, so that a wrong config is refused at once."""
 
 from typing import TYPE_CHECKING
 
@@ -20,27 +20,38 @@ _IMAGENET_STAGES = {
 
 
 def block_kind(block: str) -> tuple[str, bool]:
-    """Splits a block name into ("basic" | "bottleneck", whether it is the pre-activation form)."""
+    """Splits the name of a block into its kind, "basic" or "bottleneck", and whether it is the pre-activation form.
+
+    Raises:
+      ValueError: if there is no such block.
+    """
     if block not in BLOCKS:
         raise ValueError(f"model.block must be one of {', '.join(BLOCKS)}, got {block!r}")
     return block.removeprefix("preact_"), block.startswith("preact_")
 
 
 def blocks_per_stage(depth: int, block: str, stem: str) -> tuple[int, ...]:
-    """Number of blocks in each stage of a ResNet.
+    """Returns the number of blocks in each stage of a ResNet.
 
-    CIFAR (He et al. 2016a, section 4.2; 2016b for bottlenecks): three stages, depth `6n + 2` with basic blocks and
-    `9n + 2` with bottlenecks. ImageNet (He et al. 2016a, table 1): 18 and 34 with basic blocks, 50 with bottlenecks.
+    With the CIFAR stem there are three stages, and the depth is `6n + 2` with basic blocks (He et al. 2016a,
+    section 4.2) or `9n + 2` with bottlenecks (He et al. 2016b). With the ImageNet stem the depth is 18 or 34
+    with basic blocks, or 50 with bottlenecks (He et al. 2016a, table 1).
+
+    Args:
+      depth: number of layers that have weights.
+      block: one of `BLOCKS`.
+      stem: one of `STEMS`.
 
     Raises:
-      ValueError: a depth that the stem and block do not have; unknown names.
+      ValueError: if networks with this stem and block do not have this depth, or if there is no such block or
+        stem.
     """
     kind, _ = block_kind(block)
     if stem == "imagenet":
         if (kind, depth) not in _IMAGENET_STAGES:
             allowed = ", ".join(f"{d} ({k})" for k, d in _IMAGENET_STAGES)
             raise ValueError(
-                f"model.depth={depth} with {block} blocks and the imagenet stem: may be {allowed}"
+                f"model.depth={depth} with {block} blocks and the imagenet stem: the depth must be one of {allowed}"
             )
         return _IMAGENET_STAGES[kind, depth]
     if stem != "cifar":
@@ -50,13 +61,19 @@ def blocks_per_stage(depth: int, block: str, stem: str) -> tuple[int, ...]:
     if n < 1 or remainder:
         examples = "20, 32, 44, 56, 110, 1202" if kind == "basic" else "29, 56, 110, 164, 1001"
         raise ValueError(
-            f"model.depth={depth} with {block} blocks: must be {per_block}n+2 (n >= 1), for example {examples}"
+            f"model.depth={depth} with {block} blocks: the depth must be {per_block}n+2 (n >= 1), for example "
+            f"{examples}"
         )
     return (n, n, n)
 
 
 def stage_widths(width: int, stem: str) -> tuple[int, ...]:
-    """Base channels of each stage, before a bottleneck's expansion."""
+    """Returns the number of channels of each stage, before the expansion of bottlenecks.
+
+    Args:
+      width: what the standard widths are multiplied by.
+      stem: one of `STEMS`.
+    """
     return tuple(width * c for c in ((16, 32, 64) if stem == "cifar" else (64, 128, 256, 512)))
 
 
@@ -67,7 +84,10 @@ def max_stem_weight_bits(stem: str, in_channels: int) -> int:
 
 
 def has_integer_form(config: "ConfigDict") -> bool:
-    """Whether a `model` config describes a network that can be folded to integers: binary weights, no float activation."""
+    """Returns whether a `model` config describes a network that can be folded to integers.
+
+    It must have binary weights and a quantizer for all activations.
+    """
     return (
         config.weight_bits == 1
         and config.activation != "none"

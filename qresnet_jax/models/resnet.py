@@ -2,7 +2,7 @@
 
     images -> stem -> blocks on the residual stream -> mean pool -> classifier -> logits
 
-Each block quantizes its own copy of the stream; the stream itself is never cut down to the activation bits.
+Each block quantizes its own copy of the stream. The stream itself is never rounded to the activation bits.
 """
 
 import dataclasses
@@ -31,9 +31,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """What all layers of one network share.
+    """The settings that all layers of one network share.
 
-    `fraction_bits` is None for a float residual stream, `dtype` that of float layers and of products' operands.
+    Args:
+      binary: whether the convolutions in the blocks have 1-bit weights.
+      weight_scale: "layer" or "channel", see `qresnet_jax.binarize`.
+      activation: name of the quantizer, as in the config.
+      fraction_bits: fraction bits of the residual stream's grid, or None for a float stream.
+      dtype: dtype of float layers and of the operands of products.
     """
 
     binary: bool
@@ -45,30 +50,34 @@ class Precision:
     def conv(
         self, in_features: int, out_features: int, kernel_size: int, strides: int, rngs: nnx.Rngs
     ) -> nn.BinaryConv | nn.FloatConv:
-        """Returns a convolution inside the blocks."""
+        """Returns a new convolution for the inside of a block."""
         shape = (in_features, out_features, kernel_size, strides)
         if self.binary:
             return nn.BinaryConv(*shape, scale=self.weight_scale, dtype=self.dtype, rngs=rngs)
         return nn.FloatConv(*shape, dtype=self.dtype, rngs=rngs)
 
     def norm(self, features: int, rngs: nnx.Rngs) -> nn.BatchNorm:
-        """Returns a batch norm."""
-        # bfloat16 has too few bits for a stream on the grid, or for a threshold.
+        """Returns a new batch norm."""
+        # bfloat16 has too few bits for a stream on the grid, and for thresholds.
         dtype = jnp.float32 if self.binary else self.dtype
         return nn.BatchNorm(features, dtype=dtype, rngs=rngs)
 
 
 class Block(nnx.Module):
-    """`x -> [act -> conv -> BN -> ReLU] ... -> act -> conv -> BN -> + shortcut -> ReLU` (He et al. 2016a).
+    """A residual block: `x -> [act -> conv -> BN -> ReLU] ... -> act -> conv -> BN -> + shortcut -> ReLU`.
 
-    The identity shortcut takes the unquantized x, the projection the same quantized x as the first convolution.
+    The identity shortcut adds the unquantized x. A projection reads the same quantized x as the first
+    convolution.
 
     Args:
-      in_features: channels of the stream before the block.
-      shapes: `(out_features, kernel_size, strides)` of each convolution: two 3x3 for a basic block, 1x1, 3x3, 1x1 for
-        a bottleneck.
-      bits: of the activations, 32 for float.
-      precision: shared by the network.
+      in_features: number of channels of the stream before the block.
+      shapes: `(out_features, kernel_size, strides)` of each convolution: two 3x3 for a basic block; 1x1, 3x3
+        and 1x1 for a bottleneck.
+      bits: bits of the activations, 32 for float.
+      precision: the settings that the layers of the network share.
+      rngs: source of the `params` keys.
+
+    See He et al. 2016a.
     """
 
     preact = False
@@ -99,7 +108,7 @@ class Block(nnx.Module):
         self.project_norm = precision.norm(features, rngs) if has_projection and not self.preact else None
 
     def __call__(self, stream: jax.Array) -> jax.Array:
-        """Maps the stream `[N, H, W, in]` to `[N, H', W', out]`."""
+        """Maps the stream, float `[N, H, W, in]`, to `[N, H', W', out]`."""
         first = y = self.acts[0](stream)
         for i in range(len(self.convs) - 1):
             y = self.norms[i](self.convs[i](y, self.acts[i].step, self.acts[i].max_level))
@@ -108,14 +117,17 @@ class Block(nnx.Module):
         return nnx.relu(saturating_add(y, self.shortcut(stream, first), self.fraction_bits))
 
     def shortcut(self, stream: jax.Array, first: jax.Array) -> jax.Array:
-        """Returns what is added to the block's last convolution: the stream, or the projection of `first`."""
+        """Returns what is added to the last convolution's result: the stream itself, or the projection of `first`."""
         if self.project is None:
             return stream
         return to_stream(self.project, self.project_norm, first, self.acts[0], self.fraction_bits)
 
 
 class PreactBlock(Block):
-    """The pre-activation form: `x -> [BN -> ReLU -> act -> conv] ... -> + shortcut` (He et al. 2016b)."""
+    """A residual block in the pre-activation form: `x -> [BN -> ReLU -> act -> conv] ... -> + shortcut`.
+
+    See He et al. 2016b.
+    """
 
     preact = True
 
@@ -129,7 +141,7 @@ class PreactBlock(Block):
 
 
 class ResNet(nnx.Module):
-    """A ResNet for images; build it with `create_model`."""
+    """A ResNet that classifies images; `create_model` builds one."""
 
     def __init__(self, config: "ConfigDict", precision: Precision, *, rngs: nnx.Rngs) -> None:
         kind, preact = block_kind(config.block)
@@ -146,7 +158,7 @@ class ResNet(nnx.Module):
             dtype=precision.dtype,
             rngs=rngs,
         )
-        # Pre-activation CIFAR networks start their first block with BN and ReLU; all others have them here.
+        # The first block of a pre-activation CIFAR network starts with BN and ReLU; all other networks have them here.
         self.stem_norm = None if preact and not self.imagenet_stem else precision.norm(widths[0], rngs)
 
         self.stages: nnx.List[nnx.List[Block]] = nnx.List()
@@ -169,16 +181,16 @@ class ResNet(nnx.Module):
         )
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Classifies.
+        """Computes the logits of normalised images.
 
         Args:
-          images: as `qresnet_jax.pixels.normalize` gives them, float `[N, H, W, C]`.
+          images: float `[N, H, W, C]`, as `qresnet_jax.pixels.normalize` returns them.
 
         Returns:
-          logits, float32 `[N, classes]`.
+          The logits, float32 `[N, classes]`.
 
         Raises:
-          ValueError: images of another rank or number of channels.
+          ValueError: if `images` has another rank or number of channels.
         """
         if images.ndim != 4 or images.shape[-1] != self.stem.in_features:
             raise ValueError(f"images must be [N, H, W, {self.stem.in_features}], got shape {images.shape}")
@@ -200,17 +212,21 @@ def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "fl
 
     Args:
       config: the `model` part of a config, see `qresnet_jax.config.default_config`.
-      rngs: gives the `params` keys.
-      dtype: "float32" or "bfloat16", of activations and convolutions; parameters and statistics are float32.
+      rngs: source of the `params` keys.
+      dtype: dtype of activations and convolutions, "float32" or "bfloat16". Parameters and statistics are
+        float32.
 
     Returns:
-      A module from normalised float images `[N, H, W, C]` to logits `[N, classes]`.
+      A module that maps normalised images, float `[N, H, W, C]`, to logits, float32 `[N, classes]`.
 
     Raises:
-      ValueError: impossible depth, block, bits or names; the message names the field. Or the whole config.
+      ValueError: if a depth, name or number of bits is not possible (the message names the field), or if
+        `config` is the whole config instead of its `model` part.
     """
     if hasattr(config, "model"):
-        raise ValueError("create_model takes the network's part of a config: create_model(config.model, ...)")
+        raise ValueError(
+            "create_model takes the model part of a config, got the whole config: call create_model(config.model, ...)"
+        )
     if config.weight_bits not in (1, 32):
         raise ValueError(f"model.weight_bits must be 1 or 32, got {config.weight_bits}")
     precision = Precision(

@@ -30,21 +30,21 @@ def test_imagenet_depths_count_their_layers(depth, block, per_block):
 
 @pytest.mark.parametrize("depth", [-4, 0, 2, 9, 19, 21, 163])
 def test_other_basic_depths_are_refused_with_examples(depth):
-    message = rf"model.depth={depth} with basic blocks: must be 6n\+2 \(n >= 1\), for example 20, 32, 44, 56, 110, 1202"
+    message = rf"model.depth={depth} with basic blocks: the depth must be 6n\+2 \(n >= 1\), for example 20, 32, 44, 56, 110, 1202"
     with pytest.raises(ValueError, match=message):
         architecture.blocks_per_stage(depth, "basic", "cifar")
 
 
 @pytest.mark.parametrize("depth", [2, 19, 32, 163])
 def test_other_bottleneck_depths_are_refused_with_examples(depth):
-    message = rf"model.depth={depth} with preact_bottleneck blocks: must be 9n\+2 \(n >= 1\), for example .*164, 1001"
+    message = rf"model.depth={depth} with preact_bottleneck blocks: the depth must be 9n\+2 \(n >= 1\), for example .*164, 1001"
     with pytest.raises(ValueError, match=message):
         architecture.blocks_per_stage(depth, "preact_bottleneck", "cifar")
 
 
 @pytest.mark.parametrize("depth, block", [(20, "basic"), (50, "basic"), (18, "bottleneck")])
 def test_other_imagenet_depths_are_refused_with_the_list(depth, block):
-    message = rf"model.depth={depth} with {block} blocks and the imagenet stem: may be 18 \(basic\), 34 \(basic\), 50 \(bott"
+    message = rf"model.depth={depth} with {block} blocks and the imagenet stem: the depth must be one of 18 \(basic\), 34 \(basic\), 50 \(b"
     with pytest.raises(ValueError, match=message):
         architecture.blocks_per_stage(depth, block, "imagenet")
 

@@ -351,7 +351,7 @@ def test_images_of_another_shape_are_refused(shape):
     "changes, message",
     [
         ({"weight_bits": 2}, "model.weight_bits must be 1 or 32, got 2"),
-        ({"depth": 21}, r"model.depth=21 with basic blocks: must be 6n\+2"),
+        ({"depth": 21}, r"model.depth=21 with basic blocks: the depth must be 6n\+2"),
         ({"block": "wide"}, "model.block must be one of basic, .*, got 'wide'"),
         ({"stem": "mnist"}, "model.stem must be one of cifar, imagenet, got 'mnist'"),
         ({"activation": "relu"}, "model.activation must be one of pact, .*; got 'relu'"),
