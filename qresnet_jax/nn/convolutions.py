@@ -103,7 +103,7 @@ class BinaryConv(nnx.Module):
     def accumulate(
         self, x: jax.Array, step: jax.Array | None, max_level: int | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the sums behind `__call__`, whose result is `acc * factor`. No gradient flows to the kernel.
+        """Returns the sums behind `__call__`, whose result is `acc * factor`. It is not meant to be differentiated.
 
         The arguments and errors are those of `__call__`.
 
