@@ -1,1 +1,1 @@
-"""Networks as they ship: folding to integers, the packed file, engines that run it. Never imports `qresnet_jax.train`."""
+"""Folds trained networks to integers, stores and exports them, and runs them. It never imports `qresnet_jax.train`."""

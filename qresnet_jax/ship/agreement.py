@@ -1,7 +1,8 @@
-"""How well an integer network agrees with the simulation it was folded from, and whether that is enough to ship it.
+"""Measures how well an integer network agrees with the simulation that it was folded from, and whether it may ship.
 
-Shipped is what puts at least 99.8 % of the images into the simulation's classes, or all but one where that is fewer,
-with an accuracy within 0.1 point, or one image.
+The simulation is the trained network in evaluation mode. An integer network may ship if it predicts the
+simulation's class for at least 99.8 % of the images (or, with few images, for all but one), and if its
+accuracy is within 0.1 percentage points of the simulation's (or, with few images, within one image).
 """
 
 import dataclasses
@@ -25,12 +26,21 @@ from qresnet_jax.ship.network import IntegerNetwork
 SAME_CLASS = 0.998
 ACCURACY_DIFFERENCE = 0.001
 _BATCH = 256
-_DRIFT_IMAGES = 64  # thousands of values per layer
+_DRIFT_IMAGES = 64  # enough for thousands of values per layer
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Measured on `images` images; fractions are of them."""
+    """The agreement of an integer network with its simulation.
+
+    Args:
+      images: number of images that it was measured on.
+      same_class: fraction of the images for which both predict the same class, 0 to 1.
+      accuracy_simulation: accuracy of the simulation, 0 to 1.
+      accuracy_integer: accuracy of the integer network, 0 to 1.
+      mean_logit_difference: mean absolute difference of the logits, in units of the simulation's logits.
+      largest_logit_difference: largest absolute difference of the logits, in the same units.
+    """
 
     images: int
     same_class: float
@@ -41,7 +51,7 @@ class Agreement:
 
     @property
     def is_sufficient(self) -> bool:
-        """Whether the integer network may ship."""
+        """Returns whether the integer network may ship."""
         others = round((1 - self.same_class) * self.images)
         moved = round(abs(self.accuracy_integer - self.accuracy_simulation) * self.images)
         most_others = max(1, int((1 - SAME_CLASS) * self.images + 1e-6))
@@ -56,19 +66,21 @@ class Agreement:
 
 
 def measure(model: ResNet, network: IntegerNetwork, images: np.ndarray, labels: np.ndarray) -> Agreement:
-    """Runs both on the same images.
+    """Runs the simulation and the integer network on the same images, and compares them.
 
     Args:
-      model: what `network` was folded from, in any mode.
+      model: the trained network that `network` was folded from, in any mode.
+      network: the integer network.
       images: uint8 `[N, H, W, C]`, N > 0.
-      labels: integers `[N]`.
+      labels: the right classes, integers `[N]`.
 
     Raises:
-      ValueError: no images, or images that the network refuses.
+      ValueError: if there are no images, if there are not as many labels as images, or if the images do not
+        have the network's shape or are not uint8.
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(
-            f"as many labels as images are needed, got {len(images)} images, {len(labels)} labels"
+            f"at least one image and as many labels as images are needed, got {len(images)} images, {len(labels)} labels"
         )
     integers = reference.logits(network, images)
     simulated = simulate(model, network, images)
@@ -85,27 +97,40 @@ def measure(model: ResNet, network: IntegerNetwork, images: np.ndarray, labels: 
 
 
 def simulate(model: ResNet, network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
-    """Logits of the simulation, float32 `[N, classes]`, of uint8 images `[N, H, W, C]`; `network` gives the pixel means."""
+    """Computes the logits of the simulation.
+
+    Args:
+      model: the trained network, in any mode.
+      network: the integer network, which holds the pixel means.
+      images: uint8 `[N, H, W, C]`, N > 0.
+
+    Returns:
+      float32 `[N, classes]`.
+    """
     graphdef, state = nnx.split(nnx.view(model, use_running_average=True))
     step = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
     logits = []
     for i in range(0, len(images), _BATCH):
         batch = images[i : i + _BATCH]
-        # The last batch is filled up, so that there is one shape to compile.
+        # The last batch is padded, so that only one shape is compiled.
         full = np.pad(batch, ((0, min(_BATCH, len(images)) - len(batch)), (0, 0), (0, 0), (0, 0)))
         logits.append(np.asarray(step(state, _normalized(network, full)))[: len(batch)])
     return np.concatenate(logits)
 
 
 def require(agreement: Agreement, model: ResNet, network: IntegerNetwork, images: np.ndarray) -> None:
-    """Refuses a network that may not ship.
+    """Refuses an integer network that does not agree well enough with its simulation.
 
     Args:
-      agreement: of `model` and `network`, as measured.
-      images: some of those it was measured on, to find the layer that is to blame.
+      agreement: what `measure` found for `model` and `network`.
+      model: the trained network.
+      network: the integer network.
+      images: some of the images that were measured, uint8 `[N, H, W, C]`. They serve to find the layer that
+        differs most.
 
     Raises:
-      ExportError: the agreement falls short; names the layer that drifts most.
+      ExportError: if the agreement is not sufficient. The message names the layer that drifts most, see
+        `drift`.
     """
     if agreement.is_sufficient:
         return
@@ -117,21 +142,26 @@ def require(agreement: Agreement, model: ResNet, network: IntegerNetwork, images
         else "Fold the checkpoint that was evaluated, with the pixel means of its training"
     )
     raise ExportError(
-        f"the integer network falls short of the simulation: {agreement}. Needed are {100 * SAME_CLASS:g} % in the same "
-        f"class (or all images but one) and an accuracy within {100 * ACCURACY_DIFFERENCE:g} point (or one image). The "
-        f"layer that drifts most is {worst}, by {100 * drifts[worst]:.2g} % of its output. {way_out}"
+        f"the integer network falls short of the simulation: {agreement}. It needs {100 * SAME_CLASS:g} % of the images in "
+        f"the same class (or all but one) and an accuracy within {100 * ACCURACY_DIFFERENCE:g} percentage points (or one "
+        f"image). The layer that drifts most is {worst}, by {100 * drifts[worst]:.2g} % of its output. {way_out}"
     )
 
 
 def drift(model: ResNet, network: IntegerNetwork, images: np.ndarray) -> dict[str, float]:
-    """What each layer adds to the difference: `sum |integer - simulated| / sum |simulated|` of its outputs.
+    """Returns what each layer adds to the difference: `sum |integer - simulated| / sum |simulated|` of its outputs.
 
-    Each is given the *integer* network's input, so that no layer answers for the ones before it. Layers are the stem,
-    the residual blocks, and the classifier with what stands before it.
+    Each simulated layer reads what the layer before it gives in the *integer* network, so that no layer is
+    blamed for earlier ones. The layers are the stem, the residual blocks, and the classifier with the pooling
+    before it.
 
     Args:
-      model: what `network` was folded from, in any mode.
-      images: uint8 `[N, H, W, C]`; the first 64 are looked at.
+      model: the trained network that `network` was folded from, in any mode.
+      network: the integer network.
+      images: uint8 `[N, H, W, C]`, of which the first 64 are used.
+
+    Returns:
+      The drift of each layer by its name, as a fraction of the size of its output.
     """
     images = images[:_DRIFT_IMAGES]
     values = reference.node_values(network, images)

@@ -1,18 +1,20 @@
-"""What each layer of a network costs: parameters, bytes, multiplications, bit operations.
+"""Counts what each layer of a network costs: parameters, bytes, multiplications, bit operations.
 
-A row is a convolution or the classifier, under its name in the metrics. With it are counted
+A row of the table is a convolution or the classifier, under its name in the metrics. A row also counts
 
 - the batch norm that folds into its thresholds (in front of it in the pre-activation form, else behind it),
-- the clipping level of the quantizer that makes its input; a projection reads the first convolution's quantizer, which
-  counts there.
+- the clipping level of the quantizer that makes its input. A projection reads the quantizer of the block's
+  first convolution, so the row of that convolution counts the clipping level.
 
-A pre-activation network ends in a batch norm that belongs to no convolution: `final_norm`. Running statistics are no
-parameters. A multiply-accumulate (MAC) counts at the image's border, too, where it multiplies by padding. Bit
-operations (BOPs) are MACs times weight bits times activation bits.
+A pre-activation network ends in a batch norm that belongs to no convolution and has a row of its own,
+`final_norm`. Running statistics do not count as parameters. A multiply-accumulate (MAC) also counts at the
+image's border, where it multiplies by padding. Bit operations (BOPs) are MACs times weight bits times
+activation bits.
 
-Bits are those that ship, of a network with an integer form: of the stem `stem_weight_bits` times the 8 of a pixel, of
-the classifier the bits of its largest integer weight (at most 11, stored in 16) times the 16 of a mean. Bytes
-packed are those of a layer's tensors in the packed file; the rest of the file is the row `file header`.
+For a network with an integer form, the bits are those that ship. The stem has `stem_weight_bits` for weights
+and 8 for pixels. The classifier has the bits of its largest integer weight (at most 11, stored in 16) and 16
+for means. The packed bytes are those of a layer's tensors in the packed file; the rest of the file is the row
+`file header`.
 """
 
 import dataclasses
@@ -41,35 +43,35 @@ FINAL_NORM = "final_norm"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """A row of the table. Bits are None where nothing is multiplied, `packed_bytes` is where nothing is packed."""
+    """A row of the table. Bits are None if nothing is multiplied; `packed_bytes` is None if nothing is packed."""
 
     name: str
-    shape: tuple[int, ...] = ()  # of the kernel, HWIO, or [in, classes]
+    shape: tuple[int, ...] = ()  # shape of the kernel, HWIO, or [in, classes]
     weight_bits: int | None = None
-    act_bits: int | None = None  # of its input
+    act_bits: int | None = None  # bits of the layer's input
     parameters: int = 0
-    clipping_levels: int = 0  # that many of the parameters
+    clipping_levels: int = 0  # how many of the parameters are clipping levels
     packed_bytes: int | None = None
-    macs: int = 0  # of one image
+    macs: int = 0  # for one image
 
     @property
     def float_bytes(self) -> int:
-        """Of the parameters as float32."""
+        """Returns the bytes of the parameters as float32."""
         return 4 * self.parameters
 
     @property
     def bops(self) -> int:
-        """Bit operations of one image."""
+        """Returns the bit operations for one image."""
         return self.macs * (self.weight_bits or 0) * (self.act_bits or 0)
 
     @property
     def is_binary(self) -> bool:
-        """Whether its weights are."""
+        """Returns whether the layer's weights are binary."""
         return self.weight_bits == 1
 
 
 class Totals(NamedTuple):
-    """Sums over all layers."""
+    """The sums over all layers of a network."""
 
     parameters: int
     clipping_levels: int
@@ -82,29 +84,29 @@ class Totals(NamedTuple):
 
     @property
     def compression(self) -> float | None:
-        """How many times smaller the packed file is than the parameters as float32."""
+        """Returns how many times smaller the packed file is than the parameters as float32; None for a float network."""
         return None if self.packed_bytes is None else self.float_bytes / self.packed_bytes
 
     @property
     def binary_mac_share(self) -> float:
-        """Of all multiplications, 0 to 1."""
+        """Returns the fraction of the MACs that have binary weights, 0 to 1."""
         return self.binary_macs / self.macs
 
 
 def layer_table(
     model: ResNet, image_shape: tuple[int, int, int], network: IntegerNetwork | None = None
 ) -> list[LayerCost]:
-    """The layers of a network, in the order of their computation.
+    """Returns the costs of a trained network's layers, in the order in which they are computed.
 
     Args:
-      model: from `create_model`, in any mode.
+      model: a network from `create_model`, in any mode.
       image_shape: `(height, width, channels)`.
-      network: its integer form, if at hand; otherwise a network that has one is folded here, without class names and
-        image size in the file's header.
+      network: the integer form of `model`, if it is at hand. Otherwise `model` is folded here if it has an
+        integer form, without class names and image size in the file's header.
 
     Raises:
-      ValueError: images of another number of channels.
-      ExportError: a network that is folded here has sums that reach 2**24, or parameters that are not finite.
+      ValueError: if the images do not have as many channels as the network.
+      ExportError: if `model` is folded here and has sums that reach 2**24, or parameters that are not finite.
     """
     if image_shape[-1] != model.stem.in_features:
         raise ValueError(f"image_shape={image_shape}: this network has {model.stem.in_features} channels")
@@ -119,14 +121,15 @@ def layer_table(
 
 
 def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = None) -> list[LayerCost]:
-    """The layers of an integer network. Parameters are the weights alone: the rest has become thresholds.
+    """Returns the costs of an integer network's layers. Only weights count as parameters: the rest became thresholds.
 
     Args:
-      network: from `fold` or `read_packed`.
-      image_size: `(height, width)`, by default the one that the network is tied to.
+      network: a network from `fold` or `read_packed`.
+      image_size: `(height, width)` of the images. It may be left out if the network takes images of one size
+        only.
 
     Raises:
-      ValueError: the network is tied to no size, and none is given.
+      ValueError: if the network takes images of any size, and no `image_size` is given.
     """
     height, width = (network.height, network.width) if image_size is None else image_size
     if height is None or width is None:
@@ -145,7 +148,7 @@ def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = 
 
 
 def totals(layers: Sequence[LayerCost]) -> Totals:
-    """Sums over all layers."""
+    """Returns the sums over all layers."""
     binary = [layer for layer in layers if layer.is_binary]
     packed = [layer.packed_bytes for layer in layers if layer.packed_bytes is not None]
     return Totals(
@@ -166,9 +169,9 @@ def totals(layers: Sequence[LayerCost]) -> Totals:
 class _Part(NamedTuple):
     name: str
     layer: nn.BinaryConv | nn.FloatConv | nn.StemConv | nn.Classifier | None
-    act: nn.Quantizer | nn.FloatActivation | None  # makes its input
-    owned: tuple[nnx.Module | None, ...]  # modules whose parameters it counts
-    reduction: int  # as in `nodes.Value`, of its result
+    act: nn.Quantizer | nn.FloatActivation | None  # makes the layer's input
+    owned: tuple[nnx.Module | None, ...]  # the modules whose parameters it counts
+    reduction: int  # of the layer's result, see `nodes.Value`
 
 
 def _parts(model: ResNet) -> Iterator[_Part]:
@@ -220,7 +223,7 @@ def _parameters(module: nnx.Module | None, kind: type[nnx.Param]) -> int:
 
 
 def _positions(image_size: tuple[int, int], reduction: int) -> int:
-    """How often a layer's kernel is applied: at every pixel of its result, once where there is no image."""
+    """Returns how often a layer's kernel is applied: once per pixel of its result, or once if the result is no image."""
     return math.prod(-(-size // reduction) for size in image_size) if reduction else 1
 
 
@@ -228,10 +231,10 @@ def _positions(image_size: tuple[int, int], reduction: int) -> int:
 
 
 def _owners(network_nodes: Sequence[nodes.Node], values: Sequence[nodes.Value]) -> list[int]:
-    """The node whose row each node's arrays belong to, by position.
+    """Returns, for each node, the position of the node whose row counts its arrays.
 
-    What follows an accumulator belongs to its convolution, thresholds of the stream to the convolution that reads them
-    first.
+    What follows an accumulator counts with the convolution that made it. Thresholds of the stream count with
+    the first convolution that reads them.
     """
     owners = []
     for i, node in enumerate(network_nodes):
@@ -249,7 +252,7 @@ def _owners(network_nodes: Sequence[nodes.Node], values: Sequence[nodes.Value]) 
 
 def _tensor_bytes(node: nodes.Node) -> int:
     writer = NodeWriter()
-    writer.write(1, node)  # the position matters to its JSON alone
+    writer.write(1, node)  # the position matters only for the JSON
     return sum(x.nbytes for x in writer.tensors().values())
 
 
@@ -262,7 +265,7 @@ def _network_row(i: int, network_nodes: Sequence[nodes.Node], positions: int) ->
             name = node.name or f"node {i}"
         case nodes.ClassifierNode():
             kernel, bits, name = node.weights, (integer_bits(node.weights), STREAM_BITS), "classifier"
-        case nodes.RequantizeNode():  # of the stream
+        case nodes.RequantizeNode():  # a batch norm from stream to stream
             return LayerCost(name=node.name or FINAL_NORM)
         case _:  # thresholds that nothing reads
             return LayerCost(name=node.name or f"node {i}")
@@ -277,7 +280,7 @@ def _network_row(i: int, network_nodes: Sequence[nodes.Node], positions: int) ->
 
 
 def integer_bits(weights: np.ndarray) -> int:
-    """Bits of the shortest two's complement that holds all of `weights`, at least 2."""
+    """Returns the bits of the shortest two's complement that holds all `weights`, at least 2."""
     return 1 + max(int(weights.max()), -1 - int(weights.min()), 1).bit_length()
 
 
@@ -303,7 +306,7 @@ _TEXT_COLUMNS = 2  # aligned left; numbers align right
 
 
 def as_markdown(layers: Sequence[LayerCost]) -> str:
-    """The table in Markdown, with a row of totals and a sentence about the whole."""
+    """Renders the table in Markdown, with a row of totals and a sentence about the whole network."""
     header, *rows = _cells(layers)
     rule = ["---"] * _TEXT_COLUMNS + ["---:"] * (len(header) - _TEXT_COLUMNS)
     *rows, total = rows
@@ -313,7 +316,7 @@ def as_markdown(layers: Sequence[LayerCost]) -> str:
 
 
 def as_text(layers: Sequence[LayerCost], counted: str = "parameters") -> str:
-    """The table for a console, with a row of totals and a sentence about the whole, as in `summary`."""
+    """Renders the table for a console, with a row of totals and the sentence of `summary`."""
     rows = _cells(layers)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_aligned(row, widths) for row in rows]
@@ -330,7 +333,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _cells(layers: Sequence[LayerCost]) -> list[tuple[str, ...]]:
-    """Header, rows and totals as text; the column of packed bytes only where something is packed."""
+    """Returns the header, the rows and the totals as text, with a column of packed bytes only if something is packed."""
     total = totals(layers)
     rows: list[tuple[str, ...]] = [
         (
@@ -359,7 +362,12 @@ def _count(value: int | None) -> str:
 
 
 def summary(total: Totals, counted: str = "parameters") -> str:
-    """The whole network in a sentence or two; `counted` says what its parameters are: of an integer network "weights"."""
+    """Describes the whole network in a sentence or two.
+
+    Args:
+      total: the sums over its layers.
+      counted: what its parameters are called, which is "weights" for an integer network.
+    """
     text = f"{total.parameters:,} {counted}"
     if total.clipping_levels:
         text += f" ({total.parameters - total.clipping_levels:,} without clipping levels)"

@@ -1,8 +1,10 @@
 """From a trained network to the integers that ship.
 
-Two things happen to what lies between two convolutions (scale s, step alpha / n, batch norm, ReLU, quantizer):
+Two things happen to what lies between two convolutions (scale s, step alpha / n, batch norm, ReLU,
+quantizer):
 
-- Where it ends on the residual stream, evaluation already computes `(acc * M + C) >> k`; folding writes M, C, k down.
+- Where it ends on the residual stream, evaluation already computes `(acc * M + C) >> k`; folding writes M, C,
+  k down.
 - Where it ends in a quantizer, it becomes thresholds on the integer acc, see `qresnet_jax.ship.thresholds`.
 """
 
@@ -37,8 +39,8 @@ def fold(
 
     Args:
       model: with binary weights and quantized activations, in any mode; it is not changed.
-      mean: pixel means that training subtracted, half-integers, one or one per channel (`mean` of a checkpoint's
-        description).
+      mean: pixel means that training subtracted, half-integers, one or one per channel (`mean` of a
+        checkpoint's description).
       class_names: in the order of the logits.
       image_shape: (height, width) that the network shall be tied to.
 
@@ -48,13 +50,13 @@ def fold(
       ValueError: impossible means, names or shape.
     """
     if not isinstance(model, ResNet):
-        raise TypeError(f"fold takes a network of create_model, got {type(model).__name__}")
+        raise TypeError(f"fold takes a network from create_model, got {type(model).__name__}")
     _check_foldable(model)
     if model.fraction_bits is None:
         warnings.warn(
             f"this network was trained on a float stream; it ships on the grid 2**-{fixed_point.FRACTION_BITS}, which it has "
-            "not seen in training: look at the agreement, or train with model.stream_fraction_bits="
-            f"{fixed_point.FRACTION_BITS}",
+            "not seen in training: check that the integer network agrees well enough with it, or train with "
+            f"model.stream_fraction_bits={fixed_point.FRACTION_BITS}",
             stacklevel=2,
         )
         model = _on_grid(model)
@@ -81,14 +83,14 @@ def fold(
 
 
 def blocks(model: ResNet) -> list[tuple[str, Block]]:
-    """`(name, block)` of all residual blocks; the node that completes a block has its name."""
+    """Returns `(name, block)` of all residual blocks. The node that completes a block has the same name."""
     return [
         (f"stages.{i}.{j}", block) for i, stage in enumerate(model.stages) for j, block in enumerate(stage)
     ]
 
 
 def why_float(model: ResNet) -> str | None:
-    """Why a network has no integer form, and what to do; None for one that has one."""
+    """Says why a network has no integer form, and how to train one that has; returns None if it has one."""
     for name, block in blocks(model):
         if any(isinstance(conv, nn.FloatConv) for conv in block.convs):
             return "a network with float weights has no integer form: train with config.model.weight_bits=1"
@@ -109,21 +111,24 @@ def _check_foldable(model: ResNet) -> None:
     for name, largest in sums.items():
         if largest >= nodes.ACC_LIMIT:
             raise ExportError(
-                f"{name} has sums of up to {largest:,}, exact are those below 2**24: train with fewer "
-                "config.model.act_bits (for the stem, stem_weight_bits), or a smaller width"
+                f"{name} has sums of up to {largest:,}, but only sums below 2**24 are exact: train with fewer "
+                "config.model.act_bits (for the stem, stem_weight_bits), or a smaller config.model.width"
             )
     for path, value in jax.tree.leaves_with_path(nnx.state(model)):
         if not np.all(np.isfinite(value)):
-            raise ExportError(f"{jax.tree_util.keystr(path)} is not finite: this network cannot be shipped")
+            raise ExportError(
+                f"{jax.tree_util.keystr(path)} is not finite, so this network cannot be shipped: export an earlier "
+                "checkpoint, or train again"
+            )
 
 
 def binary_layers(block: Block) -> tuple[list[nn.BinaryConv], list[nn.Quantizer]]:
-    """Returns the convolutions and quantizers of a block that has an integer form: none of them is a float one."""
+    """Returns the convolutions and quantizers of a block that has an integer form, so that none of them is float."""
     return cast(list[nn.BinaryConv], list(block.convs)), cast(list[nn.Quantizer], list(block.acts))
 
 
 def _on_grid(model: ResNet) -> ResNet:
-    """A copy whose evaluation is in integers, as if trained on the grid."""
+    """Returns a copy that evaluates in integers, as if it had been trained on the grid."""
     model = nnx.clone(model)
     model.fraction_bits = model.classifier.fraction_bits = fixed_point.FRACTION_BITS
     for _, block in blocks(model):
@@ -133,7 +138,7 @@ def _on_grid(model: ResNet) -> ResNet:
 
 
 class _Folding:
-    """The list of nodes under construction; every method adds some and returns the last one's position."""
+    """The list of nodes under construction. Every method adds nodes and returns the position of the last one."""
 
     def __init__(self, fraction_bits: int) -> None:
         self.fraction_bits = fraction_bits
@@ -162,7 +167,7 @@ class _Folding:
 
     def block(self, name: str, block: Block, stream: int) -> int:
         preact = isinstance(block, PreactBlock)
-        # Batch norm i stands in front of convolution i in the pre-activation form, else behind it.
+        # In the pre-activation form, batch norm i stands in front of convolution i, else behind it.
         norms: list[nn.BatchNorm | None] = list(block.norms) if preact else [None, *block.norms]
         convs, acts = binary_layers(block)
         first = x = self.quantize(norms[0], acts[0], stream)
@@ -193,7 +198,7 @@ class _Folding:
         conv: nn.BinaryConv | None = None,
         act_before: nn.Quantizer | None = None,
     ) -> int:
-        """Of node x: the stream, or `conv` of `act_before`'s levels."""
+        """Adds the thresholds on node x, which is the stream, or `conv` of the levels of `act_before`."""
         unit: float | np.ndarray
         if conv is None or act_before is None:
             unit, bound = 2.0**-self.fraction_bits, fixed_point.STREAM_MAX + 1
@@ -236,7 +241,7 @@ def _requantize(constants: fixed_point.Requantizer, x: int) -> nodes.RequantizeN
     )
 
 
-# Compiled, as evaluation is: XLA fuses multiplications with additions, so one by one some last bits would differ.
+# These are compiled, as evaluation is: XLA fuses multiplications with additions, so without it some last bits would differ.
 
 
 @nnx.jit(static_argnames="fraction_bits")
@@ -246,7 +251,7 @@ def _conv_constants(
     act: nn.Quantizer | None,
     fraction_bits: int,
 ) -> fixed_point.Requantizer:
-    """M, C, k of `stream.to_stream`."""
+    """Returns the M, C and k that `stream.to_stream` computes with."""
     if isinstance(conv, nn.StemConv):
         factor, acc_max = conv.integer_kernel()[1] / pixels.UNITS, conv.acc_max()
     else:
@@ -260,7 +265,7 @@ def _conv_constants(
 
 @nnx.jit(static_argnames="fraction_bits")
 def _stream_constants(norm: nn.BatchNorm, fraction_bits: int) -> fixed_point.Requantizer:
-    """M, C, k of `stream.renormalize`."""
+    """Returns the M, C and k that `stream.renormalize` computes with."""
     multiplier, offset = norm.affine()
     unit = jnp.float32(2.0**-fraction_bits)
     return fixed_point.requantizer(multiplier * unit, offset, fixed_point.STREAM_MAX + 1, fraction_bits)

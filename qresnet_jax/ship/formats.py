@@ -1,4 +1,4 @@
-"""The formats that an integer network is written in; each has its writer, imported when it is asked for."""
+"""Writes an integer network in one of the export formats. Each format's writer is imported when it is needed."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 from qresnet_jax.errors import ExportError
 from qresnet_jax.ship.network import IntegerNetwork
 
-# Ends of the default names; the C source is a directory.
+# The formats, and how default names of their files end; the C source is a directory.
 ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".stablehlo"}
 
 
@@ -24,7 +24,8 @@ def write_network(
       network: from `fold` or a packed file.
       path: of the file; of the directory, for format "c".
       format: a key of `ENDINGS`.
-      c_profile, c_prefix: "fast" or "small", and what names begin with, for format "c"; see `qresnet_jax.ship.c.writer.write_c`.
+      c_profile, c_prefix: "fast" or "small", and what names begin with, for format "c"; see
+        `qresnet_jax.ship.c.writer.write_c`.
 
     Returns:
       The files.
@@ -37,7 +38,7 @@ def write_network(
     height, width, channels = network.image_shape
     if format in ("c", "stablehlo") and None in (height, width):
         raise ExportError(
-            f"this network takes images of any size, format {format} needs one: fold it with an image_shape"
+            f"this network takes images of any size, but format {format} needs one size: fold it with an image_shape"
         )
     match format:
         case "packed":

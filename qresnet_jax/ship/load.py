@@ -1,4 +1,4 @@
-"""`load_packed`: a packed file, or a model of the zoo, ready to predict."""
+"""Loads a packed file, or a model of the zoo, for prediction."""
 
 import importlib
 import importlib.resources
@@ -13,7 +13,7 @@ from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import read_packed
 
-# Modules of this package, imported when asked for; each has `logits(network, images)`.
+# Modules of this package, which are imported when they are needed; each has `logits(network, images)`.
 ENGINES = {"jax": "jax.engine", "c": "c.engine", "numpy": "reference"}
 
 
@@ -21,12 +21,12 @@ class PackedNetwork:
     """A network that is ready to predict; `load_packed` makes one.
 
     Args:
-      network: what to run.
-      nbytes: of the file it came from.
-      engine: a key of `ENGINES`.
+      network: the integer network to run.
+      nbytes: size of the file that it came from, in bytes.
+      engine: "jax", "c" or "numpy", see `load_packed`.
 
     Raises:
-      ValueError: no such engine.
+      ValueError: if there is no such engine.
     """
 
     def __init__(self, network: IntegerNetwork, nbytes: int, engine: str = "jax") -> None:
@@ -42,26 +42,44 @@ class PackedNetwork:
 
     @property
     def logit_scale(self) -> float:
-        """What one unit of the integer logits is worth."""
+        """Returns what one unit of the integer logits is worth."""
         return self.network.logit_scale
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """In the order of the logits; None where the file has none."""
+        """Returns the names of the classes in the order of the logits, or None if the file has none."""
         return self.network.class_names
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """int32 `[N, classes]` of uint8 images `[N, H, W, C]`."""
+        """Computes logits.
+
+        Args:
+          images: uint8 `[N, H, W, C]`.
+
+        Returns:
+          int32 `[N, classes]`; times `logit_scale` they are the logits of training.
+
+        Raises:
+          ValueError: if the images do not have the network's shape, or are not uint8.
+          CompilerError: if the engine is "c" and no C compiler works.
+        """
         return self._logits(self.network, images)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Classes, integers `[N]`, of uint8 images `[N, H, W, C]`."""
+        """Classifies uint8 images `[N, H, W, C]`; the errors are those of `logits`.
+
+        Returns:
+          The classes, integers `[N]`.
+        """
         return self.logits(images).argmax(-1)
 
     def export(
         self, path: str | os.PathLike[str], format: str = "packed", **options: str
     ) -> list[pathlib.Path]:
-        """Writes the network in another format, see `qresnet_jax.ship.formats.write_network`."""
+        """Writes the network in another format and returns the paths of the files.
+
+        The arguments and errors are those of `qresnet_jax.ship.formats.write_network`.
+        """
         return write_network(self.network, path, format, **options)
 
 
@@ -70,8 +88,8 @@ def load_packed(path: str | os.PathLike[str], engine: str = "jax") -> PackedNetw
 
     Args:
       path: of the file, or the name of a model in the zoo.
-      engine: what computes: "jax" (CPU, GPU, TPU), "c" (mostly the fastest on a CPU, needs a C compiler) or "numpy"
-        (the reference); all give the same integers.
+      engine: what computes: "jax" (CPU, GPU, TPU), "c" (mostly the fastest on a CPU, needs a C compiler) or
+        "numpy" (the reference); all give the same integers.
 
     Raises:
       PackedError: not a packed file that this version reads; the message says why.
@@ -89,22 +107,22 @@ def load_packed(path: str | os.PathLike[str], engine: str = "jax") -> PackedNetw
 
 
 def zoo() -> dict[str, pathlib.Path]:
-    """The packed files that come with the package, by name."""
+    """Returns the paths of the packed files that come with the package, by name."""
     directory = pathlib.Path(str(importlib.resources.files("qresnet_jax"))) / "zoo"
     return {path.stem: path for path in sorted(directory.glob("*.safetensors"))}
 
 
 def find_packed(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The path of a packed file, or of the zoo's model of that name.
+    """Returns the path of a packed file, or of the model in the zoo that has this name.
 
     Raises:
-      PackedError: there is neither.
+      PackedError: if there is neither such a file nor such a model.
     """
     found = pathlib.Path(path)
     if not found.exists() and str(path) in zoo():
         found = zoo()[str(path)]
     if not found.exists():
         raise PackedError(
-            f"{path} cannot be read: there is no such file, nor such a model in the zoo, which has: {', '.join(zoo())}"
+            f"{path} cannot be read: there is no such file, nor such a model in the zoo, which has {', '.join(zoo())}"
         )
     return found

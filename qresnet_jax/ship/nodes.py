@@ -1,7 +1,7 @@
 """The integer network: a short list of typed nodes with arrays, which every engine and every writer walks.
 
-Each node reads the results of earlier nodes (`inputs`, their positions in the list) and makes one integer tensor
-`[N, H, W, C]`, of one of these kinds:
+Each node reads the results of earlier nodes (`inputs`, their positions in the list) and makes one integer
+tensor `[N, H, W, C]`, of one of these kinds:
 
     acc      |x| < 2**24, exact in int32 and in float32    StemNode, BinaryConvNode
     levels   0 .. 16384                                    ThresholdsNode
@@ -9,9 +9,9 @@ Each node reads the results of earlier nodes (`inputs`, their positions in the l
     mean     int16, as stream, but [N, C]                  MeanPoolNode
     logits   int32, real value x * logit_scale, [N, C]     ClassifierNode
 
-What a node computes stands in its docstring, and nowhere else is it defined; `qresnet_jax.ship.reference` says the same in code.
-All divisions and shifts round down, `saturate` clips to -32768 .. 32767. Convolutions are cross-correlations, as in
-JAX and PyTorch, with `(k - 1) // 2` zeros around the image.
+The docstring of a node defines what it computes; `qresnet_jax.ship.reference` says the same in code. All
+divisions and shifts round down, and `saturate` clips to -32768 .. 32767. Convolutions are cross-correlations,
+as in JAX and PyTorch, with `(k - 1) // 2` zeros around the image.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from qresnet_jax import pixels
 from qresnet_jax.quantize.exact import SUM_LIMIT
 
-ACC_LIMIT = SUM_LIMIT  # accumulators stay below: exact as float32 too
+ACC_LIMIT = SUM_LIMIT  # accumulators stay below this, so that they are exact in float32 too
 STREAM_MIN, STREAM_MAX = -(2**15), 2**15 - 1
 MAX_LEVEL = 2**14
 MAX_SHIFT = 40
@@ -32,7 +32,13 @@ MAX_SHIFT = 40
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Node:
-    """`name` is that of the module whose result the node completes: a binary convolution, a block, stem, classifier."""
+    """A step of the computation.
+
+    Args:
+      name: the name of the module whose result the node completes (a binary convolution, a block, the stem or
+        the classifier), or "".
+      inputs: positions of the nodes whose results it reads.
+    """
 
     name: str = ""
     inputs: tuple[int, ...] = ()
@@ -40,7 +46,7 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class StemNode(Node):
-    """First node: `acc = conv(2 * pixel - double_mean, weights)` of uint8 pixels `[N, H, W, in]`."""
+    """The first node: `acc = conv(2 * pixel - double_mean, weights)` of uint8 pixels `[N, H, W, in]`."""
 
     weights: np.ndarray  # int16 [kh, kw, in, out]
     double_mean: np.ndarray  # int16 [in], 0 .. `pixels.LARGEST`
@@ -49,7 +55,7 @@ class StemNode(Node):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class BinaryConvNode(Node):
-    """`acc = conv(levels, signs)`."""
+    """A binary convolution: `acc = conv(levels, signs)`."""
 
     signs: np.ndarray  # int8 [kh, kw, in, out], -1 or +1
     stride: int = 1
@@ -57,70 +63,69 @@ class BinaryConvNode(Node):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ThresholdsNode(Node):
-    """`levels[i]`, where i counts the thresholds of the channel with `direction * x >= threshold`.
+    """A batch norm, ReLU and quantizer in one: `levels[i]`, where i of the channel's thresholds are passed.
 
-    Batch norm, ReLU and quantizer in one. A direction of -1 comes from a negative gamma. Thresholds that every x
-    passes, or none, make a constant: a gamma of 0.
+    A threshold is passed if `direction * x >= threshold`. The direction is -1 if gamma is negative. If gamma
+    is 0, every threshold is passed by all x or by none, so the result is constant.
     """
 
-    thresholds: np.ndarray  # int32 [C, n] ascending along n; or [1, n] for all channels alike
+    thresholds: np.ndarray  # int32 [C, n], ascending along n; or [1, n] if all channels have the same
     direction: np.ndarray  # int8 [C] or [1], -1 or +1
     levels: np.ndarray  # int32 [n + 1], ascending from 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class RequantizeNode(Node):
-    """`saturate((x * multiplier + offset) >> shift)`, each per channel; batch norm onto the stream's grid."""
+    """A batch norm onto the stream's grid: `saturate((x * multiplier + offset) >> shift)`, with constants per channel."""
 
     multiplier: np.ndarray  # int32 [C]
-    offset: np.ndarray  # int64 [C], with half a unit for rounding
+    offset: np.ndarray  # int64 [C], including half a unit for rounding
     shift: np.ndarray  # uint8 [C], 0 .. 40
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class AddNode(Node):
-    """`saturate(a + b)` of two streams."""
+    """The sum of two streams: `saturate(a + b)`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ReluNode(Node):
-    """`max(x, 0)`."""
+    """A ReLU: `max(x, 0)`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class MaxPoolNode(Node):
-    """Largest of 3x3 neighbours at stride 2, with a border that never wins."""
+    """The largest of 3x3 neighbours, at stride 2. The border around the image never has the largest value."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class MeanPoolNode(Node):
-    """`(2 * sum + count) // (2 * count)` over the `count` pixels of an image: the mean, halves rounded up."""
+    """The mean over the `count` pixels of an image, with halves rounded up: `(2 * sum + count) // (2 * count)`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ClassifierNode(Node):
-    """Last node: `logits = x @ weights + bias`."""
+    """The last node: `logits = x @ weights + bias`."""
 
     weights: np.ndarray  # int16 [in, classes]
     bias: np.ndarray  # int32 [classes]
 
 
 class Value(NamedTuple):
-    """What is known of a node's result without running it."""
+    """What is known about a node's result without running it."""
 
     kind: str  # as in the module's docstring
     channels: int
     bound: int  # |x| is at most this
-    reduction: (
-        int  # height is ceil(image height / reduction), and so with the width; 0 once there is no image
-    )
+    # The height is ceil(image height / reduction), the width likewise; 0 if the result is no longer an image.
+    reduction: int
 
 
 def value_types(nodes: Sequence[Node]) -> list[Value]:
     """Infers kind, channels and range of every node's result.
 
     Raises:
-      ValueError: the nodes do not fit together, or an array is not what its node's definition says.
+      ValueError: if the nodes do not fit together, or if an array is not as its node's definition says.
     """
     if len(nodes) < 2 or not isinstance(nodes[0], StemNode) or not isinstance(nodes[-1], ClassifierNode):
         raise ValueError("the first of the nodes must be the stem, the last the classifier")
@@ -133,7 +138,9 @@ def value_types(nodes: Sequence[Node]) -> list[Value]:
             if (i == 0) != isinstance(node, StemNode) or (i == len(nodes) - 1) != isinstance(
                 node, ClassifierNode
             ):
-                raise ValueError("the stem comes first and the classifier last, and both once")
+                raise ValueError(
+                    "there must be one stem, which comes first, and one classifier, which comes last"
+                )
             if not all(0 <= j < i for j in node.inputs):
                 raise ValueError(f"inputs {node.inputs} must be nodes before it")
             values.append(rule(node, *(values[j] for j in node.inputs)))
@@ -143,7 +150,7 @@ def value_types(nodes: Sequence[Node]) -> list[Value]:
 
 
 def kind(node: Node) -> str:
-    """Names a node by its class, without "Node"."""
+    """Returns the name of a node's class, without "Node"."""
     return type(node).__name__.removesuffix("Node")
 
 
@@ -153,7 +160,7 @@ def _require(condition: bool | np.bool, message: str) -> None:
 
 
 def _array(x: np.ndarray, dtype: npt.DTypeLike, *shape: int | None) -> None:
-    """Checks dtype and shape; None stands for any size but 0."""
+    """Checks dtype and shape of an array; None stands for any size but 0."""
     fits = len(x.shape) == len(shape) and all(
         a > 0 and b in (None, a) for a, b in zip(x.shape, shape, strict=True)
     )
@@ -163,19 +170,19 @@ def _array(x: np.ndarray, dtype: npt.DTypeLike, *shape: int | None) -> None:
 def _kernel(x: np.ndarray, dtype: npt.DTypeLike, stride: int) -> None:
     _array(x, dtype, None, None, None, None)
     odd = all(size % 2 == 1 for size in x.shape[:2])
-    _require(odd and stride in (1, 2), f"kernel {x.shape} must be odd, stride {stride} be 1 or 2")
+    _require(odd and stride in (1, 2), f"kernel {x.shape} must be odd, and stride {stride} must be 1 or 2")
 
 
 def _accumulator(channels: int, bound: int, reduction: int) -> Value:
     _require(
         bound < ACC_LIMIT,
-        f"its sums reach {bound:,}, exact are those below 2**24; take fewer activation bits",
+        f"its sums reach {bound:,}, but only sums below 2**24 are exact; use fewer activation bits",
     )
     return Value("acc", channels, bound, reduction)
 
 
 def _is_kind(x: Value, *kinds: str) -> None:
-    _require(x.kind in kinds, f"needs {' or '.join(kinds)}, its input is {x.kind}")
+    _require(x.kind in kinds, f"it needs {' or '.join(kinds)}, but its input is {x.kind}")
 
 
 def _stem(node: StemNode) -> Value:
@@ -206,7 +213,10 @@ def _thresholds(node: ThresholdsNode, x: Value) -> Value:
     # In int64, as a difference of two int32 may not fit.
     ascending = np.all(np.diff(node.thresholds.astype(np.int64), axis=1) >= 0)
     ascending &= node.levels[0] == 0 and np.all(np.diff(node.levels.astype(np.int64)) > 0)
-    _require(ascending and node.levels[-1] <= MAX_LEVEL, "thresholds must ascend, and levels from 0 to 16384")
+    _require(
+        ascending and node.levels[-1] <= MAX_LEVEL,
+        f"thresholds must ascend, and levels must ascend from 0 to {MAX_LEVEL} at most",
+    )
     return Value("levels", x.channels, int(node.levels[-1]), x.reduction)
 
 
@@ -215,7 +225,7 @@ def _requantize(node: RequantizeNode, x: Value) -> Value:
     for array, dtype in ((node.multiplier, np.int32), (node.offset, np.int64), (node.shift, np.uint8)):
         _array(array, dtype, x.channels)
     in_range = np.all(np.abs(node.offset.astype(np.float64)) < 2**60) and np.all(node.shift <= MAX_SHIFT)
-    _require(in_range, f"offsets must be below 2**60, shifts 0 to {MAX_SHIFT}")
+    _require(in_range, f"offsets must be below 2**60, and shifts 0 to {MAX_SHIFT}")
     return x._replace(kind="stream", bound=-STREAM_MIN)
 
 
@@ -245,7 +255,7 @@ def _classifier(node: ClassifierNode, x: Value) -> Value:
     _array(node.weights, np.int16, x.channels, None)
     _array(node.bias, np.int32, node.weights.shape[1])
     bound = x.bound * np.abs(node.weights.astype(np.int64)).sum(0) + np.abs(node.bias.astype(np.int64))
-    _require(bound.max() < 2**31, f"sums reach {bound.max():,}; int32 holds less than 2**31")
+    _require(bound.max() < 2**31, f"its sums reach {bound.max():,}, but int32 holds less than 2**31")
     return Value("logits", node.weights.shape[1], int(bound.max()), 0)
 
 

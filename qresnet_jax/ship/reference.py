@@ -1,7 +1,8 @@
-"""The reference: what an `IntegerNetwork` computes, in plain NumPy.
+"""The reference engine, which computes an `IntegerNetwork` in plain NumPy.
 
-Every other engine must give the same integers. Convolutions are float32 matrix products: all sums of an accumulator
-are integers below 2**24 (`nodes.ACC_LIMIT`), which float32 adds exactly in any order. All else is in integers.
+Every other engine must give the same integers. Convolutions are float32 matrix products: all their sums are
+integers below 2**24 (`nodes.ACC_LIMIT`), which float32 adds exactly in any order. Everything else is computed
+in integers.
 """
 
 from collections.abc import Collection
@@ -13,21 +14,21 @@ from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.nodes import Node
 
-BATCH = 16  # images at once; more gains nothing and needs more memory
+BATCH = 16  # images that are computed at once; more are not faster, and need more memory
 
 
 def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
-    """Classifies.
+    """Computes logits.
 
     Args:
-      network: from `fold` or a packed file.
+      network: a network from `fold` or from a packed file.
       images: uint8 `[N, H, W, C]`.
 
     Returns:
       int32 `[N, classes]`; times `network.logit_scale` they are the logits of training.
 
     Raises:
-      ValueError: images of another shape or dtype.
+      ValueError: if the images do not have the network's shape, or are not uint8.
     """
     check_images(network, images)
     last = len(network.nodes) - 1
@@ -39,7 +40,11 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
 
 
 def check_images(network: IntegerNetwork, images: Any) -> None:
-    """Refuses what is not uint8 `[N, H, W, C]` of the network's size."""
+    """Checks that images are uint8 `[N, H, W, C]` of the network's size.
+
+    Raises:
+      ValueError: if they are not.
+    """
     dtype, shape = getattr(images, "dtype", type(images).__name__), np.shape(images)
     is_images = dtype == np.uint8 and len(shape) == 4 and 0 not in shape[1:]
     if not is_images or not network.takes(shape[1:]):
@@ -52,7 +57,16 @@ def check_images(network: IntegerNetwork, images: Any) -> None:
 def node_values(
     network: IntegerNetwork, images: np.ndarray, wanted: Collection[int] | None = None
 ) -> dict[int, np.ndarray]:
-    """Results of the nodes at the positions `wanted` (None: of all), of images as in `logits`, all at once."""
+    """Computes the results of single nodes, for all images at once.
+
+    Args:
+      network: a network from `fold` or from a packed file.
+      images: uint8 `[N, H, W, C]`.
+      wanted: positions of the nodes whose results are returned, or None for all nodes.
+
+    Returns:
+      The results by position, integers `[N, H', W', C']` or `[N, C']`.
+    """
     wanted = range(len(network.nodes)) if wanted is None else wanted
     last_reader = {j: i for i, node in enumerate(network.nodes) for j in node.inputs}
     values: dict[int, np.ndarray] = {}
@@ -93,7 +107,7 @@ def _saturate(x: np.ndarray) -> np.ndarray:
 
 
 def _windows(x: np.ndarray, kh: int, kw: int, stride: int, border: int = 0) -> np.ndarray:
-    """`[N, H, W, C]` -> `[N, H', W', kh * kw, C]`: what a window over each output pixel sees."""
+    """Returns what the kernel sees at each output pixel: `[N, H, W, C]` -> `[N, H', W', kh * kw, C]`."""
     ph, pw = (kh - 1) // 2, (kw - 1) // 2
     x = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)), constant_values=border)
     rows, columns = x.shape[1] - kh + 1, x.shape[2] - kw + 1
@@ -109,7 +123,7 @@ def _convolve(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
 
 
 def _passed(x: np.ndarray, thresholds: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """How many thresholds of its channel each x passes."""
+    """Returns how many thresholds of its channel each x passes."""
     if len(thresholds) == 1:
         return np.searchsorted(thresholds[0], direction[0] * x, side="right")
     count = np.empty(x.shape, np.int64)

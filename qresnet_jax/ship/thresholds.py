@@ -1,13 +1,13 @@
-"""Batch norm, ReLU and quantizer as integer thresholds, found on the trained formula in float64.
+"""Turns batch norm, ReLU and quantizer into integer thresholds, by evaluating the trained formula in float64.
 
-What lies between a sum and the next quantizer (scale s, step alpha / n, batch norm, ReLU) is a staircase in the integer
-sum, rising or falling as gamma is positive or negative. Each of its stairs is found by bisection over all integers that
-the sum can be:
+Everything between a sum and the next level (scale s, step alpha / n, batch norm, ReLU, quantizer) is one
+function of the integer sum: a staircase that rises if gamma is positive, and falls if it is negative. Each
+stair is found by bisection over all integers that the sum can be:
 
     threshold_i = min {x : level_index(direction * x) >= i},    i = 1 .. n
 
-So there is no rounding to argue about: at every reachable sum the integer network has the level of the formula, ties
-included. Evaluation in float32 may differ where the formula comes within 1e-6 of a tie.
+So nothing is rounded: at every possible sum the integer network has the level of the formula, ties included.
+Evaluation in float32 may differ from it if the formula comes within 1e-6 of a tie.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from qresnet_jax.ship import nodes
 def fold_quantizer(
     norm: nn.BatchNorm | None, act: nn.Quantizer, unit: float | np.ndarray, bound: int
 ) -> nodes.ThresholdsNode:
-    """Returns batch norm, ReLU and quantizer of `integer * unit` as thresholds on the integer.
+    """Folds batch norm, ReLU and quantizer of `integer * unit` into thresholds on the integer.
 
     Args:
-      norm: in evaluation mode; None for none.
+      norm: the batch norm, whose running statistics are used, or None.
       act: the quantizer.
       unit: what one unit of the integer is worth, scalar or `[C]`.
-      bound: of the integer's magnitude.
+      bound: the largest possible magnitude of the integer.
     """
     direction, affine = _batch_norm(norm)
 
@@ -41,14 +41,25 @@ def fold_quantizer(
 
 
 def unit_of_sums(conv: nn.BinaryConv, act: nn.Quantizer) -> np.ndarray:
-    """Returns what one unit of the sums of `conv`, on levels of `act`, is worth: float64 `[]`, or `[out]` per channel."""
+    """Returns what one unit of a convolution's sums is worth.
+
+    Args:
+      conv: a binary convolution.
+      act: the quantizer that makes its input.
+
+    Returns:
+      float64 `[]`, or `[out]` with one scale per channel.
+    """
     size = np.abs(np.asarray(conv.kernel[...], np.float64))
     scale = size.mean() if conv.scale == "layer" else size.mean((0, 1, 2))
     return scale * (float(act.clipping_level) / act.max_level)
 
 
 def _batch_norm(norm: nn.BatchNorm | None) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Per channel the direction, -1 or +1, in which it is monotone, and the function; of None the identity."""
+    """Returns a batch norm's direction per channel, +1 if it rises and -1 if it falls, and its function in float64.
+
+    None stands for the identity.
+    """
     if norm is None:
         return np.ones(1, np.int8), lambda x: x
     mean, var, gamma, beta = (
@@ -61,16 +72,17 @@ def _batch_norm(norm: nn.BatchNorm | None) -> tuple[np.ndarray, Callable[[np.nda
 def find_thresholds(
     stairs: Callable[[np.ndarray], np.ndarray], direction: np.ndarray, bound: int, n: int
 ) -> np.ndarray:
-    """Returns `min {x : stairs(direction * x) >= i}` for i = 1 .. n, over the integers `-bound .. bound`, by bisection.
+    """Finds `min {x : stairs(direction * x) >= i}` for i = 1 .. n, by bisection over the integers `-bound .. bound`.
 
     Args:
-      stairs: monotone in x along `direction`: integers `[n, C]` -> integers 0 .. n, `[n, C]`.
+      stairs: a function from integers `[n, C]` to integers 0 .. n, `[n, C]`. It must not fall as x moves in
+        `direction`.
       direction: -1 or +1, `[C]`.
-      bound: of `|x|`.
+      bound: the largest `|x|`.
       n: number of stairs.
 
     Returns:
-      int32 `[C, n]`; `bound + 1` where no x is high enough.
+      int32 `[C, n]`, with `bound + 1` for stairs that no x reaches.
     """
     stair = np.arange(1, n + 1)[:, None]
     low = np.full((n, len(direction)), -bound)

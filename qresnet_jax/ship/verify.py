@@ -1,4 +1,4 @@
-"""Runs the files of an export with the programs that their users have, against the logits that they must give."""
+"""Runs the files of an export with the programs that their users have, and compares the logits."""
 
 import pathlib
 import re
@@ -12,12 +12,11 @@ import numpy as np
 from qresnet_jax.errors import CompilerError, ExportError
 from qresnet_jax.ship import reference
 
-IMAGES = 256  # so many are enough: every image goes through all of a file
-_BATCH = 16  # images at once, as memory allows for large ones
-_QONNX_IMAGES = 16  # its executor is slow
-_FLOAT_DIFFERENCE = (
-    0.01  # of the logits' mean size; a value at an edge of a quantizer moves an image's logits
-)
+IMAGES = 256  # these are enough, because every image uses the whole file
+_BATCH = 16  # images that are run at once; memory would not allow more large ones
+_QONNX_IMAGES = 16  # the executor of QONNX is slow
+# The tolerance, as a fraction of the mean |logit|: rounding moves some values across a threshold, which moves logits.
+_FLOAT_DIFFERENCE = 0.01
 
 
 def check(
@@ -29,24 +28,24 @@ def check(
     name: str,
     kind: str,
 ) -> str:
-    """Runs what an export wrote.
+    """Runs the files of an export, and compares their logits with the expected ones.
 
     Args:
-      files: those of one network.
-      format: of them: a key of `RUNNERS`.
+      files: the files of one network.
+      format: the format of the files, a key of `RUNNERS`.
       images: uint8 `[N, H, W, C]`, N > 0.
-      expected: logits `[N, classes]`. Where they are integers, those of the files must be equal to the bit. Where they are
-        floats, all images but one must have the same class, and the logits must differ by 1 % on average at most.
-      name: what the files are called.
-      kind: what the images are called, in the plural.
+      expected: the right logits `[N, classes]`. Integers must be equal to the bit. With floats, all images
+        but one must get the same class, and the logits may differ by 1 % on average.
+      name: what messages call the files.
+      kind: what messages call the images, in the plural.
 
     Returns:
-      A sentence that says what was checked, or that it was not, for want of a program.
+      A sentence that says what was checked, or which program is missing for the check.
 
     Raises:
-      ExportError: the files do not run, or give something else.
+      ExportError: if the files do not run, or give other logits.
     """
-    advice = "It is a fault of the writer, or of the program that runs it: take another config.export.format, and report it"
+    advice = "It is a fault of the writer, or of the program that runs it: choose another config.export.format, and report it"
     run = RUNNERS[format]
     try:
         logits = run(files, images, expected.shape[1])
@@ -75,14 +74,15 @@ def _agree(logits: np.ndarray, expected: np.ndarray) -> bool:
 
 
 class _MissingError(Exception):
-    """There is no program to run the files; the message says which."""
+    """A program that is needed to run the files is missing; the message says which."""
 
 
 def _in_batches(run: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(run(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)])
 
 
-# Each runs one format: of files and images, and the number of classes, the logits of all images or of the first ones.
+# Each of these functions runs one format. From the files, the images and the number of classes it computes the logits of
+# all images, or of the first ones.
 
 
 def _packed(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.ndarray:
@@ -92,7 +92,7 @@ def _packed(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> 
 
 
 def _c(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.ndarray:
-    """By the example that stands beside the network, which prints the logits and the name of the class."""
+    """Runs the example that is exported beside the network, which prints logits and the name of the class."""
     from qresnet_jax.ship.c.engine import find_compiler
 
     try:

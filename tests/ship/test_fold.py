@@ -148,5 +148,5 @@ def test_a_dead_network_folds(build_model):
 
 def test_what_is_no_network_is_refused():
     conv = nn.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match="fold takes a network of create_model, got BinaryConv"):
+    with pytest.raises(TypeError, match="fold takes a network from create_model, got BinaryConv"):
         fold(conv)
