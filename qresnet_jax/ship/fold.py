@@ -1,11 +1,12 @@
-"""From a trained network to the integers that ship.
+"""Folds a trained network into the integers that ship.
 
-Two things happen to what lies between two convolutions (scale s, step alpha / n, batch norm, ReLU,
-quantizer):
+Between two convolutions lie a scale s, a step alpha / n, a batch norm, a ReLU and a quantizer. They are
+folded in two ways:
 
-- Where it ends on the residual stream, evaluation already computes `(acc * M + C) >> k`; folding writes M, C,
-  k down.
-- Where it ends in a quantizer, it becomes thresholds on the integer acc, see `qresnet_jax.ship.thresholds`.
+- If the result goes to the residual stream, evaluation already computes `(acc * M + C) >> k`; folding stores
+  M, C and k.
+- If the result goes to a quantizer, all of them become thresholds on the integer acc, see
+  `qresnet_jax.ship.thresholds`.
 """
 
 import dataclasses
@@ -35,19 +36,20 @@ def fold(
     class_names: Sequence[str] | None = None,
     image_shape: tuple[int, int] | None = None,
 ) -> IntegerNetwork:
-    """The integer network that computes what `model` computes in evaluation mode.
+    """Returns the integer network that computes what `model` computes in evaluation mode.
 
     Args:
-      model: with binary weights and quantized activations, in any mode; it is not changed.
-      mean: pixel means that training subtracted, half-integers, one or one per channel (`mean` of a
-        checkpoint's description).
-      class_names: in the order of the logits.
-      image_shape: (height, width) that the network shall be tied to.
+      model: a network with binary weights and quantized activations, in any mode. It is not changed.
+      mean: the pixel means that training subtracted, multiples of 1/2 from 0 to 255, one number or one per
+        channel. A checkpoint's description has them as `mean`.
+      class_names: names of the classes in the order of the logits, or None.
+      image_shape: `(height, width)` of the images if the network shall accept only this size, or None.
 
     Raises:
-      ExportError: the network is a float one, its sums reach 2**24, or it has parameters that are not finite.
-      TypeError: not a network of `create_model`.
-      ValueError: impossible means, names or shape.
+      ExportError: if the network has float weights or activations, if its sums reach 2**24, or if a parameter
+        is not finite.
+      TypeError: if `model` is not from `create_model`.
+      ValueError: if a mean, the number of names or the shape is not possible.
     """
     if not isinstance(model, ResNet):
         raise TypeError(f"fold takes a network from create_model, got {type(model).__name__}")

@@ -18,21 +18,22 @@ def write_network(
     c_profile: str = "fast",
     c_prefix: str = "model",
 ) -> list[pathlib.Path]:
-    """Writes a network, whole or not at all.
+    """Writes a network. Either all of its files are written or none.
 
     Args:
-      network: from `fold` or a packed file.
-      path: of the file; of the directory, for format "c".
-      format: a key of `ENDINGS`.
-      c_profile, c_prefix: "fast" or "small", and what names begin with, for format "c"; see
-        `qresnet_jax.ship.c.writer.write_c`.
+      network: a network from `fold` or from a packed file.
+      path: path of the file, or of the directory for format "c".
+      format: "packed", "c", "onnx" or "stablehlo".
+      c_profile, c_prefix: the profile ("fast" or "small") of format "c", and what names in its code begin
+        with; see `qresnet_jax.ship.c.writer.write_c`.
 
     Returns:
-      The files.
+      The paths of the files.
 
     Raises:
-      ValueError: no such format.
-      UserError: it cannot be written, or takes images of any size, which this format cannot.
+      ValueError: if there is no such format.
+      UserError: if the files cannot be written, or if the network takes images of any size and the format
+        needs one size.
     """
     path = pathlib.Path(path)
     height, width, channels = network.image_shape

@@ -87,13 +87,13 @@ def load_packed(path: str | os.PathLike[str], engine: str = "jax") -> PackedNetw
     """Reads a packed file for prediction.
 
     Args:
-      path: of the file, or the name of a model in the zoo.
-      engine: what computes: "jax" (CPU, GPU, TPU), "c" (mostly the fastest on a CPU, needs a C compiler) or
-        "numpy" (the reference); all give the same integers.
+      path: path of the file, or the name of a model in the zoo.
+      engine: what computes: "jax" (on CPU, GPU or TPU), "c" (usually the fastest on a CPU, but needs a C
+        compiler) or "numpy" (the reference). All give the same integers.
 
     Raises:
-      PackedError: not a packed file that this version reads; the message says why.
-      ValueError: no such engine.
+      PackedError: if this version cannot read the file; the message says why.
+      ValueError: if there is no such engine.
 
     Examples:
       >>> import numpy as np
