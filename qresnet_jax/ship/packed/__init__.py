@@ -1,1 +1,1 @@
-"""The packed file: one bit for each binary weight, described in docs/packed_format.md."""
+"""The packed file, which stores one bit for each binary weight. docs/packed_format.md describes the format."""

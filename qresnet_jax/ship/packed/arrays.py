@@ -1,7 +1,9 @@
-"""The nodes of a packed file: one JSON object each, and their arrays, joined into a few flat tensors by what they are.
+"""Writes and reads the nodes of a packed file.
 
-docs/packed_format.md describes all this for readers in any language. One rule holds throughout: output channels come
-first and input channels last, and a sign is one bit, 1 for +1, the first in the lowest bit of a byte.
+Each node is one JSON object. Arrays of the same kind, such as all thresholds, are joined into one flat
+tensor. docs/packed_format.md describes the format for readers in any language. Two rules hold throughout:
+output channels come first and input channels last; and a sign is one bit, 1 for +1, the first in the lowest
+bit of a byte.
 """
 
 import math
@@ -13,7 +15,7 @@ import numpy as np
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.nodes import Node
 
-# All that a file may hold; where there are two, an array goes to the first that it fits.
+# All tensors that a file may have. Of a name and its `_wide` form, an array goes to the first if its values fit.
 TENSOR_DTYPES = {
     "stem_weights": "<i2",
     "signs": "|u1",  # bits
@@ -42,12 +44,20 @@ _NAMES = {node: op for op, node in _OPS.items()}
 
 
 def pack_signs(signs: np.ndarray) -> np.ndarray:
-    """-1 and +1 in C order -> uint8, eight to a byte, the first in the lowest bit, 1 for +1, the last byte padded with 0."""
+    """Packs signs, -1 or +1, into bytes.
+
+    Args:
+      signs: integers of any shape, taken in C order.
+
+    Returns:
+      uint8 `[ceil(signs.size / 8)]`. A bit is 1 for +1, the first sign is in the lowest bit, and the last
+      byte is padded with 0.
+    """
     return np.packbits(signs.ravel() > 0, bitorder="little")
 
 
 def unpack_signs(packed: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` signs of `pack_signs`, int8."""
+    """Returns the first `count` signs from the bytes of `pack_signs`, int8 `[count]`."""
     return np.unpackbits(packed, count=count, bitorder="little").astype(np.int8) * 2 - 1
 
 
@@ -56,13 +66,13 @@ def _output_first(kernel: np.ndarray) -> np.ndarray:
 
 
 class NodeWriter:
-    """Describes nodes and collects their arrays, in the order of the calls."""
+    """A writer that describes nodes as JSON and collects their arrays, in the order of the calls."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in TENSOR_DTYPES}
 
     def write(self, i: int, node: Node) -> dict[str, Any]:
-        """The JSON object of the node at position i."""
+        """Returns the JSON object of the node at position i, and keeps its arrays."""
         entry: dict[str, Any] = {"op": _NAMES[type(node)]}
         if node.name:
             entry["name"] = node.name
@@ -106,7 +116,7 @@ class NodeWriter:
         return {"wide": True} if wide else {}
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """All arrays so far, one tensor of one dimension for each name that has any."""
+        """Returns all arrays so far, as one flat tensor for each name that has any."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
 
 
@@ -119,9 +129,14 @@ def _stride(node: nodes.StemNode | nodes.BinaryConvNode) -> dict[str, int]:
 
 
 class NodeReader:
-    """Takes nodes out of what a `NodeWriter` wrote, in the same order.
+    """A reader for what a `NodeWriter` wrote, which must be read in the same order.
 
-    All its methods raise ValueError on what no writer writes. Whether the nodes make a network is not looked at.
+    All its methods raise ValueError on what no `NodeWriter` writes. They do not check whether the nodes fit
+    together.
+
+    Args:
+      tensors: the tensors of the file, by name.
+      double_mean: twice the pixel means, int16 `[channels]`.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], double_mean: np.ndarray) -> None:
@@ -129,7 +144,7 @@ class NodeReader:
         self._taken = dict.fromkeys(tensors, 0)
 
     def read(self, i: int, entry: dict[str, Any]) -> Node:
-        """The node at position i."""
+        """Returns the node at position i from its JSON object."""
         op = entry.get("op") if isinstance(entry, dict) else None
         if not isinstance(op, str) or op not in _OPS:
             raise ValueError(f"node {i} has no known op: {entry!s:.60}")
@@ -142,11 +157,11 @@ class NodeReader:
             raise ValueError(f"node {i}, {op}: {error}") from error
 
     def finish(self) -> None:
-        """Refuses tensors with more numbers than the nodes have."""
+        """Refuses tensors with more numbers than the nodes use."""
         for name, tensor in self._tensors.items():
             if self._taken[name] != len(tensor):
                 raise ValueError(
-                    f"tensor {name} has {len(tensor)} numbers, the nodes use {self._taken[name]}"
+                    f"tensor {name} has {len(tensor)} numbers, but the nodes use {self._taken[name]}"
                 )
 
     def _arrays(self, op: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +178,7 @@ class NodeReader:
                 thresholds = self._narrow_or_wide("thresholds", entry, (rows, n)).astype(np.int32)
                 levels = _integers(entry.get("levels", list(range(n + 1))), "levels")
                 if len(levels) != n + 1 or max(levels) > nodes.MAX_LEVEL:
-                    raise ValueError(f"{n} thresholds need {n + 1} levels, up to {nodes.MAX_LEVEL}")
+                    raise ValueError(f"{n} thresholds need {n + 1} levels of at most {nodes.MAX_LEVEL}")
                 return {
                     "thresholds": thresholds,
                     "direction": self._signs("directions", (rows,)),
@@ -190,7 +205,9 @@ class NodeReader:
         if tensor is None:
             raise ValueError(f"tensor {name} is missing")
         if start + count > len(tensor):
-            raise ValueError(f"tensor {name} has {len(tensor)} numbers, at least {start + count} are needed")
+            raise ValueError(
+                f"tensor {name} has {len(tensor)} numbers, but at least {start + count} are needed"
+            )
         self._taken[name] = start + count
         return tensor[start : start + count].reshape(shape)
 
@@ -208,14 +225,14 @@ class NodeReader:
 
 def _integers(values: Any, what: str) -> list[int]:
     if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 2**31 for v in values):
-        raise ValueError(f"{what} must be integers from 0 on, got {values!s:.60}")
+        raise ValueError(f"{what} must be integers from 0 to 2**31 - 1, got {values!s:.60}")
     return values
 
 
 def _shape(entry: dict[str, Any], rank: int) -> tuple[int, ...]:
     shape = _integers(entry.get("shape"), "shape")
     if len(shape) != rank or 0 in shape:
-        raise ValueError(f"shape must be {rank} sizes, got {shape!s:.60}")
+        raise ValueError(f"shape must be {rank} sizes above 0, got {shape!s:.60}")
     return tuple(shape)
 
 

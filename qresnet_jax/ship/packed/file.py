@@ -1,7 +1,8 @@
-"""The packed file: an `IntegerNetwork` as safetensors, one bit per binary weight. docs/packed_format.md is its layout.
+"""Writes and reads packed files, which hold an `IntegerNetwork` as safetensors with one bit per binary weight.
 
-Writing is reproducible: the same network gives the same bytes. Reading executes nothing and checks everything, the
-cheap things first; whatever is wrong with a file is a `PackedError`.
+docs/packed_format.md describes the format. Writing is reproducible: the same network always gives the same
+bytes. Reading executes nothing and checks everything, the cheap things first. Whatever is wrong with a file
+raises a `PackedError`.
 """
 
 import hashlib
@@ -26,29 +27,29 @@ _CODES = {"U8": "|u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # safetensors'
 
 
 def read_packed(path: str | os.PathLike[str]) -> IntegerNetwork:
-    """The network of a packed file, for engines and writers.
+    """Reads the network of a packed file, for engines and writers.
 
     Raises:
-      PackedError: not a packed file that this version reads; the message says why.
+      PackedError: if this version cannot read the file; the message says why.
     """
     return _parse(_read_bytes(path), path)
 
 
 def save_packed(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
-    """Writes a network; a file at `path` is replaced at once or not at all.
+    """Writes a network as a packed file. A file that is already at `path` is replaced at once or not at all.
 
     Args:
-      network: from `fold`.
-      path: of the file.
+      network: a network from `fold`.
+      path: path of the file.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: if the file cannot be written.
     """
     write_all({pathlib.Path(path): packed_bytes(network)})
 
 
 def packed_bytes(network: IntegerNetwork) -> bytes:
-    """The content of the file that `save_packed` writes."""
+    """Returns the content of the file that `save_packed` writes."""
     writer = NodeWriter()
     description = {
         "nodes": [writer.write(i, node) for i, node in enumerate(network.nodes)],
@@ -78,7 +79,7 @@ def _json(value: Any) -> str:
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256, hexadecimal, over everything else in the file, in sorted order."""
+    """Returns the hexadecimal SHA-256 of everything else in the file, in sorted order."""
     digest = hashlib.sha256()
     for key in sorted(metadata):
         if key != "sha256":
@@ -91,13 +92,12 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) ->
 
 
 def _safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The file format, written here: the library orders the metadata by chance."""
+    """Returns the bytes of a safetensors file. The library cannot be used: it writes the metadata in random order."""
     names = {dtype: name for name, dtype in _CODES.items()}
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
-    ordered = sorted(
-        tensors.items(), key=lambda item: (-item[1].itemsize, item[0])
-    )  # so that all are aligned
+    # In this order all tensors are aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
     for name, x in ordered:
         end = offset + x.nbytes
         header[name] = {"dtype": names[x.dtype.str], "shape": [len(x)], "data_offsets": [offset, end]}
@@ -127,7 +127,7 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> IntegerNetwork:
         newer = isinstance(version, str) and version.isdecimal() and int(version[:9]) > VERSION
         way_out = "update qresnet_jax" if newer else "write it again"
         raise PackedError(
-            f"{path} has version {version!r:.20}, this program reads version {VERSION}: {way_out}"
+            f"{path} has version {version!r:.20}, but this program reads version {VERSION}: {way_out}"
         )
     tensors = _tensors(data, path)
     if metadata.get("sha256") != _checksum(metadata, tensors):
@@ -147,18 +147,20 @@ def _header(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError
         if len(data) < 8 + length:
             raise PackedError(
-                f"{path} is truncated: its header has {length} bytes, there are {len(data) - 8}"
+                f"{path} is truncated: its header should have {length} bytes, but only {len(data) - 8} are there"
             )
         header = json.loads(data[8 : 8 + length].decode())
         if not isinstance(header, dict):
             raise ValueError
     except (ValueError, RecursionError):
-        raise PackedError(f"{path} is not a safetensors file, or its header is damaged") from None
+        raise PackedError(
+            f"{path} is not a safetensors file, or its header is damaged: fetch or write it again"
+        ) from None
     return header
 
 
 def _tensors(data: bytes, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The tensors by name, each of one dimension and a dtype that packed files have."""
+    """Returns the tensors by name. Each has one dimension, and the dtype that packed files have for its name."""
     try:
         stored = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
@@ -168,7 +170,7 @@ def _tensors(data: bytes, path: str | os.PathLike[str]) -> dict[str, np.ndarray]
         expected = TENSOR_DTYPES.get(name)
         if expected is None or _CODES.get(x["dtype"]) != expected or len(x["shape"]) != 1:
             raise PackedError(
-                f"{path} has a tensor {name!r:.40} of {x['dtype']} {x['shape']}; packed files have, in one dimension: "
+                f"{path} has a tensor {name!r:.40} of {x['dtype']} {x['shape']}; packed files may have, with one dimension: "
                 + ", ".join(f"{n} {d}" for n, d in TENSOR_DTYPES.items())
             )
         tensors[name] = np.frombuffer(x["data"], expected)
@@ -184,7 +186,7 @@ def _network(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> 
     scale, bits, entries = (description.get(key) for key in ("logit_scale", "fraction_bits", "nodes"))
     if type(scale) is not float or type(bits) is not int or not isinstance(entries, list):
         raise ValueError(
-            "network must have logit_scale (a float), fraction_bits (an integer), nodes (a list)"
+            "network must have logit_scale (a float), fraction_bits (an integer) and nodes (a list)"
         )
     if not all(value is None or type(value) is int for value in size):
         raise ValueError(f"height and width must be integers or null, got {size}")
@@ -194,7 +196,9 @@ def _network(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> 
     reader.finish()
     network = IntegerNetwork(nodes, bits, scale, None if names is None else tuple(names), *size)
     if preprocessing.get("channels") != network.channels:
-        raise ValueError(f"channels must be {network.channels}, as many as the stem has")
+        raise ValueError(
+            f"channels must be {network.channels}, as many as the stem has, got {preprocessing.get('channels')!s:.20}"
+        )
     return network
 
 
@@ -208,5 +212,5 @@ def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _double_mean(mean: Any) -> np.ndarray:
     known = isinstance(mean, list) and all(type(m) is float and math.isfinite(m) for m in mean)
     if not known or any(not 0 <= m <= 255 or 2 * m != int(2 * m) for m in mean):
-        raise ValueError("mean must be a list of half-integers from 0 to 255")
+        raise ValueError(f"mean must be a list of multiples of 1/2 from 0 to 255, got {mean!s:.60}")
     return np.array([int(2 * m) for m in mean], np.int16)
