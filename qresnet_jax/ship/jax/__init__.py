@@ -1,1 +1,1 @@
-"""The JAX engine, and what it exports as StableHLO."""
+"""The JAX engine, the StableHLO export, and a float network to compare speeds with."""

@@ -1,4 +1,4 @@
-"""The network that an `IntegerNetwork` replaces: the same layers in float, without quantizers, for timing."""
+"""The float network that an `IntegerNetwork` replaces: the same layers without quantizers, to compare speeds."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -14,17 +14,17 @@ from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.nodes import Node
 
-HIGHEST = jax.lax.Precision.HIGHEST  # float32 also where the default is less
+HIGHEST = jax.lax.Precision.HIGHEST  # full float32, also on devices whose default is less
 
 
 def float_baseline(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
-    """A float32 network of the same architecture with random weights, compiled by XLA.
+    """Returns a float32 network of the same architecture with random weights, compiled by XLA.
 
-    Batch norm is part of the convolutions, as one would ship it; ReLU stands where the integer network has ReLU or thresholds
-    of an accumulator.
+    Batch norm is merged into the convolutions, as one would ship it. A ReLU stands wherever the integer
+    network has a ReLU or thresholds of an accumulator.
 
     Args:
-      network: gives the layers.
+      network: the integer network, whose layers it has.
 
     Returns:
       A function from uint8 images `[N, H, W, C]` to float32 logits `[N, classes]`.
@@ -42,7 +42,7 @@ def float_baseline(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
 
 
 def _weights(network: IntegerNetwork) -> list[tuple[np.ndarray, np.ndarray] | None]:
-    """By node, a kernel and a bias for each layer that has one, else None."""
+    """Returns a kernel and a bias for each node that has weights, and None for the others."""
     rng = np.random.default_rng(0)
     found: list[tuple[np.ndarray, np.ndarray] | None] = []
     for node in network.nodes:

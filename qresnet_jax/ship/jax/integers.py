@@ -1,7 +1,7 @@
-"""Requantization, thresholds and mean pooling of an `IntegerNetwork` in JAX, exact without 64-bit types.
+"""Computes requantization, thresholds and mean pooling of an `IntegerNetwork` in JAX, exactly, without 64-bit types.
 
-All functions take the node's arrays as NumPy constants and a tensor whose channels lie along `axis`. Whatever can be
-decided from the constants and from the range of the input is decided while tracing.
+The functions take the node's arrays as NumPy constants, and a tensor whose channels lie along `axis`.
+Whatever can be decided from the constants and from the range of the input is decided while tracing.
 """
 
 from typing import Any
@@ -19,16 +19,16 @@ _SPLIT = 12
 
 
 def requantize(node: nodes.RequantizeNode, x: jax.Array, bound: int, axis: int) -> jax.Array:
-    """`saturate((x * multiplier + offset) >> shift)`.
+    """Computes `saturate((x * multiplier + offset) >> shift)`.
 
     Args:
-      node: its constants.
+      node: the node, whose arrays are constants.
       x: integers of any dtype, `|x| <= bound`.
-      bound: at most `2**24`.
-      axis: of x, that of the channels.
+      bound: the largest possible `|x|`, at most `2**24`.
+      axis: the axis of the channels of `x`.
 
     Returns:
-      int16, like x.
+      int16, of the shape of `x`.
     """
     x = x.astype(jnp.int32)
     for split in (0, _SPLIT):
@@ -48,7 +48,10 @@ def requantize(node: nodes.RequantizeNode, x: jax.Array, bound: int, axis: int) 
 def _split_constants(
     node: nodes.RequantizeNode, bound: int, split: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """`(M, C_high, C_low, S, k - S)` with `S = min(k, split)` for the form of `fixed_point`; None if it leaves 32 bits."""
+    """Returns `(M, C_high, C_low, S, k - S)` with `S = min(k, split)`, the constants of the form in `fixed_point`.
+
+    It returns None if an intermediate value would not fit 32 bits.
+    """
     multiplier, shift = node.multiplier.astype(np.int64), node.shift.astype(np.int64)
     first = np.minimum(shift, split)
     high, low = node.offset >> first, node.offset & ((1 << first) - 1)
@@ -56,12 +59,12 @@ def _split_constants(
     largest = ((bound >> first) + 1) * size + np.abs(high) + size + 2
     if np.any(largest >= 2**31) or np.any((size + 1) << first >= 2**31):
         return None
-    # An int32 is all sign from bit 31 on, so a shift by more changes nothing.
+    # A shift of an int32 by 31 leaves only the sign, so a longer shift gives the same.
     return multiplier, high, low, first, np.minimum(shift - first, 31)
 
 
 def _wide_requantize(node: nodes.RequantizeNode, x: jax.Array, axis: int) -> jax.Array:
-    """The same through 64-bit sums of two words each, for any multiplier and offset that a node may have."""
+    """Requantizes with 64-bit sums in two words, for any multiplier and offset that a node may have."""
     words = _low_word(node.offset), (node.offset >> 32).astype(np.int32)
     offset_low, offset_high, m, shift = (
         _along(constant, x, axis) for constant in (*words, node.multiplier, node.shift.astype(np.int32))
@@ -82,7 +85,7 @@ def _wide_requantize(node: nodes.RequantizeNode, x: jax.Array, axis: int) -> jax
 
 
 def _product(x: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`x * m` of int32 with `|x| <= 2**24` as the words (int32, uint32), by halves of 16 bits."""
+    """Returns `x * m` of int32 with `|x| <= 2**24` as two words (int32, uint32), computed from halves of 16 bits."""
     x_high, x_low, m_high, m_low = x >> 16, x & 0xFFFF, m >> 16, m & 0xFFFF
     lowest = x_low.astype(jnp.uint32) * m_low.astype(jnp.uint32)
     middle = x_high * m_low + (lowest >> 16).astype(jnp.int32)
@@ -101,29 +104,29 @@ def saturate(x: jax.Array) -> jax.Array:
 
 
 def saturating_add(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`saturate(a + b)` of int16."""
+    """Returns `saturate(a + b)` of two int16 arrays."""
     return saturate(a.astype(jnp.int32) + b.astype(jnp.int32))
 
 
 def levels(node: nodes.ThresholdsNode, x: jax.Array, bound: int, axis: int) -> jax.Array:
-    """`node.levels[i]`, where i counts the thresholds of the channel with `direction * x >= threshold`.
+    """Returns `node.levels[i]`, where i counts the thresholds of the channel with `direction * x >= threshold`.
 
-    With `-x >= t` the same as `not x >= 1 - t`, a falling channel is a rising one that counts down from the top, so that x
-    need not be negated: -32768 has no negative in int16.
+    Since `-x >= t` is the same as `not x >= 1 - t`, a falling channel is computed as a rising one that counts
+    down from the top. So x is not negated, which int16 would not allow for -32768.
 
     Args:
-      node: its constants.
+      node: the node, whose arrays are constants.
       x: int16 or int32, `|x| <= bound`.
-      bound: of x.
-      axis: of x, that of the channels.
+      bound: the largest possible `|x|`.
+      axis: the axis of the channels of `x`.
 
     Returns:
-      int16, like x.
+      int16, of the shape of `x`.
     """
     falling = node.direction < 0
     thresholds = node.thresholds.astype(np.int64)
     thresholds = np.where(falling[:, None], 1 - thresholds, thresholds)
-    thresholds = np.clip(thresholds, -bound, bound + 1)  # every x or no x passes those at the ends
+    thresholds = np.clip(thresholds, -bound, bound + 1)  # every x passes -bound, and no x passes bound + 1
     if thresholds.max() > nodes.STREAM_MAX:
         x = x.astype(jnp.int32)
     thresholds = thresholds.astype(x.dtype)
@@ -135,7 +138,7 @@ def levels(node: nodes.ThresholdsNode, x: jax.Array, bound: int, axis: int) -> j
 
 
 def _climbed(x: jax.Array, thresholds: np.ndarray, steps: np.ndarray, axis: int) -> jax.Array:
-    """The sum of `steps[i]` over the thresholds i that x passes."""
+    """Returns the sum of `steps[i]` over the thresholds i that x passes."""
 
     def add(total: jax.Array, thresholds: Any, steps: Any) -> jax.Array:
         for i in range(len(steps)):
@@ -154,25 +157,26 @@ def _climbed(x: jax.Array, thresholds: np.ndarray, steps: np.ndarray, axis: int)
 
 
 def mean_pool(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """`(2 * sum + count) // (2 * count)` over `axes`, in 32 bits.
+    """Computes `(2 * sum + count) // (2 * count)` over `axes`, in 32 bits.
 
-    With `x = 256 * x_high + x_low` the sum is `256 * (q * count + r) + low`, `0 <= r < count`, and 256 * q leaves the
-    division.
+    With `x = 256 * x_high + x_low` the sum is `256 * (q * count + r) + low`, `0 <= r < count`, so that 256 *
+    q can be added after the division.
 
     Args:
       x: int16.
-      axes: height and width.
+      axes: the axes of height and width.
 
     Returns:
-      int32, without these axes.
+      int32, of the shape of `x` without these axes.
 
     Raises:
-      ValueError: more than `MAX_POOLED_PIXELS` pixels.
+      ValueError: if there are more than `MAX_POOLED_PIXELS` pixels.
     """
     count = x.shape[axes[0]] * x.shape[axes[1]]
     if count > MAX_POOLED_PIXELS:
         raise ValueError(
-            f"the mean over {count:,} pixels does not fit 32 bits; take images that leave at most {MAX_POOLED_PIXELS:,}"
+            f"the mean over {count:,} pixels does not fit 32 bits; use smaller images, so that the last layer has at most "
+            f"{MAX_POOLED_PIXELS:,} pixels"
         )
     x = x.astype(jnp.int32)
     high, low = jnp.sum(x >> 8, axes), jnp.sum(x & 0xFF, axes)
@@ -182,7 +186,7 @@ def mean_pool(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
 
 
 def _along(constant: jax.Array | np.ndarray, x: jax.Array, axis: int) -> jax.Array:
-    """`[C]` or `[1]`, shaped to broadcast against x along its `axis`."""
+    """Reshapes `[C]` or `[1]` so that it broadcasts against x along its `axis`."""
     shape = [1] * x.ndim
     shape[axis] = -1
     return jnp.reshape(constant, shape)

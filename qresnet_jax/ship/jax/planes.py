@@ -1,14 +1,17 @@
-"""Convolutions in JAX as sums over shifted images, of products or of bits: what XLA turns into full vectors on processors.
+"""Computes convolutions in JAX as sums over shifted images, which XLA turns into full vectors on processors.
 
-A tensor is `[C, L]` with `L = H * pitch * N` and the batch minor: rows of pixels one after the other, each followed by
-`pitch - W` columns of no meaning, at least as many as half a kernel. A tap of a convolution is then one contiguous slice of
-the padded image, so vectors are full however small image and batch are.
+A tensor is `[C, L]` with `L = H * pitch * N`, where the batch is the fastest index. Rows of pixels follow one
+another, each with `pitch - W` unused columns behind it, at least as many as half a kernel is wide. A tap of a
+convolution is then one contiguous slice of the padded image, so vectors are full even if image and batch are
+small.
 
-Levels are bit planes of uint16, one word for 16 channels: with `level = sum_k 2**k * b_k` and weights `2 * w - 1`, w a bit,
+Levels are bit planes of uint16, with one word for 16 channels. With `level = sum_k 2**k * b_k` and weights
+`2 * w - 1`, where w is a bit,
 
     conv(levels, signs) = sum_k 2**k * (2 * popcount(b_k & w) - popcount(b_k))
 
-summed over taps and words. The second term is the same for all output channels, and zeros around the image add nothing.
+summed over taps and words. The second term is the same for all output channels, and zeros around the image
+add nothing.
 """
 
 import functools
@@ -22,11 +25,11 @@ from jax import lax
 from jax.typing import DTypeLike
 
 WORD = 16  # channels in a word of a bit plane
-MAX_TERMS = 144  # products that are unrolled into one loop body; with 288 its vectors get lost
+MAX_TERMS = 144  # products that are unrolled into one loop body; with 288, XLA no longer uses vectors
 
 
 class Window(NamedTuple):
-    """How a convolution reads an image: kernel, stride and the sizes before and after."""
+    """The way in which a convolution reads an image: its kernel, its stride, and the sizes before and after."""
 
     kernel: tuple[int, int]
     stride: int
@@ -37,41 +40,48 @@ class Window(NamedTuple):
 
     @property
     def out_height(self) -> int:
+        """Returns the number of rows of the output."""
         return -(-self.height // self.stride)
 
     @property
     def out_width(self) -> int:
+        """Returns the number of columns of the output."""
         return -(-self.width // self.stride)
 
     @property
     def pitch(self) -> int:
+        """Returns the distance of two rows of the output, in pixels."""
         return self.out_width + self.margin
 
     @property
     def length(self) -> int:
-        """L of the output."""
+        """Returns the L of the output."""
         return self.out_height * self.pitch * self.batch
 
     def pixels(self, x: jax.Array) -> jax.Array:
-        """The input `[C, L]` as `[C, H, W, N]`."""
+        """Returns the input `[C, L]` as `[C, H, W, N]`."""
         return x.reshape(len(x), self.height, -1, self.batch)[:, :, : self.width]
 
     @property
     def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows above and below the input, columns left and right of it."""
+        """Returns the rows to add above and below the input, and the columns to add to its left and right."""
         s = self.stride
         top, left = ((size - 1) // 2 for size in self.kernel)
-        # The last slices end some columns beyond the last row.
+        # The last slices end a few columns behind the last row.
         beyond = -(-((self.kernel[1] - 1) // s) // self.pitch)
         rows = self.out_height + (self.kernel[0] - 1) // s + beyond
         return (top, s * rows - self.height - top), (left, s * self.pitch - self.width - left)
 
     def phases(self, x: jax.Array, border: int = 0) -> tuple[jax.Array, ...]:
-        """The input `[C, L]` with a border around each image, in its phases."""
+        """Adds a border around each image of the input `[C, L]`, and splits it into its phases; see `split`."""
         return self.split(jnp.pad(self.pixels(x), ((0, 0), *self.padding, (0, 0)), constant_values=border))
 
     def split(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Padded `[C, _, _, N]` -> for each (r, c) its pixels at rows r and columns c modulo the stride, `[C, _]`."""
+        """Splits a padded input `[C, _, _, N]` into phases: the pixels at rows r and columns c modulo the stride.
+
+        Returns:
+          A phase `[C, _]` for each (r, c) that the kernel reads.
+        """
         s = self.stride
         x = x.reshape(len(x), -1, s, self.pitch, s, self.batch)
         return tuple(
@@ -81,14 +91,14 @@ class Window(NamedTuple):
         )
 
     def taps(self) -> Iterator[tuple[int, int, int, int]]:
-        """For each tap of the kernel `(i, j, number of its phase, offset of its slice in it)`."""
+        """Yields `(i, j, phase, offset)` for each tap of the kernel: its phase, and where its slice begins in it."""
         s, columns = self.stride, min(self.stride, self.kernel[1])
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
                 yield i, j, i % s * columns + j % s, (i // s * self.pitch + j // s) * self.batch
 
     def max(self, phases: tuple[jax.Array, ...]) -> jax.Array:
-        """`[C, L]`, the largest of the pixels in the window."""
+        """Returns the largest of the pixels in each window, `[C, L]`."""
         taps = [phases[phase][:, offset : offset + self.length] for _, _, phase, offset in self.taps()]
         return functools.reduce(jnp.maximum, taps)
 
@@ -101,19 +111,20 @@ def window_sum(
     apart: Callable[..., Any],
     max_terms: int = MAX_TERMS,
 ) -> jax.Array:
-    """The sum of `product(pixels, weights)` over taps and input channels.
+    """Sums `product(pixels, weights)` over taps and input channels.
 
     Args:
-      window: geometry.
-      phases: of `window.phases`, each `[G, _]`.
+      window: the way in which the image is read.
+      phases: the input from `window.phases`, each `[G, _]`.
       weights: `[G, kh, kw, out]`.
-      product: of `[1, L]` and `[out, 1]`.
-      apart: `apart(f, *x)` is `f(*x)`, of operands that lie in memory. It is given the parts of a loop, as XLA:CPU makes
-        no vectors of slices that move.
-      max_terms: so many products are unrolled; beyond, a loop runs over the input channels.
+      product: a function of pixels `[1, L]` and weights `[out, 1]`.
+      apart: a function for which `apart(f, *x)` is `f(*x)` with operands that lie in memory. The parts of a
+        loop are computed by it, because XLA:CPU does not use vectors for slices whose place depends on the
+        loop's index.
+      max_terms: how many products are unrolled; if there are more, a loop runs over the input channels.
 
     Returns:
-      `[out, L]`, of the dtype of `product`.
+      `[out, L]`, of the dtype that `product` returns.
     """
     groups, kh, kw, _ = weights.shape
     taps = list(window.taps())
@@ -149,14 +160,15 @@ def window_sum(
 
 
 def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: np.ndarray) -> jax.Array:
-    """The same with multiplication, by a matrix product for each tap.
+    """Sums products of pixels and weights over taps and input channels, by one matrix product for each tap.
 
-    Not by a convolution: libraries may choose algorithms for it whose intermediate results are no integers.
+    It does not use a convolution, for which libraries may choose algorithms whose intermediate results are
+    not integers.
 
     Args:
-      window: geometry.
-      phases: float, of `window.phases`, each `[C, _]`.
-      weights: `[kh, kw, C, out]`, of numbers that are exact in the dtype of the phases.
+      window: the way in which the image is read.
+      phases: the input from `window.phases`, float, each `[C, _]`.
+      weights: `[kh, kw, C, out]`, numbers that are exact in the dtype of the phases.
 
     Returns:
       float32 `[out, L]`.
@@ -177,13 +189,17 @@ def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: np.ndarra
 
 
 def plane_bits(levels: np.ndarray) -> list[int]:
-    """The bits that occur in any of the levels, from the lowest."""
+    """Returns the numbers of the bits that are set in any of the levels, from the lowest."""
     present = int(np.bitwise_or.reduce(levels))
     return [k for k in range(present.bit_length()) if present >> k & 1]
 
 
 def pack_levels(levels: jax.Array, bits: list[int]) -> tuple[jax.Array, ...]:
-    """int16 `[C, L]` -> for each bit a plane, uint16 `[ceil(C / 16), L]`, the first channel in the lowest bit."""
+    """Packs levels, int16 `[C, L]`, into a bit plane for each of `bits`.
+
+    Returns:
+      The planes, each uint16 `[ceil(C / 16), L]`, with the first channel in the lowest bit.
+    """
     channels, length = levels.shape
     levels = levels.astype(jnp.uint16)
     groups = -(-channels // WORD)
@@ -200,7 +216,11 @@ def pack_levels(levels: jax.Array, bits: list[int]) -> tuple[jax.Array, ...]:
 
 
 def sign_words(signs: np.ndarray) -> np.ndarray:
-    """int8 `[kh, kw, C, out]` -> uint16 `[ceil(C / 16), kh, kw, out]`, a set bit for +1, the first channel lowest."""
+    """Packs signs, int8 `[kh, kw, C, out]`, into words.
+
+    Returns:
+      uint16 `[ceil(C / 16), kh, kw, out]`. A bit is set for +1, and the first channel is in the lowest bit.
+    """
     kh, kw, channels, out = signs.shape
     positive = np.pad(signs > 0, ((0, 0), (0, 0), (0, -channels % WORD), (0, 0)))
     positive = positive.reshape(kh, kw, -1, WORD, out)
@@ -216,13 +236,13 @@ def plane_sum(
     dtype: DTypeLike,
     apart: Callable[..., Any],
 ) -> jax.Array:
-    """`sum_k 2**k * popcount(b_k & weights)` over taps and words.
+    """Sums `sum_k 2**k * popcount(b_k & weights)` over taps and words.
 
     Args:
-      window: geometry.
+      window: the way in which the image is read.
       planes: for each bit the phases of its plane, uint16 `[G, _]`.
       weights: uint16 `[G, kh, kw, out]`.
-      bits: k of each plane.
+      bits: the k of each plane.
       dtype: int16 or int32; modulo its size all is exact.
       apart: as of `window_sum`.
 

@@ -1,7 +1,8 @@
-"""A function of images as a StableHLO file, which any program with JAX runs, on CPU, CUDA and TPU.
+"""Writes a function of images as a StableHLO file, which any program with JAX can run on CPU, CUDA and TPU.
 
-The file is what `jax.export` serializes: portable StableHLO with the weights inside. JAX promises to read it for six months
-after the version that wrote it. `read_stablehlo` is this line and checks:
+The file is what `jax.export` serializes: portable StableHLO with the weights inside. JAX promises to read it
+for six months after the version that wrote it. `read_stablehlo` does the same as this line, and checks the
+file:
 
     jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes())).call(images)
 """
@@ -23,15 +24,15 @@ from qresnet_jax.system.files import write_all
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-ImageFunction = Callable[[jax.Array], jax.Array]  # of uint8 images [N, H, W, C]
+ImageFunction = Callable[[jax.Array], jax.Array]  # takes uint8 images [N, H, W, C]
 
 
 def simulation(model: ResNet, mean: npt.ArrayLike = 127.5) -> ImageFunction:
-    """A trained network in evaluation mode, with the normalisation before it.
+    """Returns a trained network in evaluation mode as a function of pixels, with the normalisation included.
 
     Args:
-      model: any network, in any mode; it is not changed.
-      mean: pixel means that training subtracted, one or one per channel.
+      model: any network from `create_model`, in any mode. It is not changed.
+      mean: the pixel means that training subtracted, one number or one per channel.
 
     Returns:
       A function from uint8 images `[N, H, W, C]` to logits, float32 `[N, classes]`.
@@ -48,17 +49,19 @@ def write_stablehlo(
     *,
     batch_size: int | None = None,
 ) -> None:
-    """Writes a function of images; a file at `path` is replaced at once or not at all.
+    """Writes a function of images. A file that is already at `path` is replaced at once or not at all.
 
     Args:
-      function: jitted, or fit for it: from uint8 images `[N, H, W, C]` to an array; like `simulation(model)`, or
-        `jax_engine.make_logits(network)`.
-      path: of the file.
-      image_shape: (height, width, channels).
-      batch_size: the N of all calls; None for any from 1 up, if the function can be traced without knowing it.
+      function: a function from uint8 images `[N, H, W, C]` to an array that `jax.jit` can compile, such as
+        `simulation(model)` or `qresnet_jax.ship.jax.engine.make_logits(network)`.
+      path: path of the file.
+      image_shape: `(height, width, channels)`.
+      batch_size: the N of all calls. With None, N may be any number from 1 up, if the function can be traced
+        without knowing it.
 
     Raises:
-      ExportError: the function cannot be traced without a `batch_size`.
+      ExportError: if the function cannot be traced without a `batch_size`.
+      UserError: if the file cannot be written.
     """
     n = export.symbolic_shape("N")[0] if batch_size is None else batch_size
     images = jax.ShapeDtypeStruct((n, *image_shape), jnp.uint8)
@@ -73,10 +76,10 @@ def write_stablehlo(
 
 
 def read_stablehlo(path: str | os.PathLike[str]) -> ImageFunction:
-    """The function of a file that `write_stablehlo` wrote, jitted.
+    """Returns the function in a file that `write_stablehlo` wrote, jitted.
 
     Raises:
-      UserError: the file cannot be read, or is something else.
+      UserError: if the file cannot be read, or is not such a file.
     """
     try:
         data = bytearray(pathlib.Path(path).read_bytes())
@@ -86,6 +89,6 @@ def read_stablehlo(path: str | os.PathLike[str]) -> ImageFunction:
         return jax.jit(export.deserialize(data).call)
     except Exception as error:  # whatever the parser of the format meets first
         raise UserError(
-            f"{path} is no StableHLO file of jax.export, or is damaged, or is of a version that JAX {jax.__version__} no "
-            f"longer reads ({type(error).__name__}): export it again"
+            f"{path} is no StableHLO file of jax.export, or is damaged, or is from a version that JAX {jax.__version__} "
+            f"can no longer read ({type(error).__name__}): export it again"
         ) from error

@@ -1,9 +1,10 @@
-"""An `IntegerNetwork` traced node by node for `qresnet_jax.ship.jax.engine`.
+"""Traces an `IntegerNetwork` node by node for `qresnet_jax.ship.jax.engine`.
 
-`jax_planes` says how tensors lie in memory and what a convolution is. XLA:CPU fuses producers into each of their consumers
-and would compute them as often. On processors each step therefore stands in a branch of a conditional, of which XLA cannot
-know that it is always taken: its operands and results then lie in memory, computed once. A step is a convolution with all
-that is computed element by element behind it, or the packing of levels, or a pooling.
+`qresnet_jax.ship.jax.planes` says how tensors lie in memory, and computes the convolutions. XLA:CPU fuses a
+producer into each of its consumers, and so computes it once per consumer. On processors each step therefore
+stands in a branch of a conditional. XLA cannot know that the branch is always taken, so it computes operands
+and results once and keeps them in memory. A step is a convolution with all the element-wise operations behind
+it, or the packing of levels, or a pooling.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,12 +35,13 @@ _ELEMENTWISE = nodes.RequantizeNode | nodes.AddNode | nodes.ReluNode
 
 
 def logits(network: IntegerNetwork, images: jax.Array, *, processor: bool) -> jax.Array:
-    """Traces the network.
+    """Computes logits; to be traced by JAX.
 
     Args:
-      network: constants of the computation.
+      network: the network, whose arrays become constants of the computation.
       images: uint8 `[N, H, W, C]`, N above 0.
-      processor: bit planes and steps of their own, as is best for XLA:CPU; else matrix products, fused as XLA likes.
+      processor: whether to compute with bit planes in separate steps, which is best for XLA:CPU. Otherwise
+        convolutions are matrix products, and XLA fuses as it likes.
 
     Returns:
       int32 `[N, classes]`.
@@ -61,7 +63,7 @@ class _Deferred(NamedTuple):
 
 
 def _defer(compute: Callable[..., Any], *inputs: Any) -> _Deferred:
-    """`compute(*inputs)`, with what is deferred among the inputs."""
+    """Returns `compute(*inputs)` as a deferred tensor, which also computes the inputs that are deferred."""
     parts = [x if isinstance(x, _Deferred) else _Deferred((x,), lambda x: x) for x in inputs]
 
     def joined(*operands: Any) -> Any:
@@ -71,7 +73,10 @@ def _defer(compute: Callable[..., Any], *inputs: Any) -> _Deferred:
 
 
 class _Trace:
-    """The results so far: of a `ThresholdsNode` a list of bit planes or the levels alone, else a tensor, some deferred."""
+    """The results so far. A `ThresholdsNode` gives a list of bit planes, or of the levels alone; others give a tensor.
+
+    A result that only the next step reads may still be deferred.
+    """
 
     def __init__(self, network: IntegerNetwork, images: jax.Array, processor: bool) -> None:
         self.nodes, self.images, self.processor = network.nodes, images, processor
@@ -79,17 +84,17 @@ class _Trace:
         kernels = [node.signs for node in network.nodes if isinstance(node, nodes.BinaryConvNode)]
         widest = max(kernel.shape[1] for kernel in (network.stem.weights, *kernels))
         self.margin = (widest - 1) // 2
-        # True, as every sum of bytes is; XLA does not know that.
+        # This is always true, because bytes are not negative; but XLA does not know that.
         self.always = jnp.sum(images[0, 0, 0].astype(jnp.int32)) >= 0
         self.results: list[Any] = []
         self.sizes: list[tuple[int, int]] = []  # (height, width) of each result
 
     def step(self, deferred: _Deferred) -> Any:
-        """The result itself."""
+        """Computes a deferred tensor."""
         return self.call(deferred.compute, *deferred.operands)
 
     def call(self, compute: Callable[..., Any], *operands: Any) -> Any:
-        """`compute(*operands)`, on processors apart from all else."""
+        """Returns `compute(*operands)`; on processors XLA does not fuse it with anything else."""
         if not self.processor:
             return compute(*operands)
         result = jax.eval_shape(compute, *operands)
@@ -100,7 +105,7 @@ class _Trace:
         return lax.cond(self.always, compute, never, *operands)
 
     def apply(self, node: Node) -> _Deferred:
-        """The next node's result."""
+        """Returns the result of the next node."""
         inputs = [self.results[j] for j in node.inputs]
         bound = self.types[node.inputs[0]].bound if node.inputs else 0
         window = self._window(node)
@@ -149,7 +154,7 @@ class _Trace:
             return window.split(x.transpose(3, 1, 2, 0).astype(jnp.float32))
 
         dtype = self._accumulator()
-        # Two steps: together they are three times slower.
+        # These are two steps, because one step for both is three times slower.
         phases = self.step(_defer(transposed, self.step(_defer(padded, self.images))))
         weights = node.weights.astype(np.float32)
         if self.processor:
@@ -160,7 +165,7 @@ class _Trace:
         return _defer(lambda x: matrix_sum(window, x, weights).astype(dtype), phases)
 
     def _encode(self, node: nodes.ThresholdsNode, levels: jax.Array) -> Sequence[jax.Array]:
-        """What `_binary_conv` reads."""
+        """Returns levels in the form that `_binary_conv` reads."""
         bits = plane_bits(node.levels)
         if self.processor and len(bits) <= MAX_PLANES:
             return pack_levels(levels, bits)
@@ -184,5 +189,5 @@ class _Trace:
         )
 
     def _accumulator(self) -> DTypeLike:
-        """dtype of the accumulator that is being computed."""
+        """Returns the dtype of the accumulator that is being computed."""
         return jnp.int16 if self.types[len(self.results)].bound <= nodes.STREAM_MAX else jnp.int32
