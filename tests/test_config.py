@@ -55,7 +55,7 @@ IMPOSSIBLE = {
     "model.weight_bits": ([0, 2, 8, 16], "one of 1, 32"),
     "model.weight_scale": (["kernel"], "one of layer, channel"),
     "model.act_bits": ([(0, 2, 2), (2, 2, 9), (2, 2, -1), (2, 2, 16), (2, 2, 2.0), (True, 2, 2), 2], BITS),
-    "model.activation": (["relu"], "one of pact, fixed, lsq, sigmoid, power_of_two"),
+    "model.activation": (["relu"], f"one of {', '.join(registry.names())}"),
     "model.stem_weight_bits": ([0, 1, -11], "an integer >= 2"),
     "model.stream_fraction_bits": ([-1, 15, 2.5, "8", True], "0 to 14, or None for a float stream"),
     "model.sync_bn": ([1], "True or False"),
