@@ -243,8 +243,8 @@ def plane_sum(
       planes: for each bit the phases of its plane, uint16 `[G, _]`.
       weights: uint16 `[G, kh, kw, out]`.
       bits: the k of each plane.
-      dtype: int16 or int32; modulo its size all is exact.
-      apart: as of `window_sum`.
+      dtype: dtype of the result, int16 or int32. The sums may wrap around, but they are exact modulo 2**16 or 2**32.
+      apart: see `window_sum`.
 
     Returns:
       dtype `[out, L]`.
