@@ -1,1 +1,1 @@
-"""The ONNX and QONNX files."""
+"""Writes ONNX and QONNX files."""

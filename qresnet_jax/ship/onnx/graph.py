@@ -1,4 +1,4 @@
-"""An ONNX graph under construction, and the file it becomes; `writer` and `qonnx` fill it."""
+"""Builds an ONNX graph and writes it to a file; `writer` and `qonnx` add the operators."""
 
 import json
 import os
@@ -18,32 +18,32 @@ from qresnet_jax.system.files import write_all
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 17  # of 2022; what came later is not needed
-IR_VERSION = 8  # the one that belongs to opset 17
+OPSET = 17  # it is of 2022, and nothing newer is needed
+IR_VERSION = 8  # the version that belongs to opset 17
 
-Shape = Sequence[int | str]  # a size that is a string is free, and known by that name
+Shape = Sequence[int | str]  # a string is the name of a size that may be any
 
 
 def import_onnx() -> ModuleType:
-    """The package onnx.
+    """Imports the package onnx and returns it.
 
     Raises:
-      ExportError: it is not installed.
+      ExportError: if it is not installed.
     """
     try:
         import onnx
     except ImportError as error:
         raise ExportError(
-            "writing ONNX files needs the package onnx: pip install onnx, or 'qresnet-jax[onnx]'"
+            "writing ONNX files needs the package onnx, which is not installed: pip install onnx, or 'qresnet-jax[onnx]'"
         ) from error
     return onnx
 
 
 class Graph:
-    """Operators and constants in the order in which they are added.
+    """An ONNX graph under construction: operators and constants in the order in which they are added.
 
     Args:
-      image_shape: of the input `image`, uint8.
+      image_shape: shape of the input `image`, which is uint8.
     """
 
     def __init__(self, image_shape: Shape) -> None:
@@ -54,7 +54,11 @@ class Graph:
         self._names = {"image"}
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> str:
-        """Adds a constant of the array's dtype; returns its name, `name` with a number behind it if that is taken."""
+        """Adds a constant of the array's dtype.
+
+        Returns:
+          The constant's name: `name`, with a number added if that is taken.
+        """
         name = self._free(name)
         self._constants.append(self._onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
@@ -65,11 +69,11 @@ class Graph:
         """Adds an operator with one result.
 
         Args:
-          name: of the operator and of its result, with a number behind it if that is taken.
-          op_type: of the operator.
+          name: name of the operator and of its result, with a number added if that is taken.
+          op_type: type of the operator.
           inputs: names of earlier results and constants.
-          output: name of the result, where it must have a certain one.
-          attributes: of the operator; also its `domain`.
+          output: name of the result, if it must differ from the operator's.
+          attributes: attributes of the operator, and its `domain`.
 
         Returns:
           The result's name.
@@ -86,12 +90,12 @@ class Graph:
         metadata: Mapping[str, str],
         opsets: Mapping[str, int] | None = None,
     ) -> "onnx.ModelProto":
-        """The finished model, an `onnx.ModelProto`.
+        """Returns the finished model.
 
         Args:
-          logits_dtype: of the output `logits`.
-          logits_shape: of the same.
-          metadata: goes to `metadata_props`.
+          logits_dtype: dtype of the output `logits`.
+          logits_shape: shape of the output `logits`.
+          metadata: the model's `metadata_props`.
           opsets: versions of operator domains besides ONNX's own.
         """
         helper = self._onnx.helper
@@ -120,11 +124,11 @@ class Graph:
 
 
 class LayerOperators:
-    """Adds the operators of one layer; every method returns the name of its result.
+    """A helper that adds the operators of one layer. Every method returns the name of its result.
 
     Args:
-      graph: to add to.
-      name: of the layer; its operators and constants are called `NAME/...`.
+      graph: the graph that operators and constants are added to.
+      name: name of the layer; its operators and constants are called `NAME/...`.
     """
 
     def __init__(self, graph: Graph, name: str) -> None:
@@ -156,25 +160,29 @@ class LayerOperators:
 
 
 def element_type(dtype: npt.DTypeLike) -> int:
-    """ONNX's number for a NumPy dtype."""
+    """Returns ONNX's number for a NumPy dtype."""
     return import_onnx().helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
 def layer_name(network: IntegerNetwork, i: int) -> str:
-    """The name of node i, or else its type and position."""
+    """Returns the name of node i, or its type and position if it has no name."""
     node = network.nodes[i]
     return node.name or f"{nodes.kind(node).lower()}_{i}"
 
 
 def with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The model with the shapes of all its tensors; raises if its operators do not fit together."""
+    """Returns the model with the shapes of all its tensors.
+
+    Raises:
+      onnx.shape_inference.InferenceError: if its operators do not fit together.
+    """
     return import_onnx().shape_inference.infer_shapes(
         model, check_type=True, strict_mode=True, data_prop=True
     )
 
 
 def metadata(network: IntegerNetwork, logit_scale: float, description: str) -> dict[str, str]:
-    """What a user of the file needs to know: text, JSON where it is more than a number."""
+    """Returns what a user of the file needs to know, as text, or as JSON if it is more than a number or a sentence."""
     return {
         "description": description,
         "class_names": json.dumps(network.class_names),
@@ -184,5 +192,9 @@ def metadata(network: IntegerNetwork, logit_scale: float, description: str) -> d
 
 
 def save(model: "onnx.ModelProto", path: str | os.PathLike[str]) -> None:
-    """Writes an `onnx.ModelProto`; a file at `path` is replaced at once or not at all."""
+    """Writes a model. A file that is already at `path` is replaced at once or not at all.
+
+    Raises:
+      UserError: if the file cannot be written.
+    """
     write_all({pathlib.Path(path): model.SerializeToString(deterministic=True)})

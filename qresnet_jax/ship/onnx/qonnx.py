@@ -1,7 +1,7 @@
-"""A trained network as a QONNX file: ONNX with quantizers, as FPGA tools read it (Pappalardo et al. 2022).
+"""Writes a trained network as a QONNX file, which is ONNX with quantizers for FPGA tools (Pappalardo et al. 2022).
 
-The graph is `IntegerNetwork`, but where that has thresholds, this has what was trained: scale, batch norm, ReLU
-and quantizer. All tensors are float32, in the layout NCHW. These are quantized:
+The graph is that of `IntegerNetwork`, except that it has no thresholds but what was trained: scale, batch
+norm, ReLU and quantizer. All tensors are float32, in the layout NCHW. These are quantized:
 
     pixels    2 * pixel - 2 * mean              Quant, signed, 10 bits
     levels    activation / step                 Quant, unsigned
@@ -9,9 +9,9 @@ and quantizer. All tensors are float32, in the layout NCHW. These are quantized:
     weights   integers of stem and classifier   Quant, signed
     stream    in steps of 2**-fraction_bits     Quant, signed, 16 bits
 
-All but the stream's have the scale 1, so that convolutions sum integers, exactly, and tools see the types of their
-operands; the scales are multiplied onto the sums. A batch norm onto the stream has the rounded values that ship, with
-half a step in its bias, as the quantizer behind it rounds down.
+All quantizers but those of the stream have the scale 1. So convolutions sum integers, exactly, and tools see
+the types of their operands; the sums are then multiplied by the scales. A batch norm onto the stream has the
+rounded values that ship, with half a step in its bias, because the quantizer behind it rounds down.
 """
 
 import os
@@ -50,21 +50,25 @@ def write_qonnx(
     mean: npt.ArrayLike = 127.5,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Writes a trained network; a file at `path` is replaced at once or not at all.
+    """Writes a trained network as a QONNX file. A file that is already at `path` is replaced at once or not at all.
 
-    The file has the input `image`, uint8 `[1, H, W, C]`, and the output `logits`, float32 `[1, classes]`; QONNX tools need a
-    fixed number of images, which they can change. Its metadata is that of `qresnet_jax.ship.onnx.writer.write_onnx`.
+    The file has the input `image`, uint8 `[1, H, W, C]`, and the output `logits`, float32 `[1, classes]`.
+    QONNX tools need a fixed number of images, but they can change it. The metadata is that of
+    `qresnet_jax.ship.onnx.writer.write_onnx`.
 
     Args:
-      model: with binary weights and quantized activations, in any mode; it is not changed.
-      path: of the file.
-      image_shape: (height, width).
-      mean: pixel means that training subtracted, half-integers, one or one per channel.
-      class_names: in the order of the logits.
+      model: a network with binary weights and quantized activations, in any mode. It is not changed.
+      path: path of the file.
+      image_shape: `(height, width)` of the images.
+      mean: the pixel means that training subtracted, multiples of 1/2 from 0 to 255, one number or one per
+        channel.
+      class_names: names of the classes in the order of the logits, or None.
 
     Raises:
-      ExportError: activations without a QONNX form, or what `fold` refuses; the package onnx is not installed.
-      ValueError: impossible means, names or shape.
+      ExportError: if the activations have no QONNX form, if `fold` refuses the network, or if the package
+        onnx is not installed.
+      UserError: if the file cannot be written.
+      ValueError: if a mean, the number of names or the shape is not possible.
     """
     onnx_graph.save(qonnx_model(model, image_shape=image_shape, mean=mean, class_names=class_names), path)
 
@@ -76,7 +80,10 @@ def qonnx_model(
     mean: npt.ArrayLike = 127.5,
     class_names: Sequence[str] | None = None,
 ) -> "onnx.ModelProto":
-    """What `write_qonnx` writes: an `onnx.ModelProto` with the shapes of all its tensors."""
+    """Returns the model that `write_qonnx` writes, with the shapes of all its tensors.
+
+    The arguments and errors are those of `write_qonnx`.
+    """
     onnx_graph.import_onnx()
     _check_quantizers(model)
     network = fold(model, mean=mean, class_names=class_names, image_shape=image_shape)
@@ -99,7 +106,7 @@ def _check_quantizers(model: ResNet) -> None:
 
 
 def _with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Quantizers keep the shape; ONNX, which does not know them, is told that they are identities."""
+    """Adds the shapes of all tensors. ONNX does not know the quantizers, so it gets identities in place of them."""
     module = onnx_graph.import_onnx()
     known = module.ModelProto()
     known.CopyFrom(model)
@@ -111,16 +118,16 @@ def _with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
 
 def _kernels(model: ResNet) -> Iterator[np.ndarray]:
-    """Of the binary convolutions, HWIO, in the order of their nodes."""
+    """Yields the kernels of the binary convolutions, HWIO, in the order of their nodes."""
     for _, block in blocks(model):
         for conv in [*block.convs, *([] if block.project is None else [block.project])]:
             yield np.asarray(conv.kernel[...])
 
 
 def _quantizers(model: ResNet) -> Iterator[tuple[jax.Array | int, nn.BatchNorm | None, nn.Quantizer]]:
-    """`(factor, batch norm or None, quantizer)` in the order of the `ThresholdsNode`s.
+    """Yields `(factor, batch norm or None, quantizer)` in the order of the `ThresholdsNode`s.
 
-    The factor, scalar or `[C]`, is what a unit of the sums before it is worth; 1 for the stream.
+    The factor, scalar or `[C]`, is what one unit of the sums that it reads is worth; it is 1 for the stream.
     """
     for _, block in blocks(model):
         preact = isinstance(block, PreactBlock)
@@ -132,7 +139,7 @@ def _quantizers(model: ResNet) -> Iterator[tuple[jax.Array | int, nn.BatchNorm |
 
 
 class _Writer:
-    """Adds node after node to its graph; methods return the name of the result."""
+    """A writer that adds one node after the other to its graph. Its methods return the name of the result."""
 
     def __init__(self, model: ResNet, network: IntegerNetwork, image_size: tuple[int, int]) -> None:
         self.network, self.image_size = network, image_size
@@ -166,7 +173,7 @@ class _Writer:
         raise TypeError(f"no such node: {node}")
 
     def stem(self, layer: "_TrainedOperators", node: nodes.StemNode, image: str) -> str:
-        # QONNX tools know this operator's type and cost, of a Cast they do not.
+        # QONNX tools know the type and the cost of this operator, but not those of a Cast.
         doubled = layer("DequantizeLinear", image, layer.constant("two", np.float32(2)))
         transposed = layer("Transpose", doubled, perm=[0, 3, 1, 2])
         mean = layer.per_channel("double_mean", node.double_mean.astype(np.float32))
@@ -196,7 +203,7 @@ class _Writer:
 
 
 class _TrainedOperators(onnx_graph.LayerOperators):
-    """Quantizers and what belongs to them."""
+    """Adds quantizers, and the operators around them."""
 
     def quant(
         self,

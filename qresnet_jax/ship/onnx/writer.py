@@ -1,13 +1,14 @@
-"""An integer network as an ONNX file of standard operators, which computes the same integers.
+"""Writes an integer network as an ONNX file of standard operators, which computes the same integers.
 
-The graph is `IntegerNetwork`, node by node, in the layout NCHW. Between nodes there are int32 tensors, except for
-levels, which are float32. How the operators come to exact results:
+The graph is that of `IntegerNetwork`, node by node, in the layout NCHW. The tensors between nodes are int32,
+except for levels, which are float32. The results are exact for these reasons:
 
-- Convolutions are in float32, where every sum is below 2**24 and so exact; in onnxruntime this is 6 times as fast as
-  `ConvInteger`. Their sums are rounded before they become int32, for runtimes whose fast convolutions are a little off.
-- `x >> k` is `((x + 2**62) >> k) - 2**(62 - k)` in 64 bits, as ONNX shifts unsigned integers only. Its division rounds
-  towards zero, so the mean pool likewise adds what makes the dividend positive.
-- Few thresholds are compared one by one, many are searched by bisection.
+- Convolutions are in float32. Every sum is below 2**24 and so exact, and in onnxruntime this is 6 times as
+  fast as `ConvInteger`. The sums are rounded before they become int32, since some runtimes have fast
+  convolutions that are slightly inexact.
+- `x >> k` is `((x + 2**62) >> k) - 2**(62 - k)` in 64 bits, because ONNX shifts only unsigned integers.
+  ONNX's division rounds towards zero, so the mean pool makes its dividend positive in the same way.
+- Few thresholds are compared one by one; many are searched by bisection.
 """
 
 import os
@@ -23,7 +24,7 @@ from qresnet_jax.ship.onnx import graph as onnx_graph
 if TYPE_CHECKING:
     import onnx
 
-_MAX_COMPARISONS = 63  # thresholds per channel; bisection takes longer, but fewer operators
+_MAX_COMPARISONS = 63  # thresholds per channel; beyond, bisection is slower but needs fewer operators
 _POSITIVE = 62  # 2**62 makes every sum of a requantization positive, and int64 still holds it
 _DESCRIPTION = (
     "An image classifier in integers. image: uint8 pixels as they are, [N, height, width, channel]; the network itself "
@@ -32,23 +33,29 @@ _DESCRIPTION = (
 
 
 def write_onnx(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
-    """Writes a network; a file at `path` is replaced at once or not at all.
+    """Writes a network as an ONNX file. A file that is already at `path` is replaced at once or not at all.
 
-    The model has the input `image`, uint8 `[N, H, W, C]`, and the output `logits`, int32 `[N, classes]`, for any N. Its
-    metadata has `description`, `class_names` (JSON, null for none), `logit_scale` and `mean` (JSON).
+    The model has the input `image`, uint8 `[N, H, W, C]`, and the output `logits`, int32 `[N, classes]`, for
+    any N. Its metadata has `description`, `class_names` (JSON, null for none), `logit_scale` and `mean`
+    (JSON).
 
     Args:
-      network: from `fold` or a packed file.
-      path: of the file.
+      network: a network from `fold` or from a packed file.
+      path: path of the file.
 
     Raises:
-      ExportError: the package onnx is not installed.
+      ExportError: if the package onnx is not installed.
+      UserError: if the file cannot be written.
     """
     onnx_graph.save(onnx_model(network), path)
 
 
 def onnx_model(network: IntegerNetwork) -> "onnx.ModelProto":
-    """What `write_onnx` writes: an `onnx.ModelProto` with the shapes of all its tensors."""
+    """Returns the model that `write_onnx` writes, with the shapes of all its tensors.
+
+    Raises:
+      ExportError: if the package onnx is not installed.
+    """
     graph = onnx_graph.Graph(("N", network.height or "H", network.width or "W", network.channels))
     results: list[str] = []
     for i, node in enumerate(network.nodes):
@@ -59,7 +66,7 @@ def onnx_model(network: IntegerNetwork) -> "onnx.ModelProto":
 
 
 class _IntegerOperators(onnx_graph.LayerOperators):
-    """The operators of one node."""
+    """Adds the operators of one node."""
 
     def add(self, node: Node, x: str, *others: str) -> str:
         match node:
@@ -76,7 +83,7 @@ class _IntegerOperators(onnx_graph.LayerOperators):
                 return self.saturate(self("Add", x, *others), np.int32)
             case nodes.ReluNode():
                 return self("Relu", x)
-            case nodes.MaxPoolNode():  # in float32, as runtimes pool no int32
+            case nodes.MaxPoolNode():  # in float32, because runtimes cannot pool int32
                 return self.cast(self.max_pool(self.cast(x, np.float32)), np.int32)
             case nodes.MeanPoolNode():
                 return self.mean_pool(x)
@@ -92,7 +99,7 @@ class _IntegerOperators(onnx_graph.LayerOperators):
         return self.integer_conv(centered, node.weights, node.stride)
 
     def integer_conv(self, x: str, kernel: np.ndarray, stride: int) -> str:
-        # Stored as small integers; runtimes convert constants once, when they load the file.
+        # Weights are stored as small integers; runtimes convert constants once, when they load the file.
         weights = self.cast(self.constant("weights", kernel.transpose(3, 2, 0, 1)), np.float32)
         return self.cast(self("Round", self.conv(x, weights, kernel.shape[:2], stride)), np.int32)
 
@@ -102,7 +109,7 @@ class _IntegerOperators(onnx_graph.LayerOperators):
         return self("Mul", x, self.per_channel("direction", node.direction.astype(np.int32)))
 
     def comparisons(self, node: nodes.ThresholdsNode, x: str) -> str:
-        """The sum of the stairs that x has climbed."""
+        """Adds up the steps between levels at all thresholds that x passes."""
         stairs = []
         for i, height in enumerate(np.diff(node.levels)):
             threshold = self.per_channel(f"threshold_{i + 1}", node.thresholds[:, i])
@@ -115,8 +122,9 @@ class _IntegerOperators(onnx_graph.LayerOperators):
     def bisection(self, node: nodes.ThresholdsNode, x: str) -> str:
         """Finds how many thresholds x passes, the highest binary digit first.
 
-        Each channel has a row of 2**digits places; at place i stands what x must reach for a count of i. Place 0 is
-        never looked at, and the places behind the last threshold are out of reach. Positions count through all rows.
+        Each channel has a row of 2**digits places, and place i holds the threshold that x must reach for a
+        count of i. Place 0 is never read, and the places behind the last threshold hold a number that no x
+        reaches. A position counts the places of all rows.
         """
         rows, n = node.thresholds.shape
         digits = n.bit_length()
@@ -147,7 +155,7 @@ class _IntegerOperators(onnx_graph.LayerOperators):
         return self("Clip", x, low, self.constant("high", dtype(nodes.STREAM_MAX)))
 
     def mean_pool(self, x: str) -> str:
-        """`(2 * sum + count) // (2 * count)`, with `2**15 * (2 * count)` added to the dividend."""
+        """Computes `(2 * sum + count) // (2 * count)`, with `2**15 * (2 * count)` added to the dividend."""
         axes, two = self.constant("axes", np.array([2, 3])), self.constant("two", np.int64(2))
         total = self("ReduceSum", self.cast(x, np.int64), axes, keepdims=0)
         count = self("ReduceProd", self("Shape", x, start=2), keepdims=1)
