@@ -1,7 +1,7 @@
 """The C engine: runs exported C code on this machine, compiled by the system's C compiler, with one thread per core.
 
-Compiled networks are kept in the user's cache directory, under a name that says what they were made from, so that a
-network is compiled once. The integers are those of `ship/reference.py`.
+Compiled networks are kept in the user's cache directory, under a name that says what they were made from, so
+that a network is compiled once. The integers are those of `ship/reference.py`.
 """
 
 import concurrent.futures
@@ -47,8 +47,8 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
       int32 `[N, classes]`; times `network.logit_scale` they are the logits of training.
 
     Raises:
-      CompilerError: no C compiler that works.
-      ValueError: images of another shape or dtype.
+      CompilerError: if no C compiler works.
+      ValueError: if the images do not have the network's shape, or are not uint8.
     """
     check_images(network, images)
     libraries = _compiled.setdefault(network, {})
@@ -62,7 +62,7 @@ def _load(network: IntegerNetwork, size: tuple[int, int]) -> "Library":
     path = compiled(network, *size)
     try:
         return Library(path, network.classes)
-    except (OSError, AttributeError, ValueError):  # damaged: made once more
+    except (OSError, AttributeError, ValueError):  # the cached file is damaged, so it is made again
         path.unlink(missing_ok=True)
     path = compiled(network, *size)
     try:
@@ -78,7 +78,7 @@ class Library:
     """A compiled network.
 
     Args:
-      path: of the shared library.
+      path: path of the shared library.
       classes: number of logits.
     """
 
@@ -123,10 +123,10 @@ void model_run(const uint8_t *images, size_t n, int32_t *logits, void *buffer)
 
 
 def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
-    """Returns the shared library for images of a size, which is compiled if the cache does not have it.
+    """Returns the path of the shared library for images of a size. It is compiled if the cache does not have it.
 
     Raises:
-      CompilerError: no C compiler that works, or no place for what it makes.
+      CompilerError: if no C compiler works, or if the cache directory cannot be written.
     """
     sources = c_files(
         network,
@@ -146,12 +146,14 @@ def find_compiler() -> tuple[str, ...]:
     """Returns the command of `$CC`, which may have flags, or the first of cc, gcc and clang that is installed.
 
     Raises:
-      CompilerError: there is none.
+      CompilerError: if there is none, or if `$CC` is not the command of a program.
     """
     try:
         command = tuple(shlex.split(os.environ.get("CC", "")))
     except ValueError as error:
-        raise CompilerError(f"CC={os.environ['CC']} is no command ({error}): unset it, {_WITHOUT}") from error
+        raise CompilerError(
+            f"CC={os.environ['CC']} is no command ({error}): unset or correct it, {_WITHOUT}"
+        ) from error
     if command:
         if shutil.which(command[0]) is None:
             raise CompilerError(
@@ -183,7 +185,9 @@ def _compile(compiler: Sequence[str], files: Mapping[str, str], path: pathlib.Pa
                 f"{shlex.join(command)} failed: {done.stderr.strip()[-500:]}. Set CC to a C99 compiler, {_WITHOUT}"
             )
         if not (pathlib.Path(directory) / "model.so").exists():
-            raise CompilerError(f"{shlex.join(command)} made nothing. Set CC to a C99 compiler, {_WITHOUT}")
+            raise CompilerError(
+                f"{shlex.join(command)} made nothing, though a library was expected. Set CC to a C99 compiler, {_WITHOUT}"
+            )
         os.replace(pathlib.Path(directory) / "model.so", path)
 
 

@@ -1,8 +1,8 @@
 """Plans what the C code does: fuses nodes into loops over pixels, and says where each result lies in the buffer.
 
-Both profiles print the same steps. A convolution never stores its sums: the node that reads them convolves, so a
-convolution that several nodes read runs several times (no network from `fold` has one). Nodes that nothing reads are
-left out.
+Both profiles print the same steps. A convolution never stores its sums, but is fused with the node that reads
+them. If several nodes read a convolution, it therefore runs several times, but no network from `fold` has
+one. Nodes that nothing reads are left out.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ IMAGE = -1  # as the source of a step
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
-    """A loop over pixels: `result = relu(saturate(last(conv(source)) + addend))`, less what is None or False."""
+    """A loop over pixels: `result = relu(saturate(last(conv(source)) + addend))`, without what is None or False."""
 
     result: int  # position of the node that it completes
     source: int  # result of the step that it reads, or IMAGE
@@ -128,7 +128,7 @@ def _fused(network_nodes: Sequence[Node], readers: Mapping[int, Counter[int]], i
         follower = _only_reader(readers, i)
         if follower is not None and isinstance(network_nodes[follower], nodes.AddNode):
             other = min(network_nodes[follower].inputs)
-            if other < i:  # else the other one is fused, which comes later
+            if other < i:  # else the other operand, which is computed later, is fused with the sum
                 step = dataclasses.replace(step, result=follower, addend=other)
     if isinstance(node, nodes.RequantizeNode | nodes.AddNode):
         follower = _only_reader(readers, step.result)
@@ -172,15 +172,16 @@ class Memory:
 
 
 def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[int], align: int) -> Memory:
-    """Places all results and working memories so that no two overlap that are in use at the same time.
+    """Places all results and working memories so that those in use at the same time do not overlap.
 
-    A stream takes the place of one that it is computed from, pixel by pixel, if nothing reads that one later.
+    A stream that is computed pixel by pixel from another one takes its place, if nothing reads the other one
+    later.
 
     Args:
       steps: the steps of a plan.
       sizes: bytes of each step's result; 0 for a result that does not lie in the buffer.
       scratch: bytes of working memory of each step.
-      align: bytes; every place is a multiple.
+      align: the number of bytes that every place is a multiple of.
     """
     last_use = {step.result: t for t, step in enumerate(steps)}
     last_use.update({x: t for t, step in enumerate(steps) for x in step.operands})

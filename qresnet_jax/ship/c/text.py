@@ -42,7 +42,7 @@ class Constants:
             and self._arrays.setdefault(name, x) is not x
             and not np.array_equal(self._arrays[name], x)
         ):
-            raise ValueError(f"two arrays are called {name}")
+            raise ValueError(f"two different arrays are called {name}: give them different names")
         return known
 
     def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
@@ -85,12 +85,13 @@ def comment(text: str) -> str:
 def amalgamated(source: str, directory: pathlib.Path) -> str:
     """Returns C text with the headers that it includes by `"..."` in place of the `#include` lines.
 
-    The preprocessor makes the same of both: a header with an include guard is taken once, and one without a guard each
-    time that it is included. No such `#include` may depend on an `#if`.
+    The result compiles to the same code: a header with an include guard is inserted once, and one without a
+    guard each time that it is included. No such `#include` may depend on an `#if`.
 
     Args:
       source: C text.
-      directory: the folder that its headers' names are relative to; names inside a header are relative to its own.
+      directory: the folder that its headers' names are relative to; names inside a header are relative to its
+        own.
     """
     taken: set[pathlib.Path] = set()
 
@@ -98,7 +99,7 @@ def amalgamated(source: str, directory: pathlib.Path) -> str:
         if path in taken:
             return ""
         header = _HEADER.fullmatch(path.read_text(encoding="ascii"))
-        assert header is not None, f"{path} is not written as headers are"
+        assert header is not None, f"{path} does not have the form of a header, see _HEADER"
         text = header["text"]
         if header["guard"]:
             taken.add(path)
@@ -113,6 +114,6 @@ def amalgamated(source: str, directory: pathlib.Path) -> str:
 
 
 def renamed(text: str, prefix: str) -> str:
-    """Returns C text with another prefix than `model` in `model_...`, `MODEL_...`, `model.h` and `model.c`."""
+    """Returns C text with `prefix` in place of `model` in `model_...`, `MODEL_...`, `model.h` and `model.c`."""
     text = re.sub(r"\bmodel(?=_|\.[hc]\b)", prefix, text)
     return re.sub(r"\bMODEL(?=_)", prefix.upper(), text)

@@ -1,8 +1,8 @@
 """Writes an `IntegerNetwork` as C99 that needs nothing but a compiler. docs/c_export.md says how to use it.
 
-The code computes with integers only, has the weights as constants and allocates nothing: the caller hands in the
-working memory. The logits are those of `ship/reference.py`, to the bit, with every compiler and on every machine. The
-same network always gives the same files.
+The code computes with integers only, has the weights as constants and allocates nothing: the caller hands in
+the working memory. The logits are those of `ship/reference.py`, to the bit, with every compiler and on every
+machine. The same network always gives the same files.
 """
 
 import hashlib
@@ -93,7 +93,8 @@ def c_files(
     files = {
         name.replace("model.", f"{prefix}."): text.renamed(content, prefix) for name, content in files.items()
     }
-    files[f"{prefix}.c"] += f"{listed}}};\n"  # afterwards, as a class may be called like a function
+    # The names of the classes are added after renaming, because a class may have the name of a function.
+    files[f"{prefix}.c"] += f"{listed}}};\n"
     return files
 
 
@@ -102,7 +103,7 @@ def _image_size(name: str, of_network: int | None, asked: int | None) -> int:
         raise ExportError(f"{name}={asked}: the network takes images of {name} {of_network or '1 to 65535'}")
     size = of_network or asked
     if size is None:
-        raise ExportError(f"this network takes images of any {name}, C code only one: give {name}=...")
+        raise ExportError(f"this network takes images of any {name}, but C code needs one: give {name}=...")
     return size
 
 

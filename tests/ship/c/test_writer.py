@@ -300,7 +300,7 @@ def test_impossible_wishes_are_refused_and_nothing_is_written(arguments, message
 
 def test_a_network_of_any_size_needs_one(tmp_path, trained_named):
     network = dataclasses.replace(trained_named("basic pact")[1], height=None, width=None)
-    with pytest.raises(ExportError, match="images of any width, C code only one: give width="):
+    with pytest.raises(ExportError, match="images of any width, but C code needs one: give width="):
         write_c(network, tmp_path, height=8)
     write_c(network, tmp_path, height=5, width=7)
     assert "#define MODEL_WIDTH 7\n" in (tmp_path / "model.h").read_text()

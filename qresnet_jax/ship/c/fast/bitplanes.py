@@ -1,11 +1,11 @@
-"""Bit planes in the profile `fast`: where shifted copies of them lie, and which of them an output adds up."""
+"""Says where the shifted copies of bit planes lie in the profile `fast`, and which of them an output adds up."""
 
 import numpy as np
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c.plan import Size, Step
 
-ALIGN = 64  # bytes; of all that lies in the buffer, and of the longest vectors
+ALIGN = 64  # bytes; everything in the buffer is aligned to it, and no vector is longer
 
 
 class Taps:
@@ -99,8 +99,8 @@ def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarra
       inputs: places of the inputs, `[kh, kw, channels]`.
 
     Returns:
-      `[out]`, the sign that each output's list is of: sign * (2 * sum of the list - all) is the convolution's result;
-      and the places in each list, where the first list has all inputs.
+      The sign of each output's list, -1 or +1, `[out]`, and the places in each list, where the first list has
+      all inputs. The convolution's result is sign * (2 * sum of the list - sum of all inputs).
     """
     signs = step.binary_conv.signs
     offsets, signs = inputs.ravel(), signs.reshape(-1, signs.shape[3])
@@ -112,10 +112,11 @@ def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarra
 
 
 def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
-    """Returns lists as `minority` does, of entries of a table with the sums of `choose` inputs, and of plus signs only.
+    """Returns lists as `minority` does, but for plus signs only, and of entries of a table with sums of `choose` inputs.
 
     Returns:
-      For all inputs, then for each output: places in bytes, one list for each distance in `sorted(set(taps.moves))`.
+      For all inputs, and then for each output: places in bytes, in one list for each move in
+        `sorted(set(taps.moves))`.
     """
     signs = step.binary_conv.signs
     kh, kw = signs.shape[:2]

@@ -1,18 +1,18 @@
 """The profile `fast` of the C export: bit-sliced, all pixels of a bit plane at once.
 
-A level has a few bits. Bit b of one channel is a plane with one bit per pixel, and a vector register holds up to 512
-pixels. Shifted copies of the planes are the taps of a convolution. An output channel adds up the taps of its rarer
-sign,
+A level has a few bits. Bit b of one channel is a plane with one bit per pixel, and a vector register holds up
+to 512 pixels. Shifted copies of the planes are the taps of a convolution. An output channel adds up the taps
+of its rarer sign,
 
     acc = 2 * plus - all = all - 2 * minus,     all = sum of all inputs, the same for every output channel,
 
 by full adders on whole planes (carry-save adders in blocks of 16, after Harley and Seal), which leaves no
-multiplication and no population count. Thresholds are carries of comparisons with constants. The stream is int16,
-channel by channel.
+multiplication and no population count. Thresholds are carries of comparisons with constants. The stream is
+int16, channel by channel.
 
-The code is in `headers/`, where `planes.h` says how the data lie. This module writes what differs from network to
-network: constants, calls, and for each size of a convolution a function that hands the size to the general code as
-constants.
+The code is in `headers/`, where `planes.h` says how the data lie. This module writes what differs from
+network to network: constants, calls, and for each size of a convolution a function that hands the size to the
+general code as constants.
 """
 
 import pathlib

@@ -84,7 +84,7 @@ class Structs:
         channels, planes = self.plan.values[i].channels, self.layout.planes(i)
         direction = np.broadcast_to(node.direction, channels).astype(np.int64) * polarity
         t = np.clip(np.broadcast_to(node.thresholds, (channels, node.thresholds.shape[1])), -bound, bound + 1)
-        # -x >= t is not x >= 1 - t; all steps not taken make the highest level.
+        # -x >= t is the same as not x >= 1 - t; if x takes none of these steps, the level is the highest.
         least = np.where(direction[:, None] > 0, t, 1 - t.astype(np.int64)) + 2 ** (bits - 1)
         if is_search(node):
             least = np.sort(least, axis=1)
@@ -109,7 +109,7 @@ class Structs:
         t, falling = node.thresholds.astype(np.int64), node.direction[:, None] < 0
         # x >= t is x > t - 1, and -x >= t is not x > -t.
         above = np.where(falling, -t, t - 1)
-        # Below the lowest number all is above: not above the highest, which nothing is.
+        # Every number is above a threshold below the lowest. That is stored as "not above the highest", as none is above it.
         inverted = falling ^ (above < low)
         above = np.where((above < low) | (above > high), high, above)
         select = _select(node)

@@ -1,7 +1,8 @@
 """The profile `small` of the C export: one bit per weight, little code, one pixel after the other.
 
-Sums are population counts of levels' bit planes and signs, of as many channels at once as a word has bits. The code is
-in `small.h`; this module writes what differs from network to network, which is constants and calls.
+Sums are population counts of levels' bit planes and signs, of as many channels at once as a word has bits.
+The code is in `small.h`; this module writes what differs from network to network, which is constants and
+calls.
 """
 
 import pathlib
@@ -13,8 +14,10 @@ from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c import text
 from qresnet_jax.ship.c.plan import IMAGE, Plan, Step, allocate
 
-ALIGN = 4  # bytes; of all that lies in the buffer
-_MAX_WASTE = 1 / 6  # of the bits of signs, for words that the channels do not fill
+ALIGN = 4  # bytes; everything in the buffer is aligned to it
+_MAX_WASTE = (
+    1 / 6
+)  # the share of the bits of signs that words may waste because the channels do not fill them
 
 
 class SmallProfile:
@@ -64,7 +67,7 @@ class SmallProfile:
         return max(self.plan.values[result].bound.bit_length(), 1)
 
     def _pixel_units(self, result: int) -> int:
-        """Words or int16 of one pixel of a result."""
+        """Returns the words or int16 numbers of one pixel of a result."""
         value = self.plan.values[result]
         if value.kind == "levels":
             return self._planes(result) * self._words(value.channels)
@@ -152,7 +155,7 @@ class SmallProfile:
         return self._pointwise(t, step, channels)
 
     def _pointwise(self, t: int, step: Step, channels: int) -> list[str]:
-        """The loop over pixels: a row of sums or of a stream, then what becomes of it."""
+        """Returns the loop over pixels, which makes a row of sums or of a stream, and then the result from it."""
         size = self.plan.size(step.result)
         read, write = self._read(step, channels), []
         if isinstance(step.last, nodes.RequantizeNode):
@@ -193,7 +196,7 @@ def packed(bits: np.ndarray, word_bits: int) -> np.ndarray:
 
 
 def _word_bits(convs: Sequence[nodes.BinaryConvNode]) -> int:
-    """Returns the bits of the widest word of which few are wasted; a byte is taken whatever it wastes."""
+    """Returns the bits of the widest word that wastes few of them; or 8, whatever a byte wastes."""
     for bits in (32, 16):
         used = [conv.signs.size / conv.signs.shape[2] for conv in convs]  # kh * kw * out
         needed = sum(n * conv.signs.shape[2] for n, conv in zip(used, convs, strict=True))
