@@ -1,4 +1,4 @@
-/* What the code of both profiles is built on. */
+/* Types and macros for the code of both profiles. */
 
 #ifndef MODEL_COMMON_H
 #define MODEL_COMMON_H
@@ -7,15 +7,15 @@
 #include <stdint.h>
 #include <string.h>
 
-/* A function that not every network calls, which is nothing to warn of. */
+/* Marks a function that some networks do not call, so that compilers do not warn about it. */
 #ifdef __GNUC__
 #define MODEL_FUNCTION static __attribute__((unused))
 #else
 #define MODEL_FUNCTION static inline
 #endif
 
-/* The same bytes of the caller's buffer hold numbers of one type after the other. A compiler that draws conclusions
-   from types must know that. */
+/* The same bytes of the caller's buffer hold numbers of different types, one after the other. Compilers that optimize by
+   types must be told so. */
 #ifdef __GNUC__
 #define MODEL_ALIAS __attribute__((may_alias))
 #else

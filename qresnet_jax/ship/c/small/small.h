@@ -30,20 +30,20 @@ typedef struct {
     size_t out, kernel_height, kernel_width, stride;
 } model_conv;
 
-/* Thresholds of int16 or of int32, [channels][steps], or [1][steps] for all channels alike. */
+/* Thresholds of int16 or of int32, [channels][steps], or [1][steps] if all channels have the same. */
 typedef struct {
     const int16_t *narrow;
     const int32_t *wide;
-    const int8_t *direction; /* [rows]: -1 where levels rise as numbers fall, else 1 */
+    const int8_t *direction; /* [rows]: -1 if levels rise as numbers fall, else 1 */
     const int16_t *levels;   /* [steps + 1] */
     size_t rows, steps, words, planes;
 } model_thresholds;
 
-/* Of each channel (x * multiplier + offset) >> shift, saturated to int16. */
+/* The constants of each channel for (x * multiplier + offset) >> shift, saturated to int16. */
 typedef struct {
     const int32_t *multiplier;
     const int32_t *offset;
-    const int64_t *wide_offset; /* in place of offset where 32 bits do not hold it, else NULL */
+    const int64_t *wide_offset; /* in place of offset if 32 bits do not hold it, else NULL */
     const uint8_t *shift;
 } model_requantize;
 
@@ -147,7 +147,7 @@ MODEL_FUNCTION void model_rescale(const model_requantize *r, model_int32 *x, siz
     for (c = 0; c < channels; c++) {
         const int64_t offset = r->wide_offset ? r->wide_offset[c] : r->offset[c];
         const int64_t value = (int64_t)x[c] * r->multiplier[c] + offset;
-        /* C leaves it open what a shift does to negative numbers: 2^63 is added before it and taken out after it. */
+        /* C does not define right shifts of negative numbers, so 2^63 is added before and taken out afterwards. */
         const uint64_t zero = (uint64_t)1 << (63 - r->shift[c]);
         const uint64_t shifted = ((uint64_t)value + ((uint64_t)1 << 63)) >> r->shift[c];
         if (shifted < zero - 32768)

@@ -1,11 +1,11 @@
-/* Quantizers of numbers, which those of a stream and the stem's sums are, by thresholds. */
+/* Quantizers by thresholds, for values that are not in bit planes: a stream, or the sums of the stem. */
 
 #ifndef MODEL_QUANTIZE_H
 #define MODEL_QUANTIZE_H
 
 #include "target.h"
 
-/* Thresholds, [channels][steps], or [1][steps] for all channels alike. */
+/* Thresholds, [channels][steps], or [1][steps] if all channels have the same. */
 typedef struct {
     const int32_t *above;   /* larger numbers are above the step */
     const uint16_t *select; /* [steps]: the bits of the level that change there */

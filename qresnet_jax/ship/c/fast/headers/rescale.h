@@ -5,7 +5,8 @@
 
 #include "target.h"
 
-/* Of each channel (x * multiplier + offset) >> shift, saturated to int16. The offset is given in one of two ways. */
+/* The constants of each channel for (x * multiplier + offset) >> shift, saturated to int16. The offset is given in one of
+   two ways. */
 typedef struct {
     const int32_t *multiplier;
     const uint8_t *shift;
@@ -35,7 +36,7 @@ MODEL_FUNCTION void model_join(const uint8_t *bytes, unsigned bits, size_t n, in
 MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
                                     int saturate, int16_t *restrict out)
 {
-    /* In unsigned numbers, as vectors have products of 64 bits for those only. */
+    /* The numbers are unsigned, because only for those vectors have products of 64 bits. */
     const int32_t multiplier = r->multiplier[channel];
     const uint32_t size = multiplier < 0 ? 0u - (uint32_t)multiplier : (uint32_t)multiplier;
     const uint64_t flip = multiplier < 0 ? ~(uint64_t)0 : 0; /* -product = ~product + 1 */

@@ -51,7 +51,7 @@ MODEL_FUNCTION void model_mean_pool(const model_int16 *x, size_t channels, size_
     const uint64_t pixels = (uint64_t)height * width;
     size_t c, i, y, k;
     for (c = 0; c < channels; c++) {
-        /* Of x + 32768, which is not negative, so that division rounds down. */
+        /* The sum is that of x + 32768, which is not negative, so that division rounds down. */
         uint64_t sum = 0;
         for (i = 0; i < 8; i++)
             for (y = 0; y < height; y++, x += row) {

@@ -46,7 +46,7 @@ MODEL_INLINE void model_transpose_words(const uint8_t *from, size_t step, uint8_
 }
 #endif
 
-/* Of each number of 4 bits, a word of ones or zeros for each bit. */
+/* Turns each bit of numbers of 4 bits into a word of ones or zeros. */
 MODEL_INLINE void model_word_masks(model_vec32 *masks)
 {
     uint64_t words[4];

@@ -1,4 +1,4 @@
-/* What the machine has that the code is compiled for: its vectors. */
+/* Says which vectors the machine has that the code is compiled for. */
 
 #ifndef MODEL_TARGET_H
 #define MODEL_TARGET_H
