@@ -2,13 +2,13 @@
 
     python benchmarks/accuracy.py NAME DIR DIR ... [--save=DIR] [--machine=TEXT] [--commit=HASH]
 
-NAME is accuracy_digits, accuracy_fashion_mnist or hysteresis, and DIR the workdir of a run. Runs that differ in the seed
-only become one row, with mean, sample standard deviation and the worst seed. A row with the same settings and seeds is
-replaced, other rows stay; delete them from the file by hand where they are outdated.
+NAME is accuracy_digits, accuracy_fashion_mnist or hysteresis, and DIR the workdir of a run. Runs that differ only in the
+seed become one row, with mean, sample standard deviation and the worst seed. A row with the same settings and seeds is
+replaced. Other rows stay; delete them from the file by hand if they are outdated.
 
 A workdir does not say everything. The command is the config in configs/ that is closest to the run's config.json, with what
 differs from it as options. The date is that of the last line of train.log. The code is taken to be the last commit before
-the first line of train.log, and the machine to be this one: --commit and --machine say it where that is wrong.
+the first line of train.log, and the machine to be this one; use --commit and --machine if that is wrong.
 """
 
 import argparse
@@ -40,15 +40,15 @@ def statistics_of(values: list[float]) -> dict | None:
 
 
 def row(runs: list[RunRecord]) -> dict:
-    """Returns the figures of runs that differ in the seed only.
+    """Returns the figures of runs that differ only in the seed.
 
     Raises:
-      UserError: a run is not finished.
+      UserError: if a run is not finished.
     """
     for run in runs:
         if run.test is None:
             raise UserError(
-                f"{run.workdir} is not finished, as it has no test accuracy: go on with it, or leave it out"
+                f"{run.workdir} is not finished, because it has no test accuracy: continue the run, or leave it out"
             )
     runs = sorted(runs, key=lambda run: run.fields["seed"])
     fields = runs[0].fields
@@ -80,8 +80,8 @@ def command(fields: dict, shipped: dict[str, dict]) -> str:
     """Returns the command of a run without its seed: the closest config, and what differs from it.
 
     Args:
-      fields: of the run's config, by dotted name.
-      shipped: the same of each file in configs/, by its name.
+      fields: fields of the run's config, by dotted name.
+      shipped: fields of each config in configs/, by the name of its file.
     """
 
     def differing(name):
@@ -106,7 +106,7 @@ def times(workdir: pathlib.Path) -> tuple[str, str]:
     """Returns when a run began, to the second, and the day on which it ended.
 
     Raises:
-      UserError: there is no train.log with times.
+      UserError: if there is no train.log with times.
     """
     log = workdir / "train.log"
     stamps = STAMP.findall(log.read_text()) if log.exists() else []
@@ -116,7 +116,7 @@ def times(workdir: pathlib.Path) -> tuple[str, str]:
 
 
 def commit_at(moment: str) -> str | None:
-    """Returns the last commit of this branch before a moment, None outside a git checkout."""
+    """Returns the last commit of this branch before a moment, or None outside a git checkout."""
     git = ("git", "-C", str(REPO), "rev-list", "-1", f"--before={moment}", "HEAD")
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip() or None
@@ -127,10 +127,10 @@ def commit_at(moment: str) -> str | None:
 def measurements(
     workdirs: list[str], machine: str | None = None, commit: str | None = None
 ) -> dict[str, dict]:
-    """Returns a measurement for each group of runs, by a key of its command and seeds.
+    """Returns a measurement for each group of runs, by a key that names its command and seeds.
 
     Raises:
-      UserError: a workdir that is none, is not finished, or is given twice.
+      UserError: if a folder is not the workdir of a run, if a run is not finished, or if a workdir is given twice.
     """
     found = {}
     shipped = {name: configs.flatten(load_config(name)) for name in shipped_configs()}
@@ -147,7 +147,7 @@ def measurements(
             versions=this_versions(),
             date=max(ended),
             commit=commit or commit_at(min(began)),
-            dirty=None,  # nobody can say it afterwards
+            dirty=None,  # this is not known afterwards
         )
         found[f"{line}, seeds {', '.join(map(str, figures['seeds']))}"] = measurement
     return found
@@ -162,9 +162,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--save", type=pathlib.Path, default=FOLDER, metavar="DIR", help="default: benchmarks/results"
     )
-    parser.add_argument("--machine", help="in words, where it was not this one, such as 'NVIDIA H200'")
     parser.add_argument(
-        "--commit", help="of the code that trained, where it was not the last before the training"
+        "--machine", help="the machine in words, if it was not this one, such as 'NVIDIA H200'"
+    )
+    parser.add_argument(
+        "--commit",
+        help="the commit of the code that trained, if it was not the last one before the training",
     )
     args = parser.parse_args(arguments)
     try:

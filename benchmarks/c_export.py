@@ -43,8 +43,8 @@ from qresnet_jax.ship.packed.file import read_packed
 NAME = "c_export"
 PEER = "onnxruntime, float32"
 RESNET20, DIGITS = "ResNet-20, 32x32x3", "digits, depth 8, 8x8x1"
-SECONDS = 0.003  # of one variant in a round, about
-TARGETS = (  # columns of the table of sizes, where the compiler is installed
+SECONDS = 0.003  # how long one variant runs in a round, about
+TARGETS = (  # columns of the table of sizes, if the compiler is installed
     "arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -Os",
     "arm-none-eabi-gcc -mcpu=cortex-m0 -mthumb -Os",
     "gcc -O3 -march=native",
@@ -71,12 +71,12 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Network, code, compiler and flags."""
+        """Returns network, code, compiler and flags."""
         return f"{self.network}, {self.code}, {self.command}"
 
     @property
     def command(self) -> str:
-        """The compiler and its flags."""
+        """Returns the compiler and its flags."""
         return f"{self.compiler} {self.flags}"
 
 
@@ -106,7 +106,7 @@ def write(folder, files):
 
 
 def sizes(networks, folder):
-    """The figures of the object files, of the constants and of the buffer, in bytes."""
+    """Returns the figures of the object files, of the constants and of the buffer, in bytes."""
     targets = [command for command in TARGETS if shutil.which(command.split()[0])]
     rows = []
     for network, profile in ((network, profile) for network in networks for profile in ("small", "fast")):
@@ -123,7 +123,7 @@ def sizes(networks, folder):
 
 
 def text_and_stack(command, folder):
-    """The bytes of `.text` that a compiler makes of `model.c`, and of the stack that the code takes."""
+    """Compiles `model.c`, and returns the bytes of `.text` and of the stack that the code needs."""
     options = ["-std=c99", "-fcallgraph-info=su", "-c", "model.c"]
     subprocess.run([*command.split(), *options], cwd=folder, check=True)
     size = subprocess.run(["size", "model.o"], cwd=folder, check=True, capture_output=True, text=True).stdout
@@ -131,7 +131,7 @@ def text_and_stack(command, folder):
 
 
 def stack_bytes(graph):
-    """The stack of the deepest chain of calls from `model_logits` on, in GCC's graph of calls."""
+    """Returns the bytes of stack of the deepest chain of calls from `model_logits` on, in GCC's graph of calls."""
     frames = {
         name: int(size)
         for name, size in re.findall(r'node: { title: "(\S+)" label: ".*?(\d+) bytes \(static', graph)
@@ -162,7 +162,7 @@ void model_repeat(size_t n, const uint8_t *image, int32_t *logits, void *buffer)
 
 
 def compiled(variant, files, folder):
-    """The shared library of a variant."""
+    """Compiles a variant, and returns its shared library."""
     write(folder, {**files, "repeat.c": REPEAT})
     command = [*shlex.split(variant.command), "-std=gnu99", "-shared", "-fPIC"]
     subprocess.run([*command, "model.c", "repeat.c", "-o", "model.so"], cwd=folder, check=True)
@@ -170,7 +170,7 @@ def compiled(variant, files, folder):
 
 
 def repeater(library, network):
-    """A function that classifies an image n times, and the logits that it writes, int32 `[classes]`."""
+    """Returns a function that classifies an image n times, and the logits that it writes, int32 `[classes]`."""
     size = ctypes.c_size_t.in_dll(library, "model_buffer_bytes").value
     image, logits = pixels(network, 1), np.empty(network.classes, np.int32)
     buffer = np.empty(size, np.uint8)
@@ -180,7 +180,7 @@ def repeater(library, network):
 
 
 def peer(network):
-    """A function that runs onnxruntime n times on the float twin with one image."""
+    """Returns a function that runs onnxruntime n times on the float twin with one image."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -197,7 +197,7 @@ def peer(network):
 
 
 def seconds(run, n):
-    """The seconds that one of n calls takes of the processor, after a call that is not counted."""
+    """Returns the processor time of one of n calls in seconds, after a call that is not counted."""
     run(1)
     start = time.thread_time()
     run(n)
@@ -205,7 +205,7 @@ def seconds(run, n):
 
 
 def alternating(runs, rounds):
-    """Seconds of a call, a list for each of the runs, which take turns."""
+    """Measures runs that take turns, and returns the seconds of a call in each round, in a list for each run."""
     repeats = {key: max(1, round(SECONDS / max(seconds(run, 3), 1e-7))) for key, run in runs.items()}
     times = {key: [] for key in runs}
     for _ in range(rounds):
@@ -215,7 +215,7 @@ def alternating(runs, rounds):
 
 
 def times(networks, variants, folder, rounds):
-    """The figures of each variant of each network, with those of the peer in the same rounds."""
+    """Returns the figures of each variant of each network, with those of the peer in the same rounds."""
     rows = []
     for network in networks:
         chosen = {
@@ -257,7 +257,11 @@ static void model_clock(unsigned k)
 
 
 def with_clocks(source):
-    """C code of the profile `fast` that adds up the time of each call in `model_logits`, and of each node and function."""
+    """Returns C code of the profile `fast` that adds up the time of each call in `model_logits`.
+
+    Returns:
+      The code, and the node and the function of each call.
+    """
     head, body = re.split(r"(?=^void model_logits)", source, flags=re.MULTILINE)
     name, calls, lines = "", [], []
     for line in body.splitlines():
@@ -277,7 +281,7 @@ def with_clocks(source):
 
 
 def calls(networks, variant, folder, rounds):
-    """The figures of one variant: the median seconds of each call, and the share of each part."""
+    """Returns the figures of one variant: the median seconds of each call, and the share of each part."""
     network = networks[variant.network]
     files = c_files(network, profile=variant.profile)
     files["model.c"], found = with_clocks(files["model.c"])
@@ -308,7 +312,7 @@ def calls(networks, variant, folder, rounds):
 
 
 def shares(rows):
-    """The share of the time, 0 to 1, of each part that has calls, the largest first."""
+    """Returns the share of the time, 0 to 1, of each part that has calls, the largest first."""
     sums = defaultdict(float)
     for row in rows:
         part = next(part for pattern, part in PARTS.items() if re.search(pattern, row["function"]))

@@ -2,9 +2,9 @@
 
     python benchmarks/epochs.py [--batch=128] [--dtype=float32] [--images=50000] [--rounds=5] [--save]
 
-Both networks train on random 32x32x3 images with augmentation, in dispatches of as many steps as `main.py` takes, and
+Both networks train on random 32x32x3 images with augmentation, with as many steps in a dispatch as the command takes, and
 their epochs take turns. The medians are reported, with the time that 200 epochs take, and the ratio. A trace of one
-dispatch then shows how often the device exchanged data with the host while it ran: it must not.
+dispatch then shows how often the device exchanged data with the host while it ran, which should be never.
 """
 
 import argparse
@@ -25,7 +25,7 @@ EPOCHS = default_config().num_epochs
 
 
 def configuration(quantized: bool, batch: int, dtype: str):
-    """The config of the default network, or of its float twin."""
+    """Returns the config of the default network, or of its float twin."""
     config = default_config()
     config.batch_size, config.dtype = batch, dtype
     if not quantized:
@@ -59,7 +59,7 @@ def main():
     args = parser.parse_args()
     device = jax.devices()[0]
     if device.platform == "cpu":
-        parser.error("this needs a GPU or TPU, and JAX sees none; for CPUs there is benchmarks/train_step.py")
+        parser.error("this needs a GPU or TPU, but JAX sees none; on a CPU use benchmarks/train_step.py")
     print(f"{jax.device_count()} x {device.device_kind}, batch {args.batch}, {args.dtype}", flush=True)
     runs = {
         name: Training(configuration(name == QUANTIZED, args.batch, args.dtype), args.images)
@@ -91,7 +91,7 @@ def main():
 
 
 def figures_of(times: dict[str, list[float]], args, training: Training, copies: int) -> dict:
-    """The figures of both networks' seconds an epoch."""
+    """Returns the figures of a measurement, from the seconds of each epoch of both networks."""
     return {
         "batch": args.batch,
         "dtype": args.dtype,

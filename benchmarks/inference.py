@@ -43,7 +43,7 @@ MIB = 2**20
 
 
 def load(which, folder, threads, batch):
-    """A function that classifies one batch."""
+    """Returns a function that classifies one batch."""
     from qresnet_jax.ship.packed.file import read_packed
 
     network = read_packed(folder / "network.safetensors")
@@ -51,7 +51,7 @@ def load(which, folder, threads, batch):
     if which in OURS:
         logits = importlib.import_module(f"qresnet_jax.ship.{OURS[which]}").logits
         logits(network, images)  # compiles
-        time.sleep(0.2)  # its threads give memory back
+        time.sleep(0.2)  # until its threads have given memory back
         ctypes.CDLL(None).malloc_trim(0)
         return lambda: logits(network, images)
     import onnxruntime
@@ -66,16 +66,16 @@ def load(which, folder, threads, batch):
 
 
 def resident(field):
-    """`VmRSS` or `VmHWM`, its peak, of this process in bytes."""
+    """Returns this process's memory, `VmRSS`, or its peak, `VmHWM`, in bytes."""
     status = pathlib.Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
 
 
 def serve(which, folder, threads, batch):
-    """Prints for each line on stdin the seconds of a call; at the end the peak of the process and the calls' part of it."""
+    """Prints the seconds of a call for each line on stdin, and at the end the peak memory and what the calls add."""
     run = load(which, folder, threads, batch)
     peak, loaded = resident("VmHWM"), resident("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # starts VmHWM again
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     repeats = max(1, round(0.05 / min(seconds(run) for _ in range(5))))
     print("ready", flush=True)
     for _ in sys.stdin:
@@ -94,7 +94,7 @@ def seconds(run):
 
 
 def multiplications(network):
-    """Of one image: `(all, binary ones once for each bit of their levels)`."""
+    """Counts the multiplications for one image: all of them, and the binary ones times the bits of their levels."""
     from qresnet_jax.ship import nodes, reference
 
     values = reference.node_values(network, pixels(network, 1))
@@ -111,13 +111,13 @@ def multiplications(network):
 
 
 def sgemm_rate():
-    """Float32 multiplications with additions in a second."""
+    """Measures how many float32 multiplications with additions NumPy's matrix product does in a second."""
     a = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
     return 512**3 / min(seconds(lambda: a @ a) for _ in range(100))
 
 
 def popcount_rate():
-    """Bits in a second that AND, population count and addition go over, on words that stay in registers."""
+    """Measures how many bits AND, population count and addition process in a second, on words in registers."""
     import jax
     import jax.numpy as jnp
 
@@ -139,7 +139,7 @@ def popcount_rate():
 
 
 def print_limits(folder):
-    """Prints both limits as JSON, in seconds; in a process of its own, since BLAS counts its threads at the start."""
+    """Prints both limits as JSON, in seconds. It needs a process of its own: BLAS counts its threads at the start."""
     from qresnet_jax.ship.packed.file import read_packed
 
     total, binary = multiplications(read_packed(folder / "network.safetensors"))
@@ -151,12 +151,12 @@ def print_limits(folder):
 
 
 def command(args, folder):
-    """The command of a child process, without what it serves."""
+    """Returns the command of a child process, without the option that says what it measures."""
     return [sys.executable, __file__, f"--threads={args.threads}", f"--folder={folder}"]
 
 
 def measure_limits(args, folder):
-    """The limits of this machine, as `print_limits` prints them."""
+    """Measures the limits of this machine in a child process, and prints and returns them."""
     done = subprocess.run([*command(args, folder), f"--serve={LIMITS}"], check=True, stdout=subprocess.PIPE)
     limits = json.loads(done.stdout)
     print(
@@ -181,7 +181,7 @@ def compare(engines, folder, batch, args):
         if child.stdout.readline() != "ready\n":
             for other in children.values():
                 other.kill()
-            raise SystemExit(f"{which} failed; its message stands above")
+            raise SystemExit(f"the engine {which} failed to start; its message stands above")
     times = {which: [] for which in engines}
     for _ in range(args.rounds):
         for which, child in children.items():
@@ -199,7 +199,7 @@ def compare(engines, folder, batch, args):
 
 
 def row(engine, batch, times, peer_times, process_bytes, call_bytes):
-    """The figures of one engine at one batch size; `seconds` are those of a call with the whole batch."""
+    """Returns the figures of one engine at one batch size; `seconds` are those of a call with the whole batch."""
     return {
         "engine": engine,
         "batch": batch,
@@ -211,7 +211,7 @@ def row(engine, batch, times, peer_times, process_bytes, call_bytes):
 
 
 def as_line(row):
-    """A row for the console."""
+    """Returns a row as a line for the console."""
     median, ratio, batch = row["seconds"]["median"], row["ratio"], row["batch"]
     return (
         f"{batch:5d}  {row['engine']:17s} {median * 1e3:9.3f} {median / batch * 1e6:9.0f} {ratio['median']:7.2f} "
@@ -220,13 +220,13 @@ def as_line(row):
 
 
 def available_engines():
-    """The engines that are installed; prints which are not."""
+    """Returns the engines that are installed, and prints which are not."""
     engines = [PEER, INT8]
     for which, module in OURS.items():
         if importlib.util.find_spec(f"qresnet_jax.ship.{module}"):
             engines.append(which)
         else:
-            print(f"no engine {which}: there is no qresnet_jax.ship.{module}")
+            print(f"the engine {which} is not measured: there is no qresnet_jax.ship.{module}")
     return engines
 
 
@@ -248,7 +248,7 @@ def main():
         return print_limits(args.folder)
     if args.serve:
         return serve(args.serve, args.folder, args.threads, args.batch)
-    # XLA and BLAS take as many threads as there are processors to use.
+    # XLA and BLAS use as many threads as there are processors.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(args.threads)
@@ -257,7 +257,7 @@ def main():
 
     network = read_packed(find_packed(args.packed)) if args.packed else random_network()
     if network.height is None or network.width is None:
-        raise SystemExit(f"{args.packed} takes images of any size; give a file with a height and a width")
+        raise SystemExit(f"{args.packed} takes images of any size: give a file with a height and a width")
     with tempfile.TemporaryDirectory() as folder:
         write_networks(network, pathlib.Path(folder))
         engines = available_engines()
@@ -276,7 +276,7 @@ def main():
 
 
 def shape(network):
-    """Height, width and channels of the images, such as 32x32x3."""
+    """Returns height, width and channels of the images, such as 32x32x3."""
     return "x".join(map(str, (network.height, network.width, network.channels)))
 
 

@@ -1,7 +1,7 @@
-"""The networks that the benchmarks of inference time run: ours with random weights, and the peer's in float and int8.
+"""Makes the networks for the benchmarks of inference: ours with random weights, and the peer's in float and int8.
 
-The peer is the float twin: the same convolutions, batch norm folded into them, ReLU, no quantizers; in int8 by static
-quantization in QDQ form with uint8 activations.
+The peer is the float twin of our network. It has the same convolutions, with batch norm folded into them, and ReLU, but no
+quantizers. Its int8 form comes from static quantization in QDQ form with uint8 activations.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ ONNX_FILES = {FLOAT32: "float.onnx", INT8: "int8.onnx"}
 
 
 def random_network():
-    """ResNet-20 W1A2 as it is before training, as an integer network."""
+    """Returns the integer network of ResNet-20 W1A2 as it is before training."""
     from flax import nnx
 
     from qresnet_jax import create_model, default_config
@@ -22,7 +22,7 @@ def random_network():
 
 
 def onnx_float_network(network):
-    """The ONNX model of the same architecture in float with random weights, for images `[N, C, H, W]`."""
+    """Returns the ONNX model of the same architecture in float with random weights, for images `[N, C, H, W]`."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     from qresnet_jax.ship import nodes
@@ -115,9 +115,11 @@ def write_networks(network, folder):
 
 
 def pixels(network, n):
+    """Returns n random images of the network's size, uint8 `[n, H, W, C]`."""
     shape = (n, network.height, network.width, network.channels)
     return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
 
 
 def as_float(images):
+    """Normalises images, uint8 `[N, H, W, C]`, and returns them as float32 `[N, C, H, W]`."""
     return np.ascontiguousarray((images.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 64)

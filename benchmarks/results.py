@@ -1,4 +1,4 @@
-"""Result files: what a benchmark measured, and under which circumstances.
+"""Writes and reads result files, which say what a benchmark measured and under which circumstances.
 
 `benchmarks/results/NAME.json` holds one or more measurements, each under a key that says what was measured:
 
@@ -9,8 +9,8 @@ A measurement has these fields:
     source    "measured", or "transcribed from README.md at commit bf53072" for a figure that is older than these files
     date      of the measurement, in ISO form (2026-11-29)
     command   the commands that were run, a list of strings
-    machine   `cpu`, `cores` that were used, `memory_gib`, `gpu` (None where none was used), `os`
-    versions  of Python, libraries and the C compiler; None where a library is not installed
+    machine   `cpu`, `cores` that were used, `memory_gib`, `gpu` (None if none was used), `os`
+    versions  of Python, libraries and the C compiler; None if a library is not installed
     commit    of the repository, None outside a git checkout
     dirty     whether the source code differed from that commit
     figures   the results; times are in seconds, sizes in bytes, accuracies between 0 and 1
@@ -39,7 +39,8 @@ FOLDER = REPO / "benchmarks" / "results"
 MEASURED = "measured"
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "onnxruntime", "torch")
 COMPILERS = ("gcc", "clang")
-ENVIRONMENT = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION")  # change what is measured
+# Environment variables that change what is measured; a result names them in its command.
+ENVIRONMENT = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION")
 
 MEASUREMENT = {  # field -> the types that it may have
     "source": (str,),
@@ -61,7 +62,7 @@ MACHINE = {
 
 
 class ResultError(Exception):
-    """A result file, or a document that shows it, is not as it must be; the message says what to do."""
+    """A result file, or a document that shows it, is wrong; the message says what to do."""
 
 
 # The content of a file.
@@ -92,7 +93,7 @@ def record(
 
 
 def with_measurement(document: Mapping | None, name: str, key: str, measurement: Mapping) -> dict:
-    """Returns a document with one measurement added, or replaced where the key is known; None is an empty one."""
+    """Returns a document with one measurement added, or replaced if the key is known. None is an empty document."""
     measurements = dict(document["measurements"]) if document else {}
     return {"schema": SCHEMA, "name": name, "measurements": measurements | {key: measurement}}
 
@@ -101,13 +102,13 @@ def check(document, name: str) -> None:
     """Checks the content of `benchmarks/results/NAME.json`.
 
     Raises:
-      ResultError: a field is missing, unknown or of the wrong type, or a number is not finite; the message names it.
+      ResultError: if a field is missing, unknown or of the wrong type, or if a number is not finite. The message names it.
     """
     file = f"{name}.json"
     _check_fields(document, {"schema": (int,), "name": (str,), "measurements": (dict,)}, file)
     if document["schema"] != SCHEMA:
         raise ResultError(
-            f"{file} has schema {document['schema']}, this version reads schema {SCHEMA}: measure again"
+            f"{file} has schema {document['schema']}, but this version reads schema {SCHEMA}: measure again"
         )
     if document["name"] != name:
         raise ResultError(f"{file} says that its name is {document['name']!r}: rename the file or the field")
@@ -163,7 +164,7 @@ def load(name: str, folder: pathlib.Path = FOLDER) -> dict:
     """Reads and checks a result file.
 
     Raises:
-      ResultError: it does not exist, is not JSON, or `check` refuses its content.
+      ResultError: if it does not exist, if it is not JSON, or if `check` refuses its content.
     """
     path = pathlib.Path(folder) / f"{name}.json"
     try:
@@ -180,7 +181,7 @@ def save(name: str, key: str, measurement: Mapping, folder: pathlib.Path = FOLDE
     """Adds a measurement to a result file, or replaces it there, and returns the file's path.
 
     Raises:
-      ResultError: the existing file or the new measurement is not as it must be; nothing is written then.
+      ResultError: if the existing file or the new measurement is wrong; nothing is written then.
     """
     path = pathlib.Path(folder) / f"{name}.json"
     document = with_measurement(load(name, folder) if path.exists() else None, name, key, measurement)
@@ -190,7 +191,7 @@ def save(name: str, key: str, measurement: Mapping, folder: pathlib.Path = FOLDE
     return path
 
 
-# What a benchmark adds by itself.
+# What a benchmark adds to its figures.
 
 
 def add_save_option(parser: argparse.ArgumentParser, name: str) -> None:
@@ -218,7 +219,7 @@ def spread(values: Iterable[float]) -> dict:
 
 
 def measured(figures: Mapping, *, cores: int, gpu: str | None = None) -> dict:
-    """Returns the measurement of this process: its command, this machine, the versions and the commit of this moment."""
+    """Returns the measurement of this process: figures, command, machine, versions, today's date and the commit."""
     return record(
         figures,
         command=[command_line(sys.argv, os.environ)],

@@ -2,8 +2,9 @@
 
     python benchmarks/size.py [--save]
 
-The networks are those of the configs, before training: training changes none of these figures but the bytes of the packed
-file's header, by a few digits of numbers that are written as text. Clipping levels (one a quantizer) are not counted.
+The networks are those of the configs, before training. Training changes none of these figures, except that the header of
+the packed file may grow or shrink by a few bytes, as it has numbers in text. Clipping levels (one per quantizer) are not
+counted.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Renders the tables and figures of README.md and docs/ from the result files of the benchmarks.
 
     make tables                            # writes them into the documents
-    python benchmarks/tables.py --check    # fails where a document and a file differ; `make lint` runs this
+    python benchmarks/tables.py --check    # fails if a document and a file differ; `make lint` runs this
     python benchmarks/tables.py --list     # prints every name, with the text of every figure
 
 A document says where a table goes by a pair of comments. Everything between them is output and is replaced:
@@ -11,10 +11,10 @@ A document says where a table goes by a pair of comments. Everything between the
 
 The tables are:
 
-    results                  for the README: accuracy, size and speed of each task, a line each
+    results                  for the README: accuracy, size and speed, with one line for each task
     accuracy_fashion_mnist   accuracy by network, epochs and settings
     accuracy_digits          the same for scikit-learn's digits
-    hysteresis               accuracy and movement of the signs by threshold, one seed each
+    hysteresis               accuracy and movement of the signs by threshold, with one seed each
     hysteresis_seeds         accuracy by threshold over several seeds
     zoo                      accuracy and bytes of the packed files that come with the package
     size                     parameters, bytes and multiplications by network
@@ -26,7 +26,8 @@ The tables are:
     c_export_sizes           flash and RAM of the exported C code
     c_export_calls           what takes the time of the exported C code
 
-A sentence takes a figure from a file in the same way. FILE is the name of a result file, KEY that of a figure in it:
+A sentence takes a figure from a file in the same way, by FILE.KEY. FILE is the name of a result file, and KEY is the name
+of a figure in it:
 
     ... a packed file of <!-- figure: size.resnet20_packed -->46 kB<!-- end figure --> ...
 
@@ -43,7 +44,7 @@ from templates import FIGURES, TABLES
 
 MARKER = re.compile(r"<!--\s*(?:(table|figure):\s*(\S+)|end (table|figure))\s*-->")
 
-STARTS_BLOCK = re.compile(r"[\s>*+-]*(\d+[.)]\s*)?")  # nothing, or the sign of a list or a quotation
+STARTS_BLOCK = re.compile(r"[\s>*+-]*(\d+[.)]\s*)?")  # nothing, or the mark of a list or a quotation
 
 
 def documents(root: pathlib.Path) -> list[pathlib.Path]:
@@ -55,14 +56,15 @@ def blocks(text: str, where: str) -> list[tuple[str, str, int, int]]:
     """Finds the blocks between pairs of markers.
 
     Args:
-      text: of a document.
-      where: its name, for messages.
+      text: the text of a document.
+      where: the document's name, for messages.
 
     Returns:
-      `(kind, name, start, end)` for each block: "table" or "figure", and where the text between the markers lies.
+      `(kind, name, start, end)` for each block: "table" or "figure", its name, and where the text between the markers
+      begins and ends.
 
     Raises:
-      ResultError: markers that do not pair, or a figure that begins a line.
+      ResultError: if markers are not in pairs, or if a figure begins a line.
     """
     found, opened = [], None
     for marker in MARKER.finditer(text):
@@ -93,7 +95,7 @@ def render_table(name: str, folder: pathlib.Path) -> str:
     """Returns the Markdown of a table.
 
     Raises:
-      ResultError: there is no such table, or its result file is missing or lacks a figure.
+      ResultError: if there is no such table, or if its result file is missing or lacks a figure.
     """
     if name not in TABLES:
         raise ResultError(f"there is no table {name!r}; there are: {', '.join(TABLES)}")
@@ -105,7 +107,7 @@ def all_figures(file: str, folder: pathlib.Path) -> dict[str, str]:
     """Returns the text of every figure of a result file, by key.
 
     Raises:
-      ResultError: there is no such file, or it lacks a figure.
+      ResultError: if there is no such file, or if it lacks a figure.
     """
     if file not in FIGURES:
         raise ResultError(f"no result file {file!r} has figures; these have: {', '.join(FIGURES)}")
@@ -128,7 +130,7 @@ def render_figure(name: str, folder: pathlib.Path) -> str:
     """Returns the text of the figure FILE.KEY.
 
     Raises:
-      ResultError: there is no such figure.
+      ResultError: if there is no such figure.
     """
     file, _, key = name.partition(".")
     known = all_figures(file, folder)
@@ -144,7 +146,7 @@ def render(text: str, where: str, folder: pathlib.Path) -> tuple[str, list[str],
       The new text, the names of the tables and figures that have changed, and the result files that it uses.
 
     Raises:
-      ResultError: as `blocks`, `render_table` and `render_figure`; the message begins with the document.
+      ResultError: in the cases of `blocks`, `render_table` and `render_figure`; the message begins with the document.
     """
     parts, changed, used, last = [], [], set(), 0
     for kind, name, start, end in blocks(text, where):
@@ -164,8 +166,8 @@ def update(root: pathlib.Path, folder: pathlib.Path, write: bool) -> list[str]:
     """Renders all documents, or checks them.
 
     Args:
-      root: of the repository.
-      folder: of the result files.
+      root: the folder of the repository.
+      folder: the folder of the result files.
       write: whether to write documents that differ; otherwise the differences are problems.
 
     Returns:

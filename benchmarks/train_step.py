@@ -25,7 +25,7 @@ MALLOC = ":".join(
 
 
 def jax_step(threads):
-    """A function that runs one step of ours and waits for it."""
+    """Returns a function that runs one of our steps and waits for it."""
     from training import Training
 
     from qresnet_jax import default_config
@@ -40,7 +40,7 @@ def jax_step(threads):
 
 
 def torch_step(threads):
-    """A function that runs one step of the peer."""
+    """Returns a function that runs one step of the peer."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -122,7 +122,7 @@ def torch_step(threads):
 
 
 def serve(which, threads):
-    """Child process: runs three steps to warm up, then for each line on stdin three, and prints their seconds."""
+    """Runs three steps to warm up, then three for each line on stdin, and prints the seconds of one step."""
     run = {"jax": jax_step, "torch": torch_step}[which](threads)
     for _ in range(3):
         run()
@@ -135,7 +135,10 @@ def serve(which, threads):
 
 
 def figures_of(times, threads, devices):
-    """The figures of both sides' seconds a step; `devices` is how many JAX was told to make, None by its own choice."""
+    """Returns the figures of a measurement, from the seconds of a step of both sides.
+
+    `devices` is the number of devices that JAX was told to make, or None if JAX chose it.
+    """
     return {
         "threads": threads,
         "devices": devices,
@@ -158,7 +161,7 @@ def main():
     if args.serve:
         return serve(args.serve, args.threads)
     cores = sorted(os.sched_getaffinity(0))[: args.threads]
-    os.sched_setaffinity(0, cores)  # XLA takes as many threads as it may use processors
+    os.sched_setaffinity(0, cores)  # XLA uses as many threads as there are processors
     environment = {**os.environ, "GLIBC_TUNABLES": MALLOC, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, __file__, f"--threads={args.threads}", "--serve"]
     peers = {
@@ -171,7 +174,7 @@ def main():
         if peer.stdout.readline() != "ready\n":
             for other in peers.values():
                 other.kill()
-            raise SystemExit(f"{which} failed; its message stands above")
+            raise SystemExit(f"the step of {which} failed; its message stands above")
     times = {which: [] for which in peers}
     for _ in range(args.rounds):
         for which, peer in peers.items():

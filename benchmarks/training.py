@@ -1,4 +1,4 @@
-"""A network in training on random images: what the benchmarks of training time."""
+"""Trains a network on random images, for the benchmarks that measure training."""
 
 import time
 
@@ -18,11 +18,11 @@ SIZE = 32  # height and width of the images
 
 
 class Training:
-    """The steps of a run of `config`, in dispatches of as many as `main.py` takes on an accelerator.
+    """A training run of `config`, with as many steps in a dispatch as the command takes on an accelerator.
 
     Args:
       config: the whole config.
-      images: how many random 32x32x3 images lie on the device.
+      images: the number of random 32x32x3 images, which lie on the device.
     """
 
     def __init__(self, config, images: int):
@@ -47,12 +47,12 @@ class Training:
         self.state = parallel.replicate(init_state(params, model_state, tx), mesh)
 
     def run(self) -> float:
-        """Seconds of one dispatch, first to last."""
+        """Runs one dispatch to its end, and returns its seconds."""
         start = time.perf_counter()
         self.state = jax.block_until_ready(self.dispatch(self.state, self.data))
         return time.perf_counter() - start
 
     def epoch(self) -> float:
-        """Seconds of an epoch, in whole dispatches, of which the last is counted in part."""
+        """Runs an epoch and returns its seconds. It runs whole dispatches, and counts the last one in part."""
         whole = [self.run() for _ in range(-(-self.steps // self.length))]
         return sum(whole) * self.steps / (len(whole) * self.length)

@@ -43,7 +43,7 @@ def load_test_set(name: str):
     """Returns the test images, uint8 `[N, H, W, C]`, and labels of a data set.
 
     Raises:
-      DataError: it is missing; the message says how to get it.
+      DataError: if it is missing; the message says how to get it.
     """
     config = default_config().data
     config.name = name

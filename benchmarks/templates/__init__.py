@@ -11,7 +11,7 @@ from templates import accuracy, c_code, speed
 
 
 class Table(NamedTuple):
-    """A table: `render` is called with the measurements of each of the result files `files`, in that order."""
+    """A table. `render` is called with the measurements of each of the result files in `files`, in that order."""
 
     files: tuple[str, ...]
     render: Callable[..., str]

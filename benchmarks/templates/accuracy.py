@@ -10,7 +10,7 @@ SOFTWARE = ("jax",)
 
 
 def accuracies(measurements: Measurements) -> str:
-    """Returns validation and test accuracy of runs, which differ in the seed within a row."""
+    """Returns validation and test accuracy of runs; the runs of a row differ only in the seed."""
     rows = [("Network", "Epochs", "Seeds", "Validation", "Test", "Worst test", "Date", "Command")]
     for one in measurements.values():
         run, commands = one["figures"], " and ".join(f"`{line}`" for line in one["command"])
@@ -30,7 +30,7 @@ def _seeds(seeds):
 
 
 def accuracy_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns, for example, `w1a2_test` and `float_test`, of the rows that the summary of the README shows."""
+    """Returns figures such as `w1a2_test` and `float_test`, of the rows that the summary of the README shows."""
     found = {}
     for network in (BINARY, FLOAT):
         if run := best(measurements, network):
@@ -46,12 +46,15 @@ def accuracy_figures(measurements: Measurements) -> dict[str, str]:
 
 
 def original_script_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns `fashion_mnist_test`: what a port of the original script reaches there."""
+    """Returns `fashion_mnist_test`, the accuracy that a port of the original script reaches on Fashion-MNIST."""
     return {f"{key}_test": percent(one["figures"]["test"], 1) for key, one in measurements.items()}
 
 
 def best(measurements: Measurements, network: str) -> Mapping | None:
-    """Returns the figures of the row that validation chooses; the float twin is that of as many epochs as W1A2's best."""
+    """Returns the figures of the row with the best validation accuracy, or None if no row has one.
+
+    For the float twin, only rows with as many epochs as the best row of W1A2 count.
+    """
     rows = [run for run in figures(measurements, network=network) if run["validation"]]
     if network == FLOAT and (quantized := best(measurements, BINARY)):
         rows = [run for run in rows if run["epochs"] == quantized["epochs"]]
@@ -68,7 +71,7 @@ def _threshold(run):
 
 
 def hysteresis(measurements: Measurements) -> str:
-    """Returns accuracy and movement of the signs by threshold, one seed each."""
+    """Returns accuracy and movement of the signs by threshold, with one seed each."""
     head = (
         "Threshold",
         "Validation",
@@ -106,7 +109,7 @@ def hysteresis_seeds(measurements: Measurements) -> str:
 
 
 def hysteresis_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns, for example, `validation_0.1_relative` of one seed, and `validation_0.1_relative_seeds` of several."""
+    """Returns figures such as `validation_0.1_relative` of one seed, or `validation_0.1_relative_seeds` of several."""
     found = {}
     for run in figures(measurements):
         kind = ("_relative" if run["relative"] else "_absolute") if run["threshold"] else ""
@@ -133,7 +136,7 @@ def zoo(measurements: Measurements) -> str:
 
 
 def zoo_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns, for example, `digits_resnet8_w1a2_accuracy` and `digits_resnet8_w1a2_bytes`."""
+    """Returns figures such as `digits_resnet8_w1a2_accuracy` and `digits_resnet8_w1a2_bytes`."""
     found = {}
     for name, run in ((name, one["figures"]) for name, one in measurements.items()):
         found[f"{name}_accuracy"] = percent(run["accuracy"])
@@ -167,7 +170,7 @@ def sizes(measurements: Measurements) -> str:
 
 
 def size_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns, for example, `resnet20_parameters` and `resnet20_packed`; the keys of the measurements come first."""
+    """Returns figures such as `resnet20_parameters` and `resnet20_packed`; names begin with the measurement's key."""
     found = {}
     for key, run in ((key, one["figures"]) for key, one in measurements.items()):
         found[f"{key}_parameters"] = f"{run['parameters']:,}"
@@ -182,18 +185,17 @@ def size_figures(measurements: Measurements) -> dict[str, str]:
 
 # The summary.
 
-NATIVE = {
-    "code": "`fast`",
-    "command": "gcc -O3 -march=native",
-}  # the row of the C code that the summary shows
-TASKS = (  # title, file of accuracies, key in `size`, beginning of the name in `zoo`, of the network in `c_export`
+# The row of the C code that the summary shows.
+NATIVE = {"code": "`fast`", "command": "gcc -O3 -march=native"}
+# Title, number of the file of accuracies, key in `size`, and how the names in `zoo` and in `c_export` begin.
+TASKS = (
     ("Fashion-MNIST, ResNet-20", 0, "fashion_mnist", "fashion_mnist_", "ResNet-20"),
     ("digits, ResNet-8", 1, "digits", "digits_", "digits"),
 )
 
 
 def results(fashion_mnist, digits, size_of, zoo_of, c_export) -> str:
-    """Returns a line for each task: accuracy in float and of W1A2, size, and speed against onnxruntime."""
+    """Returns a line for each task: accuracy in float and with W1A2, size, and speed compared with onnxruntime."""
     head = (
         *("Task and network", "Float accuracy", "W1A2 accuracy", "As float32", "Packed file"),
         *("Images/s on one core", "Times as fast as onnxruntime float32"),

@@ -48,7 +48,7 @@ def calls(measurements: Measurements) -> str:
 
 
 def c_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns, for example, `resnet_20_fast_avx_512_gcc_ratio`; the names say network, code and compiler."""
+    """Returns figures such as `resnet_20_fast_avx_512_gcc_ratio`; the names say network, code and compiler."""
     found = {}
     for run in figures(measurements, what="times"):
         for row in run["rows"]:
@@ -63,5 +63,5 @@ def c_figures(measurements: Measurements) -> dict[str, str]:
 
 
 def _identifier(text):
-    """Words joined by underscores, for the name of a figure."""
+    """Joins words by underscores, for the name of a figure."""
     return "_".join("".join(c.lower() if c.isalnum() else " " for c in text).split())

@@ -32,12 +32,12 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def ratio(value: float) -> str:
-    """Returns a ratio to two digits, or three from 10 on: 0.093, 1.0, 18.9, 140."""
+    """Returns a ratio with two significant digits, or three from 10 on: 0.093, 1.0, 18.9, 140."""
     return f"{value:.0f}" if value >= 100 else f"{value:#.{3 if value >= 10 else 2}g}"
 
 
 def accuracy(stats: Mapping | None) -> str:
-    """Returns a mean accuracy, with the standard deviation where there are several seeds."""
+    """Returns a mean accuracy, with the standard deviation if there are several seeds."""
     if stats is None:
         return "not measured"
     if stats["sd"] is None:
@@ -56,7 +56,7 @@ def several(count: int, noun: str) -> str:
 
 
 def listed(texts: Iterable[str]) -> str:
-    """Returns different texts as an enumeration: a, b and c."""
+    """Returns texts, each once, as an enumeration: a, b and c."""
     *first, last = dict.fromkeys(texts)
     return f"{', '.join(first)} and {last}" if first else last
 

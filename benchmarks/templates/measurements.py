@@ -13,10 +13,10 @@ def provenance(
     """Returns sentences that say when, where and how the figures were measured.
 
     Args:
-      measurements: of the table; those under the same circumstances share a sentence.
+      measurements: the measurements of the table; those under the same circumstances share a sentence.
       versions: keys of the field `versions` that matter here; those that were not recorded are left out.
-      commands: whether to name the commands; not where the table itself shows them.
-      about: what the sentences are about, in front of them, such as "Speed".
+      commands: whether to name the commands, which is not needed if the table shows them.
+      about: what the sentences are about, such as "Speed"; it stands in front of them.
     """
     groups = {}
     for one in measurements:
@@ -54,7 +54,7 @@ def _commit(measurement):
 
 
 def with_provenance(table: str, *sentences: str) -> str:
-    """Returns a table with its line of provenance in italics."""
+    """Returns a table with sentences about it in italics below."""
     return f"{table}\n\n*{' '.join(sentences)}*"
 
 

@@ -12,7 +12,7 @@ ENGINES = {  # heading in the table of inference -> name in its file
 
 
 def inference(measurements: Measurements) -> str:
-    """Returns the time of an image by batch size and engine, with the ratio to onnxruntime in float32."""
+    """Returns the time of an image by batch size and engine, with the speed relative to onnxruntime in float32."""
     runs = figures(measurements)
     titles = [f"{run['network']}, {several(run['threads'], 'thread')}" for run in runs]
     only_one = len(runs) == 1  # its title stands below the table instead of in a column
@@ -41,7 +41,7 @@ def _inference_cell(row):
 
 
 def inference_memory(measurements: Measurements) -> str:
-    """Returns the memory of a process, and what the calls add to it, by engine, at the largest batch size."""
+    """Returns, by engine, the peak memory of a process and what the calls add to it, at the largest batch size."""
     rows = [("Engine", "Images in a call", "Memory that calls add", "Peak of the whole process")]
     shown = [
         (run, max((row["batch"] for row in run["rows"]), default=0), heading, engine)
@@ -60,7 +60,7 @@ def _mib(nbytes):
 
 
 def inference_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns, for example, `c_ratio_1` and `c_time_1`: the C engine at one image a call; and the two limits."""
+    """Returns figures such as `c_ratio_1` and `c_time_1` (the C engine with one image in a call), and the two limits."""
     run = figures(measurements)[0]
     found = {
         f"limit_{name}": duration(run["limits"][name])
@@ -93,7 +93,7 @@ def train_step(measurements: Measurements) -> str:
 
 
 def train_step_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns, for example, `ratio_1`: the ratio to PyTorch with one thread."""
+    """Returns figures such as `ratio_1`, the ratio to PyTorch with one thread."""
     names = (
         (run, f"{run['threads']}" + ("_one_device" if run["devices"] else ""))
         for run in figures(measurements)
@@ -102,7 +102,7 @@ def train_step_figures(measurements: Measurements) -> dict[str, str]:
 
 
 def startup_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns how long the first training step takes to come after the command, with a `warm` and a `cold` compile cache."""
+    """Returns the time from the command to the first training step, with a `warm` and with a `cold` compile cache."""
     (run,) = figures(measurements)
     return {name: _between(run[name]) for name in ("warm", "cold")}
 
@@ -127,7 +127,7 @@ def epochs(measurements: Measurements) -> str:
 
 
 def epochs_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns, for example, `total_128_float32` and `ratio_128_float32` of W1A2."""
+    """Returns figures such as `total_128_float32` and `ratio_128_float32` of W1A2."""
     found = {}
     for run in figures(measurements):
         key = f"{run['batch']}_{run['dtype']}"

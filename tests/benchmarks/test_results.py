@@ -103,7 +103,7 @@ def test_a_wrong_measurement_is_refused_by_name(results, make_measurement, tmp_p
         ("[]", r"expected an object with the fields schema, name, measurements, got \[\]"),
         (
             json.dumps({"schema": 2, "name": "some", "measurements": {}}),
-            "has schema 2, this version reads schema 1",
+            "has schema 2, but this version reads schema 1",
         ),
         (json.dumps({"schema": 1, "name": "other", "measurements": {}}), "says that its name is 'other'"),
         (json.dumps({"schema": 1, "name": "some", "measurements": {}}), "has no measurements"),
