@@ -128,7 +128,7 @@ def value_types(nodes: Sequence[Node]) -> list[Value]:
       ValueError: if the nodes do not fit together, or if an array is not as its node's definition says.
     """
     if len(nodes) < 2 or not isinstance(nodes[0], StemNode) or not isinstance(nodes[-1], ClassifierNode):
-        raise ValueError("the first of the nodes must be the stem, the last the classifier")
+        raise ValueError("the first node must be the stem, and the last one the classifier")
     values: list[Value] = []
     for i, node in enumerate(nodes):
         rule = _RULES.get(type(node))
@@ -210,7 +210,7 @@ def _thresholds(node: ThresholdsNode, x: Value) -> Value:
     _array(node.levels, np.int32, n + 1)
     _require(rows in (1, x.channels), f"{rows} rows of thresholds for {x.channels} channels")
     _require(np.all(np.abs(node.direction) == 1), "directions must be -1 or +1")
-    # In int64, as a difference of two int32 may not fit.
+    # In int64, because the difference of two int32 may not fit int32.
     ascending = np.all(np.diff(node.thresholds.astype(np.int64), axis=1) >= 0)
     ascending &= node.levels[0] == 0 and np.all(np.diff(node.levels.astype(np.int64)) > 0)
     _require(

@@ -151,7 +151,7 @@ class NodeReader:
         try:
             name, inputs = entry.get("name", ""), entry.get("inputs", list(_usual_inputs(i)))
             if not isinstance(name, str):
-                raise ValueError("its name must be text")
+                raise ValueError(f"its name must be text, got {name!s:.60}")
             return _OPS[op](name=name, inputs=tuple(_integers(inputs, "inputs")), **self._arrays(op, entry))
         except ValueError as error:
             raise ValueError(f"node {i}, {op}: {error}") from error
@@ -219,7 +219,7 @@ class NodeReader:
     def _narrow_or_wide(self, name: str, entry: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
         wide = entry.get("wide", False)
         if not isinstance(wide, bool):
-            raise ValueError("wide must be true or false")
+            raise ValueError(f"wide must be true or false, got {wide!s:.60}")
         return self._take(f"{name}_wide" if wide else name, shape)
 
 
