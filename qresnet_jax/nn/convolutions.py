@@ -124,9 +124,12 @@ class BinaryConv(nnx.Module):
 
 
 class FloatConv(nnx.Module):
-    """The float twin of `BinaryConv`: a convolution with the same shape, padding and initialisation, but float weights.
+    """The float twin of `BinaryConv`, with the same shape, padding and initialisation, but float weights.
 
-    The arguments and errors are those of `BinaryConv`, except that `dtype` is also that of the output.
+    The arguments are those of `BinaryConv`, but there is no `scale`, and `dtype` is also that of the output.
+
+    Raises:
+      ValueError: if `kernel_size` or `strides` is not one or two numbers.
     """
 
     def __init__(

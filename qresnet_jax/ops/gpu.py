@@ -56,9 +56,8 @@ def gradient_bound(out_shape: tuple[int, ...], kernel_shape: tuple[int, ...], ma
 
     Returns:
       The bound, or None if float16 has no room for it. That is so if the levels are too large, or if scaling
-      by the bound
-      would make g too small: its root mean square would be less than 2**4 times the least number that has all
-        11 bits.
+      by the bound would make g too small: its root mean square would be less than 2**4 times the least number
+      that has all 11 bits.
     """
     images, height, width, out = out_shape
     positions, taps = images * height * width, kernel_shape[0] * kernel_shape[1]
