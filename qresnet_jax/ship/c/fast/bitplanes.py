@@ -116,7 +116,7 @@ def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
 
     Returns:
       For all inputs, and then for each output: places in bytes, in one list for each move in
-        `sorted(set(taps.moves))`.
+      `sorted(set(taps.moves))`.
     """
     signs = step.binary_conv.signs
     kh, kw = signs.shape[:2]
