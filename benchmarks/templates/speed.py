@@ -56,7 +56,10 @@ def inference_memory(measurements: Measurements) -> str:
 
 
 def _mib(nbytes):
-    return "not recorded" if nbytes is None else f"{nbytes / 2**20:.0f} MiB"
+    if nbytes is None:
+        return "not recorded"
+    mib = nbytes / 2**20
+    return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
 
 
 def inference_figures(measurements: Measurements) -> dict[str, str]:
