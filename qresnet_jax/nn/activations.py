@@ -175,7 +175,7 @@ class PowerOfTwo(ClippedQuantizer):
 
 
 class Fixed(Quantizer):
-    """A quantizer that rounds to the integers 0 to `2**bits - 1`, as the original script does in training.
+    """A quantizer that rounds to the integers 0 to `2**bits - 1`, as the original script (docs/training.md) does.
 
     Args:
       bits: number of bits, 1 to 8.

@@ -61,8 +61,8 @@ def hysteresis_binarize(
       ValueError: if `threshold` is not >= 0, if `scale` is unknown or contradicts a variable's own scale, if
         `update` is called without params, or if `init` is called again for variables with other scales.
 
-    Latent weights come from Courbariaux et al. 2015 (BinaryConnect); the loop is the original script's
-    `weight_thres`.
+    Latent weights come from Courbariaux et al. 2015 (BinaryConnect); the loop is the option
+    `weight_thres` of the original script, which docs/training.md describes.
     """
     inner = optax.with_extra_args_support(optax.identity() if inner is None else inner)
     if isinstance(threshold, numbers.Real) and not float(threshold) >= 0:  # an array may be traced

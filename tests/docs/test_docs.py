@@ -32,8 +32,8 @@ from qresnet_jax.commands import COMMANDS
 from qresnet_jax.commands.help import help_text
 from qresnet_jax.config import default_config, flatten
 from qresnet_jax.system.config_files import shipped_configs
-from tests import doc_pages
-from tests.doc_pages import PAGES, REPO, name_of
+from tests.docs import pages
+from tests.docs.pages import PAGES, REPO, name_of
 
 PACKAGE = REPO / "qresnet_jax"
 PYTHON = ("python", ".venv/bin/python")
@@ -62,7 +62,7 @@ class Worker:
             "XLA_FLAGS": "--xla_backend_optimization_level=1",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.doc_worker"],
+            [sys.executable, "-m", "tests.docs.worker"],
             cwd=REPO, env={**kept, **settings}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -268,14 +268,14 @@ def assert_tree(text):
 
 
 def has_code(page):
-    return any(block for block in doc_pages.blocks(page.read_text()))
+    return any(block for block in pages.blocks(page.read_text()))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if has_code(page)], ids=name_of)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, worker, helps, compiler):
     monkeypatch.chdir(tmp_path)
     namespace, output, before = {"__name__": "__document__"}, "", ""
-    for block in doc_pages.blocks(page.read_text()):
+    for block in pages.blocks(page.read_text()):
         where = f"{name_of(page)}, line {block.line}"
         try:
             match block.language:
@@ -283,12 +283,11 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, worker, helps, co
                     output = run_python(block.text, namespace)
                 case "sh":
                     outputs = [
-                        run_command(words, tmp_path, worker, helps)
-                        for words in doc_pages.commands(block.text)
+                        run_command(words, tmp_path, worker, helps) for words in pages.commands(block.text)
                     ]
                     output = "".join(filter(None, outputs)).replace(f"{tmp_path}/", "")
                 case "text":
-                    assert doc_pages.is_stated(output, block.text, whole=before == "python"), output
+                    assert pages.is_stated(output, block.text, whole=before == "python"), output
                 case "c":
                     assert_compiles(block.text, tmp_path, compiler)
                 case "usage":
@@ -312,13 +311,13 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, worker, helps, co
 
 @pytest.mark.parametrize("page", [*PAGES, REPO / "CHANGELOG.md"], ids=name_of)
 def test_links_lead_somewhere(page):
-    for target in doc_pages.links(page.read_text()):
+    for target in pages.links(page.read_text()):
         if re.match(r"https?://", target):
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target
-        assert not anchor or anchor in doc_pages.anchors(file.read_text()), target
+        assert not anchor or anchor in pages.anchors(file.read_text()), target
 
 
 FOLDERS = "qresnet_jax|docs|configs|benchmarks|examples|tests"
@@ -329,7 +328,7 @@ FILES = (".c", ".h", ".o", ".onnx", ".safetensors", ".stablehlo")
 def test_names_are_those_of_the_code(page):
     fields = flatten(default_config())
     groups = {name.rpartition(".")[0] for name in fields} - {""}
-    for span in doc_pages.code_spans(page.read_text()):
+    for span in pages.code_spans(page.read_text()):
         if re.fullmatch(rf"(?:{FOLDERS})/[\w./*-]*", span):
             assert list(REPO.glob(span)), f"no such file: {span}"
         if re.fullmatch(r"qresnet_jax(?:\.\w+)+", span):
@@ -407,6 +406,6 @@ def test_the_picture_of_the_readme_is_drawn_by_its_script(tmp_path, worker):
     ],
 )
 def test_a_wrong_command_is_noticed(command, message, tmp_path, worker, helps):
-    (words,) = doc_pages.commands(command)
+    (words,) = pages.commands(command)
     with pytest.raises(AssertionError, match=message):
         run_command(words, tmp_path, worker, helps)

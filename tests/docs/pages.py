@@ -8,7 +8,7 @@ import shlex
 
 from markdown_it import MarkdownIt
 
-REPO = pathlib.Path(__file__).parents[1]
+REPO = pathlib.Path(__file__).parents[2]
 PAGES = [
     REPO / "README.md",
     *([REPO / "CONTRIBUTING.md"] if (REPO / "CONTRIBUTING.md").exists() else []),
