@@ -6,6 +6,8 @@ quantizers. Its int8 form comes from static quantization in QDQ form with uint8 
 
 import numpy as np
 
+from qresnet_jax.pixels import normalize
+
 SIZE = 32  # height and width of the images
 FLOAT32, INT8 = "onnxruntime fp32", "onnxruntime int8"
 ONNX_FILES = {FLOAT32: "float.onnx", INT8: "int8.onnx"}
@@ -122,4 +124,4 @@ def pixels(network, n):
 
 def as_float(images):
     """Normalises images, uint8 `[N, H, W, C]`, and returns them as float32 `[N, C, H, W]`."""
-    return np.ascontiguousarray((images.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 64)
+    return np.ascontiguousarray(normalize(images, np.float32(127.5)).transpose(0, 3, 1, 2))

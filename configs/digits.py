@@ -2,7 +2,7 @@
 
     qresnet --config=digits
 
-Accuracy: 97.4 % on the test set, the mean of the seeds 0 to 4; the standard deviation is 0.7 points, the worst 96.4 %.
+Accuracy: 97.56 % on the test set, the mean of the seeds 0 to 4; the standard deviation is 0.69 points, the worst 96.67 %.
 Time: about a minute.
 Hardware: 2 CPU cores.
 """

@@ -100,9 +100,9 @@ def _with_paths_of_configs(argv: list[str]) -> list[str]:
 
     replaced = argv[:1]
     for before, flag in itertools.pairwise(argv):
-        if flag.startswith("--config="):
-            flag = f"--config={with_path(flag.removeprefix('--config='))}"
-        elif before == "--config":
+        if flag.startswith(("--config=", "-config=")):  # absl takes one dash or two
+            flag = f"--config={with_path(flag.partition('=')[2])}"
+        elif before in ("--config", "-config"):
             flag = with_path(flag)
         replaced.append(flag)
     return replaced

@@ -121,8 +121,10 @@ _ABOVE_0 = _number(lambda v: v > 0, "a number > 0")
 _TEXT = (lambda v: isinstance(v, str), "a string")
 _FLAG = (lambda v: isinstance(v, bool), "True or False")
 _BITS = (
-    lambda v: isinstance(v, tuple) and all(type(b) is int and (1 <= b <= 8 or b == 32) for b in v),
-    "a tuple with one entry per stage, each 1 to 8 bits, or 32 for float",
+    lambda v: (
+        isinstance(v, tuple) and all(type(b) is int and (1 <= b <= registry.MOST_BITS or b == 32) for b in v)
+    ),
+    f"a tuple with one entry per stage, each 1 to {registry.MOST_BITS} bits, or 32 for float",
 )
 
 _RULES = {

@@ -32,7 +32,14 @@ for flag in (DEVICES.format(8), QUICKLY):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 # Files that take longest come first, so that no parallel worker is left alone with one at the end.
-LONGEST = ("test_resume.py", "test_loop.py", "test_resnet.py", "test_parallel.py", "test_docs.py", "test_wheel.py")
+LONGEST = (
+    "test_resume.py",
+    "test_loop.py",
+    "test_resnet.py",
+    "test_parallel.py",
+    "test_docs.py",
+    "test_wheel.py",
+)
 
 KEPT = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 

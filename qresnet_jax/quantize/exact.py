@@ -1,5 +1,6 @@
-"""Says which sums of integers float32 computes exactly, in any order of summation. It does not import JAX."""
+"""The ranges of integers: those of the residual stream, and those that float32 sums exactly. It does not import JAX."""
 
+STREAM_MIN, STREAM_MAX = -(2**15), 2**15 - 1  # int16
 SUM_LIMIT = 2**24  # integers of smaller magnitude, and all sums of them that stay below, are exact in float32
 
 

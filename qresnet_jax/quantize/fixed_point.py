@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qresnet_jax.quantize import exact
 from qresnet_jax.quantize.straight_through import straight_through
 
-STREAM_MAX = 2**15 - 1  # int16
+STREAM_MAX = exact.STREAM_MAX
 FRACTION_BITS = 8  # the grid's default
 _SPLIT = 12
 _MULTIPLIER_BITS = 18  # magnitude of M; with its sign, 19 bits

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qresnet_jax import pixels
-from qresnet_jax.quantize.exact import SUM_LIMIT
+from qresnet_jax.quantize import exact
 
-ACC_LIMIT = SUM_LIMIT  # accumulators stay below this, so that they are exact in float32 too
-STREAM_MIN, STREAM_MAX = -(2**15), 2**15 - 1
+ACC_LIMIT = exact.SUM_LIMIT  # accumulators stay below this, so that they are exact in float32 too
+STREAM_MIN, STREAM_MAX = exact.STREAM_MIN, exact.STREAM_MAX
 MAX_LEVEL = 2**14
 MAX_SHIFT = 40
 

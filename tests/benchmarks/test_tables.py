@@ -140,3 +140,26 @@ def test_every_table_ends_with_its_provenance(tables):
     for name in tables.TABLES:
         last = tables.render_table(name, RESULTS).splitlines()[-1]
         assert last.startswith("*") and last.endswith("*") and "easured on " in last, name
+
+
+@pytest.mark.parametrize(
+    ("config", "figures"),
+    [
+        (
+            "digits",
+            [
+                "accuracy_digits.w1a2_test_mean",
+                "accuracy_digits.w1a2_test_sd",
+                "accuracy_digits.w1a2_test_worst",
+            ],
+        ),
+        (
+            "fashion_mnist_w1a2",
+            ["accuracy_fashion_mnist.w1a2_test_mean", "accuracy_fashion_mnist.w1a2_test_sd"],
+        ),
+    ],
+)
+def test_the_docstring_of_a_config_states_what_was_measured(tables, config, figures):
+    text = (REPO / "configs" / f"{config}.py").read_text()
+    for name in figures:
+        assert tables.render_figure(name, RESULTS).removesuffix(" %") in text, name

@@ -163,6 +163,7 @@ def test_killed_runs_end_as_one_that_was_not_killed(start_main, run_main, tmp_pa
         said.append((safe, max(complete(workdir), default=0)))
 
     kill_when(lambda: being_saved(workdir))  # in the middle of the first save
+    kill_when(lambda: max(complete(workdir), default=0) >= 42 and being_saved(workdir))  # and of a later one
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 104, "train_lo')  # as if the kill had hit a write
     # and between two saves, with records of steps that are done again

@@ -98,11 +98,16 @@ def qonnx_model(
 def _check_quantizers(model: ResNet) -> None:
     for name, block in blocks(model):
         for act in block.acts:
-            if isinstance(act, nn.Quantizer) and not act.is_uniform:
+            if isinstance(act, nn.Quantizer) and not _is_rounding(act):
                 raise ExportError(
-                    f"{name} has {type(act).__name__} activations, which have no QONNX form: the levels of its Quant "
-                    "are evenly spaced. Export to another format, or train with config.model.activation=pact"
+                    f"{name} has {type(act).__name__} activations, which have no QONNX form: its Quant rounds to "
+                    "evenly spaced levels. Export to another format, or train with config.model.activation=pact"
                 )
+
+
+def _is_rounding(act: nn.Quantizer) -> bool:
+    """Returns whether a `Quant` computes the quantizer: evenly spaced levels, each for what is nearest to it."""
+    return act.is_uniform and type(act).level_index is nn.Quantizer.level_index
 
 
 def _with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":

@@ -113,7 +113,7 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
     sum[words + w] = state[1];                                                    \
     sum[2 * words + w] = state[2];
 
-/* The same of 16 taps and the four lowest bits; in two loops, as there are too few registers for one. */
+/* Does this for 16 taps and the four lowest bits, in two loops: one would need too many registers. */
 #define MODEL_SIXTEEN(result, list, start)                                          \
     MODEL_EACH({MODEL_EIGHT(result[w], list, start)});                              \
     MODEL_EACH({                                                                    \
