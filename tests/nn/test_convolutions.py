@@ -146,5 +146,5 @@ def test_binary_conv_refuses_single_images_and_other_ranks_of_kernels():
     with pytest.raises(ValueError, match=r"expects \[N, H, W, 3\], got shape \(5, 5, 3\)"):
         conv(jnp.ones((5, 5, 3)))
     for changed in ({"kernel_size": (3,)}, {"kernel_size": 3, "strides": (1, 1, 1)}):
-        with pytest.raises(ValueError, match="kernel_size and strides are two numbers"):
+        with pytest.raises(ValueError, match="kernel_size and strides must be two numbers"):
             nn.BinaryConv(3, 2, **changed, rngs=nnx.Rngs(0))

@@ -143,7 +143,7 @@ def test_without_a_private_cache_the_message_says_what_to_do(trained_named, tmp_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(c_engine, "find_compiler", lambda: ("true",))
-    with pytest.raises(CompilerError, match='cannot be made.*XDG_CACHE_HOME, or take .*engine="jax"'):
+    with pytest.raises(CompilerError, match='cannot be made.*XDG_CACHE_HOME to .*, or take .*engine="jax"'):
         c_engine.compiled(trained_named("basic pact")[1], 8, 8)
 
 
