@@ -6,6 +6,7 @@ from qresnet_jax.ship.load import load_packed
 ENGINES = {"onnxruntime fp32", "onnxruntime int8", "numpy", "jax", "c"}
 
 
+@pytest.mark.slow
 def test_a_run_measures_all_engines_and_saves_them(run_benchmark, benchmark, compiler, tmp_path):
     pytest.importorskip("onnxruntime")
     arguments = ("--rounds=2", "--batches=2", "--packed=digits_resnet8_w1a2", f"--save={tmp_path}")

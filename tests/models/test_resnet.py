@@ -8,7 +8,6 @@ from flax import nnx
 
 from qresnet_jax import nn
 from qresnet_jax.config import default_config
-from qresnet_jax.models.architecture import BLOCKS
 from qresnet_jax.models.resnet import Block, PreactBlock, Precision, create_model
 from qresnet_jax.quantize import registry
 
@@ -244,7 +243,14 @@ def test_imagenet_networks_reduce_the_image_32_times(depth, block):
     assert shapes == [(1, 3, 3, 512 if block != "bottleneck" else 2048)]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    "block",
+    [
+        "basic",
+        "preact_bottleneck",
+        *(pytest.param(b, marks=pytest.mark.slow) for b in ("bottleneck", "preact_basic")),
+    ],
+)
 def test_every_network_trains_and_evaluates(block):
     model, x = create_model(smallest(block), rngs=nnx.Rngs(0)), images()
     check_gradients(gradients_of(model, x))
@@ -256,7 +262,7 @@ def test_every_network_trains_and_evaluates(block):
 
 @pytest.mark.parametrize(
     "names",
-    [("basic", "preact_bottleneck"), pytest.param(("bottleneck", "preact_basic"), marks=pytest.mark.slow)],
+    [("basic",), pytest.param(("bottleneck", "preact_basic", "preact_bottleneck"), marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("activation", registry.names())
 def test_every_activation_trains_and_evaluates_in_every_block(activation, names):
@@ -303,7 +309,7 @@ def test_evaluation_gives_the_same_bits_with_and_without_jit(block):
     np.testing.assert_allclose(jitted, eager, rtol=1e-6)  # their common float32 unit may differ by a rounding
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_bfloat16_changes_no_bit_of_what_a_binary_network_computes(training):
     config = smallest("basic", "pact")
     logits = []

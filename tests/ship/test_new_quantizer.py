@@ -75,7 +75,7 @@ def test_it_trains(quantizer, build_model):
     model = build_model("new")
     model.train()
     x = jnp.float32(np.random.default_rng(0).integers(-255, 256, (4, 6, 6, 3)) / 128)
-    grads = nnx.grad(lambda model: jnp.sum(jnp.square(model(x))))(model)
+    grads = nnx.jit(nnx.grad(lambda model: jnp.sum(jnp.square(model(x)))))(model)
     for gradient in jax.tree.leaves(grads):
         assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
 

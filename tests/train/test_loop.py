@@ -348,7 +348,12 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("phase", PHASES)
+RARE = ("loading the data", "validating")  # slow: a signal is read where it is in the other phases, too
+
+
+@pytest.mark.parametrize(
+    "phase", [pytest.param(phase, marks=[pytest.mark.slow] * (phase in RARE)) for phase in PHASES]
+)
 def test_an_interrupt_in_any_phase_loses_nothing(finished_float, tmp_path, monkeypatch, phase):
     owner, name = PHASES[phase]
     original, first = getattr(owner, name), itertools.count()

@@ -100,7 +100,7 @@ def test_every_device_holds_the_same_state(on_eight):
     assert_replicated(on_eight, 8)
 
 
-@pytest.mark.parametrize("parallel", ["shard_map", "pmap"])
+@pytest.mark.parametrize("parallel", ["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_many_steps_a_dispatch_give_what_single_steps_give(parallel):
     one, many = train(2, **FLOAT), train(2, 4, parallel=parallel, **FLOAT)
     assert int(many.step) == int(one.step) == STEPS
@@ -111,7 +111,7 @@ def test_many_steps_a_dispatch_give_what_single_steps_give(parallel):
         np.testing.assert_allclose(other, x, rtol=0, atol=1e-4 * max(np.abs(x).max(), 1e-3), err_msg=path)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_with_sync_bn_the_number_of_devices_does_not_matter(devices):
     one, many = train(1, **FLOAT), train(devices, **FLOAT)
     for path, x in tree_paths((one.params, one.model_state, one.sums)).items():

@@ -243,6 +243,7 @@ def test_a_read_only_workdir(run_main, disk):
 # ---- Finished, damaged, other runs -------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # test_loop.py has it without a process
 def test_a_finished_run_says_so_and_stays(run_main, tmp_path, uninterrupted):
     source, said = uninterrupted
     workdir = tmp_path / "run"
