@@ -39,7 +39,7 @@ class Split(NamedTuple):
 class ImageDataset:
     """An image set in memory. `mean` and `std` are in units of pixel values, for `(pixels - mean) / std`.
 
-    `mean` is rounded to half-integers, because the shipped network starts from the integer 2 * pixel - 2 * mean.
+    `mean` is rounded to multiples of 1/2, because the shipped network starts from the integer 2 * pixel - 2 * mean.
     """
 
     name: str
@@ -146,7 +146,7 @@ def _digits() -> tuple[Split, Split, tuple[str, ...]]:
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean, rounded to half-integers, and the standard deviation of each channel, float64 [C] each.
+    """Returns the mean, rounded to multiples of 1/2, and the standard deviation of each channel, float64 [C] each.
 
     The images are uint8 [N, H, W, C]. Both come from exact counts of the 256 values, since a copy of the images in
     float64 would take eight times their memory.

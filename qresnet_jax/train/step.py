@@ -39,7 +39,7 @@ class TrainData(NamedTuple):
 
     images: jax.Array  # uint8 [N, H, W, C]
     labels: jax.Array  # int32 [N]
-    mean: jax.Array  # float32 [C], half-integers in units of pixel values
+    mean: jax.Array  # float32 [C], multiples of 1/2 in units of pixel values
     order: jax.Array  # int32 [N], from `epoch_order`
     key: jax.Array  # PRNG key [], from which every batch's augmentation is drawn
 
