@@ -19,7 +19,6 @@ DEVICES = "--xla_force_host_platform_device_count={}"
 # The tests compile thousands of programs and run most of them once. From level 1 on, LLVM contracts products and sums
 # as it does at XLA's level, 3; at level 0 it does not, and last bits differ.
 QUICKLY = "--xla_backend_optimization_level=1"
-BRIEFLY = "--xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XDG_CACHE_HOME", str(REPO / ".cache"))
 # JAX writes its cache's files in place: each parallel worker has its own, so that none reads a half-written one.
@@ -28,7 +27,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
     os.environ.get("PYTEST_XDIST_WORKER", ""),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-for flag in (DEVICES.format(8), QUICKLY, BRIEFLY):
+for flag in (DEVICES.format(8), QUICKLY):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
@@ -64,7 +63,7 @@ def _command(program, args, devices, env):
     environment = {
         **kept,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{DEVICES.format(devices)} {QUICKLY} {BRIEFLY}",
+        "XLA_FLAGS": f"{DEVICES.format(devices)} {QUICKLY}",
         "PYTHONUNBUFFERED": "1",
     }
     return [*map(str, program), *map(str, args)], {**environment, **env}
