@@ -43,7 +43,9 @@ def test_the_flags_of_the_libraries_are_listed_by_helpfull(run_main):
     assert result.returncode == 0 and "--workdir" in result.stdout and "absl.app:" in result.stdout
 
 
-@pytest.mark.parametrize("form", [["--config={}"], ["--config", "{}"]], ids=["joined", "apart"])
+@pytest.mark.parametrize(
+    "form", [["--config={}"], ["--config", "{}"], ["-config={}"]], ids=["joined", "apart", "one dash"]
+)
 @pytest.mark.parametrize("name", ["digits", "configs/digits.py", str(REPO / "configs" / "digits.py")])
 def test_a_config_is_named_or_given_as_a_path(run_main, form, name):
     flags = [part.format(name) for part in form]

@@ -107,6 +107,20 @@ def test_qonnx_takes_it_if_its_levels_are_evenly_spaced(quantizer, build_model):
         assert any(node.op_type == "Quant" for node in written.graph.node)
 
 
+def test_qonnx_refuses_what_does_not_round_to_the_nearest_level(build_model):
+    class Floor(nn.PACT):
+        """Evenly spaced levels, each for what lies above it: a `Quant` would compute something else."""
+
+        def level_index(self, x):
+            return np.floor(np.clip(x, 0, float(self.clipping_level)) / float(self.step)).astype(np.int64)
+
+    model = build_model("pact")
+    model.stages[0][0].acts[1] = Floor(2)
+    assert model.stages[0][0].acts[1].is_uniform
+    with pytest.raises(ExportError, match="Floor activations, which have no QONNX form"):
+        qonnx_model(model, image_shape=(8, 8))
+
+
 def test_a_class_without_a_line_is_refused():
     class Unregistered(nn.Quantizer):
         pass
