@@ -1,5 +1,6 @@
 """Wrong configs are refused at once, by name, in the process of `main.py` too: before data is read or a file made."""
 
+import inspect
 import json
 import pathlib
 import runpy
@@ -133,6 +134,28 @@ def test_a_config_file_that_is_none_is_refused_with_a_way_out(run_main, tmp_path
 
 def test_the_default_config_is_valid():
     validate(default_config())
+
+
+def test_defaults_of_functions_are_those_of_the_config():
+    """The same number stands in a signature, as the layers and the optimizer can be used without a config."""
+    from qresnet_jax import nn
+    from qresnet_jax.nn.convolutions import WEIGHT_BITS
+    from qresnet_jax.nn.variables import BinaryKernel
+    from qresnet_jax.quantize import fixed_point, hysteresis, weights
+
+    def default(function, argument):
+        return inspect.signature(function).parameters[argument].default
+
+    fields = flatten(default_config())
+    for argument in ("threshold", "relative"):
+        loop = default(hysteresis.hysteresis_binarize, argument)
+        assert loop == fields[f"optim.hysteresis.{argument}"] and type(loop) in (float, bool)
+    assert default(nn.Sigmoid.__init__, "temperature") == fields["optim.temperature.start"]
+    assert default(nn.BinaryConv.__init__, "scale") == fields["model.weight_scale"]
+    assert default(BinaryKernel.__init__, "weight_scale") == fields["model.weight_scale"]
+    assert default(weights.binarize, "scale") == fields["model.weight_scale"]
+    assert fields["model.stem_weight_bits"] == WEIGHT_BITS
+    assert fields["model.stream_fraction_bits"] == fixed_point.FRACTION_BITS
 
 
 def test_the_table_of_impossible_values_has_every_field():

@@ -22,7 +22,7 @@ class HysteresisState(NamedTuple):
 
 
 def hysteresis_binarize(
-    threshold: float | optax.Schedule = 0.1,
+    threshold: float | optax.Schedule = 0.0,
     relative: bool = True,
     scale: str | None = None,
     inner: optax.GradientTransformation | None = None,
@@ -43,7 +43,7 @@ def hysteresis_binarize(
 
     Args:
       threshold: half the width of the hysteresis loop, >= 0, or a schedule of it. It is in units of `s'` if
-        `relative`, else in units of the latent weights.
+        `relative`, else in units of the latent weights. The default, 0, is that of the configs: no loop.
       relative: whether the threshold is multiplied by `s'`. An absolute threshold freezes layers whose latent
         weights are small.
       scale: "layer" or "channel", see `qresnet_jax.binarize`. With None, each variable's own `weight_scale`

@@ -88,9 +88,9 @@ def test_signs_flip_only_past_the_threshold(seed, threshold):
         assert np.all(after[latent <= -t - slack] == -1)
 
 
-def test_threshold_zero_is_the_plain_sign_with_sign_of_zero_plus_one():
+def test_threshold_zero_the_default_is_the_plain_sign_with_sign_of_zero_plus_one():
     params = jnp.float32([-1.0, -0.5, 0.5, 1.0, 2.0])
-    tx = hysteresis_binarize(0.0)
+    tx = hysteresis_binarize()
     _, state = tx.update(jnp.float32([1.0, 0.25, -0.5, -2.0, 0.0]), tx.init(params), params)
     np.testing.assert_array_equal(state.latent, [0, -0.25, 0, -1, 2])
     np.testing.assert_array_equal(state.sign, [1, -1, 1, -1, 1])
