@@ -3,21 +3,22 @@
 It reads the flags, runs one of `commands.COMMANDS`, and turns a mistake into one line and an exit status.
 """
 
-import itertools
+import difflib
 import os
-import pathlib
+import re
 import sys
 import threading
+from collections.abc import Sequence
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from qresnet_jax import config as configs
 from qresnet_jax.commands import COMMANDS
 from qresnet_jax.commands.help import help_text
-from qresnet_jax.errors import UserError
+from qresnet_jax.errors import ConfigError, UserError
 from qresnet_jax.system.cache import cache_compilations
-from qresnet_jax.system.config_files import find_config, how_to_name_a_config
+from qresnet_jax.system.config_files import errors_of, find_config, how_to_name_a_config, load_config
 from qresnet_jax.system.process import (
     ignore_abandoned_reads,
     log_to_standard_output,
@@ -29,6 +30,19 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the run; by default runs/NAME.")
 MODE = flags.DEFINE_enum("mode", "train", list(COMMANDS), "What to do.")
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Loads the config of a flag by `load_config`, whose messages name the line of a mistake."""
+
+    def parse(self, path: str) -> ConfigDict:
+        try:
+            return load_config(path)
+        except ConfigError as error:  # absl would put the flag's name before a ValueError
+            raise UserError(str(error)) from error
+
+
+flags.FLAGS["config"].parser = _ConfigParser()
 
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
 _HELP_OF_ABSL = {"--helpfull", "-helpfull", "--helpxml", "-helpxml"}
@@ -54,8 +68,7 @@ def main(argv: list[str]) -> None:
     log_to_standard_output()
     if MODE.value != "prepare_data":
         cache_compilations()
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    command(config, WORKDIR.value or os.path.join("runs", name))
+    command(config, WORKDIR.value or os.path.join("runs", find_config(_name_of_config()).stem))
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -67,45 +80,43 @@ def parse(argv: list[str]) -> list[str]:
     if _HELP & set(argv[1:]):
         print(help_text(), end="")
         sys.exit(0)
-    argv = _with_paths_of_configs(argv)
     try:
         rest = flags.FLAGS(argv)
-        if CONFIG.value is not None:
-            CONFIG.value.items()  # a config file that failed to load raises its error at the first use
-        return rest
-    except (AttributeError, KeyError, IndexError) as error:
-        # ml_collections raises these for a field that does not exist.
-        text = (
-            str(error)
-            .replace("\\n", ". ")
-            .replace("\n", ". ")
-            .replace("\\", "")
-            .replace("'", "")
-            .replace('"', "")
-        )
-        hint = "; a tuple is given whole, as in --config.model.act_bits='(2,2,4)'" if "index" in text else ""
-        raise UserError(f"a field given as --config.FIELD does not exist: {text}{hint}") from error
-    except (flags.Error, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+        # ml_collections answers a field that does not exist by many kinds of errors.
+        raise UserError(_unknown_field(argv) or " ".join(str(error).split())) from error
+    if CONFIG.value is not None:
+        with errors_of(find_config(_name_of_config())):
+            CONFIG.value.to_dict()  # computes the fields that refer to others, which flags may have changed
+    return rest
 
 
-def _with_paths_of_configs(argv: list[str]) -> list[str]:
-    """Replaces the name of a config by its path; keeps what follows a colon, which ml_collections gives the config."""
+def _name_of_config() -> str:
+    return config_flags.get_config_filename(flags.FLAGS["config"])
 
-    def with_path(value: str) -> str:
-        name, colon, argument = value.partition(":")
-        if not name:
-            raise UserError(f"no config is given: {how_to_name_a_config()}")
-        return f"{find_config(name)}{colon}{argument}"
 
-    replaced = argv[:1]
-    for before, flag in itertools.pairwise(argv):
-        if flag.startswith(("--config=", "-config=")):  # absl takes one dash or two
-            flag = f"--config={with_path(flag.partition('=')[2])}"
-        elif before in ("--config", "-config"):
-            flag = with_path(flag)
-        replaced.append(flag)
-    return replaced
+def _unknown_field(argv: Sequence[str]) -> str:
+    """Returns a message about the first flag --config.FIELD whose field does not exist; "" if all exist."""
+    fields = list(configs.flatten(configs.default_config()))
+    sections = {name[:i] for name in fields for i, char in enumerate(name) if char == "."}
+    given = (re.match(r"--?(?:no)?config\.([^=]*)", word) for word in argv)
+    names = [m.group(1) for m in given if m and m.group(1) not in sections.union(fields)]
+    if not names:
+        return ""
+    name = names[0]
+    section = name.rpartition(".")[0] + "."
+    inside = {field.removeprefix(section): field for field in fields if field.startswith(section)}
+    # Without its section, or with a misspelt one, a field is looked for by its whole name and by the last part of it.
+    every = {field.rpartition(".")[2]: field for field in fields} | {field: field for field in fields}
+    wanted, cutoff = (name.removeprefix(section), 0.5) if inside else (name, 0.7)
+    close = difflib.get_close_matches(wanted, inside or every, 1, cutoff)
+    if "[" in name:
+        hint = "; a tuple is given whole, as in --config.model.act_bits='(2,2,4)'"
+    elif close:
+        hint = f". Did you mean {(inside or every)[close[0]]} instead of {name}?"
+    else:
+        hint = f"; the fields are {', '.join(inside.values() or fields)}"
+    return f"a field given as --config.FIELD does not exist: {name}{hint}"
 
 
 def run() -> None:

@@ -72,6 +72,26 @@ def test_a_wrong_config_gives_one_line_with_the_names_of_all_that_ship(run_main,
     assert ", ".join(shipped_configs()) in result.stderr
 
 
+@pytest.mark.parametrize("error", ["AttributeError", "KeyError", "IndexError"])
+def test_an_error_of_a_config_file_is_none_of_the_flags(run_main, tmp_path, error):
+    """ml_collections answers a --config.FIELD that does not exist by an error of these kinds."""
+    path = tmp_path / "mine.py"
+    path.write_text(f"def get_config():\n    raise {error}('mistake')\n")
+    result = run_main(f"--config={path}", "--config.seed=1")
+    assert result.returncode == 2
+    assert re.fullmatch(rf"error: {path}, line 2: {error}: '?mistake'?\n", result.stderr), result.stderr
+
+
+def test_a_run_of_a_config_with_an_argument_is_named_after_the_file(run_main, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from qresnet_jax import load_config\n\ndef get_config(name):\n    return load_config(name)\n"
+    )
+    flags = ("--config=mine.py:digits", PACKED, "--mode=export")
+    result = run_main(*flags, cwd=tmp_path, program=MODULE, PYTHONPATH=str(REPO))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs" / "mine" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("flags", [[], ["--config="]])
 def test_without_a_config_the_message_says_how_to_give_one(run_main, flags):
     result = run_main(*flags)
