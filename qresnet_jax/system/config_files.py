@@ -148,7 +148,9 @@ def _places(path: pathlib.Path, error: BaseException) -> list[str]:
     The other file is one that the config imports. The files of Python, of installed packages, and of this package do not
     count, since the mistake is not there.
     """
-    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    places: list[tuple[str, int | None]] = [
+        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
     if isinstance(error, SyntaxError) and error.filename and os.path.exists(error.filename):
         places.append((error.filename, error.lineno))
     folders = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
