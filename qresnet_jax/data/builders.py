@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from qresnet_jax.data.archives import PUBLISHED, DataError, RawSet, RawSplit, read_raw
+from qresnet_jax.data.archives import read_raw
+from qresnet_jax.data.published import PUBLISHED, RawSet, RawSplit
+from qresnet_jax.errors import DataError
 
 log = logging.getLogger("qresnet_jax")
 

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qresnet_jax.data import builders
-from qresnet_jax.data.archives import DataError
+from qresnet_jax.errors import DataError
 from qresnet_jax.pixels import round_mean
 
 log = logging.getLogger("qresnet_jax")
