@@ -5,6 +5,7 @@ This module does not import JAX, so that a wrong config is refused at once.
 
 import math
 import re
+import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -104,21 +105,44 @@ def default_config() -> ConfigDict:
 _Check = tuple[Callable[[Any], bool], str]  # a test of a field's value, and what is expected of it
 
 
-def _integer(least: int) -> _Check:
-    return lambda v: type(v) is int and v >= least, f"an integer >= {least}"
+# Numbers that do not fit the types that they are computed in would become others without a word: a seed of 2**32 is
+# the seed 0 to JAX.
+_INT32 = 2**31 - 1
+_UINT32 = 2**32 - 1
+_FLOAT32 = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # smaller ones are 0 on most devices, larger ones infinite
+
+
+def _integer(least: int, most: int) -> _Check:
+    return lambda v: type(v) is int and least <= v <= most, f"an integer from {least} to {most}"
 
 
 def _number(test: Callable[[float], bool], text: str) -> _Check:
-    return lambda v: type(v) in (int, float) and math.isfinite(v) and test(v), text
+    return lambda v: type(v) in (int, float) and test(v), text
 
 
-def _one_of(*values: object) -> _Check:
-    return lambda v: v in values, f"one of {', '.join(map(str, values))}"
+def _in_float32(value: float) -> float:
+    """Returns the number that a device computes with: rounded to float32, 0 if it is too small, or else infinity."""
+    if not abs(value) <= _FLOAT32[1]:
+        return math.inf if value > 0 else -math.inf
+    return 0.0 if abs(value) < _FLOAT32[0] else struct.unpack("f", struct.pack("f", value))[0]
 
 
-_AT_LEAST_0 = _number(lambda v: v >= 0, "a number >= 0")
-_ABOVE_0 = _number(lambda v: v > 0, "a number > 0")
-_TEXT = (lambda v: isinstance(v, str), "a string")
+def _one_of(*values: str | int) -> _Check:
+    return (
+        lambda v: any(type(v) is type(value) and v == value for value in values),
+        f"one of {', '.join(map(str, values))}",
+    )
+
+
+_RANGE = "{:.2g} to {:.2g}, the range of float32".format(*_FLOAT32)
+_AT_LEAST_0 = _number(
+    lambda v: v == 0 or 0 < _in_float32(v) < math.inf, f"a number >= 0: 0, or from {_RANGE}"
+)
+_ABOVE_0 = _number(lambda v: 0 < _in_float32(v) < math.inf, f"a number > 0: from {_RANGE}")
+_BELOW_1 = _number(
+    lambda v: v >= 0 and _in_float32(v) < 1, "at least 0 and below 1, also when rounded to float32"
+)
+_TEXT = (lambda v: isinstance(v, str) and "\0" not in v, "a string")
 _FLAG = (lambda v: isinstance(v, bool), "True or False")
 _BITS = (
     lambda v: (
@@ -126,35 +150,36 @@ _BITS = (
     ),
     f"a tuple with one entry per stage, each 1 to {registry.MOST_BITS} bits, or 32 for float",
 )
+_MOST_BENCHED = 2**16  # images
 
 _RULES = {
-    "seed": _integer(0),
-    "batch_size": _integer(1),
-    "num_epochs": _integer(1),
-    "log_every_steps": _integer(1),
-    "checkpoint_every_epochs": _integer(1),
-    "steps_per_dispatch": _integer(0),
+    "seed": _integer(0, _UINT32),
+    "batch_size": _integer(1, SUM_LIMIT),  # images are counted in float32
+    "num_epochs": _integer(1, _INT32),  # and all steps together, see validate_dataset
+    "log_every_steps": _integer(1, _INT32),
+    "checkpoint_every_epochs": _integer(1, _INT32),
+    "steps_per_dispatch": _integer(0, _INT32),
     "parallel": _one_of("shard_map", "pmap"),
     "dtype": _one_of("float32", "bfloat16"),
     "init_from": _TEXT,
     "packed": _TEXT,
-    "data.name": (lambda v: isinstance(v, str) and v != "", "the name of a data set"),
+    "data.name": (lambda v: _TEXT[0](v) and v != "", "the name of a data set"),
     "data.data_dir": _TEXT,
     "data.raw_dir": _TEXT,
     "data.holdout": _number(lambda v: 0 <= v < 1, "a fraction of train, at least 0 and below 1"),
-    "data.crop_padding": _integer(0),
+    "data.crop_padding": _integer(0, 4096),
     "data.flip": _FLAG,
-    "model.depth": _integer(1),
-    "model.width": _integer(1),
+    "model.depth": _integer(1, 10_000),
+    "model.width": _integer(1, 1024),  # see also _validate_sizes
     "model.block": _one_of(*architecture.BLOCKS),
     "model.stem": _one_of(*architecture.STEMS),
-    "model.in_channels": _integer(1),
-    "model.num_classes": _integer(2),
+    "model.in_channels": _integer(1, 4096),
+    "model.num_classes": _integer(2, 2**20),
     "model.weight_bits": _one_of(1, 32),
     "model.weight_scale": _one_of("layer", "channel"),
     "model.act_bits": _BITS,
     "model.activation": (lambda v: v in registry.names(), f"one of {', '.join(registry.names())}"),
-    "model.stem_weight_bits": _integer(2),
+    "model.stem_weight_bits": _integer(2, 24),
     "model.stream_fraction_bits": (
         lambda v: v is None or (type(v) is int and 0 <= v <= 14),
         "0 to 14, or None for a float stream",
@@ -162,11 +187,11 @@ _RULES = {
     "model.sync_bn": _FLAG,
     "optim.name": _one_of("sgd", "adamw"),
     "optim.learning_rate": _ABOVE_0,
-    "optim.momentum": _number(lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "optim.momentum": _BELOW_1,
     "optim.weight_decay": _AT_LEAST_0,
     "optim.schedule": _one_of("cosine", "step", "constant"),
     "optim.warmup_epochs": _AT_LEAST_0,
-    "optim.label_smoothing": _number(lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "optim.label_smoothing": _BELOW_1,
     "optim.gradient_clip": _AT_LEAST_0,
     "optim.hysteresis.threshold": _AT_LEAST_0,
     "optim.hysteresis.relative": _FLAG,
@@ -179,14 +204,16 @@ _RULES = {
     "export.path": _TEXT,
     "export.c_profile": _one_of("fast", "small"),
     "export.c_prefix": (
-        lambda v: isinstance(v, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", v, re.ASCII) is not None,
-        "a C identifier",
+        lambda v: isinstance(v, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,62}", v, re.ASCII) is not None,
+        "a C identifier of at most 63 characters",
     ),
     "bench.batch_sizes": (
-        lambda v: isinstance(v, tuple) and len(v) > 0 and all(type(n) is int and n > 0 for n in v),
-        "a tuple of numbers of images, each 1 or more",
+        lambda v: (
+            isinstance(v, tuple) and v != () and all(type(n) is int and 0 < n <= _MOST_BENCHED for n in v)
+        ),
+        f"a tuple of numbers of images, each from 1 to {_MOST_BENCHED}",
     ),
-    "bench.seconds": _ABOVE_0,
+    "bench.seconds": _number(lambda v: 0 < v <= 86_400, "a number > 0, at most 86400 (a day)"),
 }
 
 
@@ -226,7 +253,7 @@ def validate(config: ConfigDict) -> None:
         if name not in fields:
             raise ConfigError(f"config.{name} is missing; start from qresnet_jax.config.default_config()")
         if not test(fields[name]):
-            raise ConfigError(f"config.{name}={fields[name]!r}: must be {expected}")
+            raise ConfigError(f"config.{name}={_shown(fields[name])}: must be {expected}")
     _validate_model(config.model)
     if config.steps_per_dispatch > config.log_every_steps:
         raise ConfigError(
@@ -239,6 +266,14 @@ def validate(config: ConfigDict) -> None:
         )
 
 
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integers of more than 4,300 digits
+        return "(a very long number)"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def _validate_model(model: ConfigDict) -> None:
     try:
         stages = architecture.blocks_per_stage(model.depth, model.block, model.stem)
@@ -246,15 +281,30 @@ def _validate_model(model: ConfigDict) -> None:
         raise ConfigError(f"config.{error}") from None
     if len(model.act_bits) != len(stages):
         raise ConfigError(
-            f"config.model.act_bits={model.act_bits}: must have {len(stages)} entries, one per stage of this network"
+            f"config.model.act_bits={_shown(model.act_bits)}: must have {len(stages)} entries, one per stage of this network"
         )
+    _validate_sizes(model)
     if quantizer := registry.QUANTIZERS.get(model.activation):
         _validate_levels(model, quantizer)
     most = architecture.max_stem_weight_bits(model.stem, model.in_channels)
+    if most < 2:
+        raise ConfigError(
+            f"config.model.in_channels={model.in_channels}: too many for the {model.stem} stem, whose integer sums "
+            "must stay below 2**24"
+        )
     if model.stem_weight_bits > most:
         raise ConfigError(
             f"config.model.stem_weight_bits={model.stem_weight_bits}: must be at most {most} with the {model.stem} "
             f"stem and {model.in_channels} channels, so that its integer sums stay below 2**24"
+        )
+
+
+def _validate_sizes(model: ConfigDict) -> None:
+    weights = 9 * architecture.stage_widths(model.width, model.stem)[-1] ** 2
+    if weights > _INT32:
+        raise ConfigError(
+            f"config.model.width={model.width}: a kernel of the {model.stem} stem's last stage would have {weights:,} "
+            f"weights, but they are counted in int32, up to {_INT32:,}"
         )
 
 
@@ -287,7 +337,7 @@ def validate_devices(config: ConfigDict, devices: int) -> None:
 
 
 def validate_dataset(config: ConfigDict, dataset: "ImageDataset") -> None:
-    """Refuses a data set whose numbers of channels and classes are not those of the network.
+    """Refuses a data set whose numbers of channels and classes are not those of the network, and too many steps.
 
     Raises:
       ConfigError: the message names the field and the value that the data set needs.
@@ -300,4 +350,10 @@ def validate_dataset(config: ConfigDict, dataset: "ImageDataset") -> None:
     if config.model.num_classes != classes:
         raise ConfigError(
             f"config.model.num_classes={config.model.num_classes}: must be {classes} for {dataset.name}"
+        )
+    steps = config.num_epochs * -(-len(dataset.train.labels) // config.batch_size)
+    if steps > _INT32:
+        raise ConfigError(
+            f"config.num_epochs={config.num_epochs}: the run would have {steps:,} steps, but they are counted in int32, "
+            f"up to {_INT32:,}"
         )

@@ -6,6 +6,7 @@ import pathlib
 import runpy
 import time
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -26,60 +27,66 @@ REPO = pathlib.Path(__file__).parents[1]
 CONFIG_FILES = sorted((REPO / "configs").glob("*.py"))
 
 NOT_A_NUMBER, INFINITY = float("nan"), float("inf")
-INTEGER_0, INTEGER_1 = "an integer >= 0", "an integer >= 1"
-AT_LEAST_0, ABOVE_0 = "a number >= 0", "a number > 0"
+INT32 = 2**31 - 1
+COUNT = f"an integer from 1 to {INT32}"
+FLOAT32 = "from 1.2e-38 to 3.4e+38, the range of float32"
+AT_LEAST_0, ABOVE_0 = f"a number >= 0: 0, or {FLOAT32}", f"a number > 0: {FLOAT32}"
 BITS = "a tuple with one entry per stage, each 1 to 8 bits, or 32 for float"
-BELOW_1 = "at least 0 and below 1"
+BELOW_1 = "at least 0 and below 1, also when rounded to float32"
+BATCHES = "a tuple of numbers of images, each from 1 to 65536"
 
 IMPOSSIBLE = {
-    "seed": ([-1, 1.5], INTEGER_0),
-    "batch_size": ([0, -128], INTEGER_1),
-    "num_epochs": ([0, -1], INTEGER_1),
-    "log_every_steps": ([0], INTEGER_1),
-    "checkpoint_every_epochs": ([0], INTEGER_1),
-    "steps_per_dispatch": ([-1], INTEGER_0),
+    "seed": ([-1, 1.5, 2**32, 2**63, True], "an integer from 0 to 4294967295"),
+    "batch_size": ([0, -128, 2**24 + 1, True], "an integer from 1 to 16777216"),
+    "num_epochs": ([0, -1, 2**31, True], COUNT),
+    "log_every_steps": ([0, 2**31], COUNT),
+    "checkpoint_every_epochs": ([0, 2**31], COUNT),
+    "steps_per_dispatch": ([-1, 2**31, False], f"an integer from 0 to {INT32}"),
     "parallel": (["jit", ""], "one of shard_map, pmap"),
     "dtype": (["float16", "float64"], "one of float32, bfloat16"),
-    "init_from": ([7], "a string"),
-    "data.name": ([""], "the name of a data set"),
+    "init_from": ([7, "a\0b"], "a string"),
+    "data.name": (["", "a\0b"], "the name of a data set"),
     "data.data_dir": ([7], "a string"),
     "data.raw_dir": ([7], "a string"),
-    "data.holdout": ([-0.1, 1.0, NOT_A_NUMBER], "a fraction of train, at least 0 and below 1"),
-    "data.crop_padding": ([-1], INTEGER_0),
+    "data.holdout": ([-0.1, 1.0, NOT_A_NUMBER, False], "a fraction of train, at least 0 and below 1"),
+    "data.crop_padding": ([-1, 4097, True], "an integer from 0 to 4096"),
     "data.flip": ([1, "yes"], "True or False"),
-    "model.depth": ([0, -20], INTEGER_1),
-    "model.width": ([0], INTEGER_1),
+    "model.depth": ([0, -20, 60_002, True], "an integer from 1 to 10000"),
+    "model.width": ([0, 1025, True], "an integer from 1 to 1024"),
     "model.block": (["wide"], "one of basic, bottleneck, preact_basic, preact_bottleneck"),
     "model.stem": (["mnist"], "one of cifar, imagenet"),
-    "model.in_channels": ([0], INTEGER_1),
-    "model.num_classes": ([1, 0], "an integer >= 2"),
-    "model.weight_bits": ([0, 2, 8, 16], "one of 1, 32"),
+    "model.in_channels": ([0, 2**31, True], "an integer from 1 to 4096"),
+    "model.num_classes": ([1, 0, 2**31], "an integer from 2 to 1048576"),
+    "model.weight_bits": ([0, 2, 8, 16, True, 1.0, 32.0], "one of 1, 32"),
     "model.weight_scale": (["kernel"], "one of layer, channel"),
-    "model.act_bits": ([(0, 2, 2), (2, 2, 9), (2, 2, -1), (2, 2, 16), (2, 2, 2.0), (True, 2, 2), 2], BITS),
+    "model.act_bits": (
+        [(0, 2, 2), (2, 2, 9), (2, 2, -1), (2, 2, 16), (2, 2, 2.0), (True, 2, 2), (2, 2, 2**64), 2],
+        BITS,
+    ),
     "model.activation": (["relu"], f"one of {', '.join(registry.names())}"),
-    "model.stem_weight_bits": ([0, 1, -11], "an integer >= 2"),
+    "model.stem_weight_bits": ([0, 1, -11, 2**31], "an integer from 2 to 24"),
     "model.stream_fraction_bits": ([-1, 15, 2.5, "8", True], "0 to 14, or None for a float stream"),
     "model.sync_bn": ([1], "True or False"),
     "optim.name": (["adam"], "one of sgd, adamw"),
-    "optim.learning_rate": ([0.0, -0.1, NOT_A_NUMBER, INFINITY], ABOVE_0),
-    "optim.momentum": ([-0.1, 1.0, NOT_A_NUMBER], BELOW_1),
-    "optim.weight_decay": ([-1e-4, INFINITY], AT_LEAST_0),
+    "optim.learning_rate": ([0.0, -0.1, NOT_A_NUMBER, INFINITY, 1e39, 1e-39, 10**39, True], ABOVE_0),
+    "optim.momentum": ([-0.1, 1.0, NOT_A_NUMBER, 1 - 2**-30, False], BELOW_1),
+    "optim.weight_decay": ([-1e-4, INFINITY, 1e-39, 1e39], AT_LEAST_0),
     "optim.schedule": (["linear"], "one of cosine, step, constant"),
-    "optim.warmup_epochs": ([-1.0], AT_LEAST_0),
-    "optim.label_smoothing": ([-0.1, 1.0], BELOW_1),
-    "optim.gradient_clip": ([-1.0], AT_LEAST_0),
-    "optim.hysteresis.threshold": ([-0.1, NOT_A_NUMBER], AT_LEAST_0),
-    "optim.hysteresis.relative": (["no"], "True or False"),
-    "optim.clipping_level.learning_rate": ([-0.01], AT_LEAST_0),
-    "optim.clipping_level.l2": ([-1e-4], AT_LEAST_0),
-    "optim.temperature.start": ([0.0, -1.0], ABOVE_0),
-    "optim.temperature.end": ([0.0, INFINITY], ABOVE_0),
+    "optim.warmup_epochs": ([-1.0, NOT_A_NUMBER], AT_LEAST_0),
+    "optim.label_smoothing": ([-0.1, 1.0, 1 - 2**-30], BELOW_1),
+    "optim.gradient_clip": ([-1.0, 1e-39, INFINITY], AT_LEAST_0),
+    "optim.hysteresis.threshold": ([-0.1, NOT_A_NUMBER, 1e39, True], AT_LEAST_0),
+    "optim.hysteresis.relative": (["no", 1], "True or False"),
+    "optim.clipping_level.learning_rate": ([-0.01, 1e39], AT_LEAST_0),
+    "optim.clipping_level.l2": ([-1e-4, 1e39], AT_LEAST_0),
+    "optim.temperature.start": ([0.0, -1.0, 1e-39], ABOVE_0),
+    "optim.temperature.end": ([0.0, INFINITY, 1e39], ABOVE_0),
     "predict.images": ([7], "a string"),
     "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo"),
-    "export.c_prefix": (["", "7x", "a-b", "é"], "a C identifier"),
+    "export.c_prefix": (["", "7x", "a-b", "é", "x\n", "x" * 64], "a C identifier of at most 63 characters"),
     "export.c_profile": (["tiny"], "one of fast, small"),
-    "bench.batch_sizes": ([(), (0,), (1.5,), 3], "a tuple of numbers of images, each 1 or more"),
-    "bench.seconds": ([0.0, -1.0, "1"], "a number > 0"),
+    "bench.batch_sizes": ([(), (0,), (1.5,), 3, (True,), (2**31,)], BATCHES),
+    "bench.seconds": ([0.0, -1.0, "1", INFINITY, 1e9, True], "a number > 0, at most 86400 (a day)"),
     "packed": ([7], "a string"),
     "export.path": ([7], "a string"),
 }
@@ -87,16 +94,15 @@ CASES = [(name, value, text) for name, (values, text) in IMPOSSIBLE.items() for 
 
 
 def changed(**fields):
-    """The default config with fields set by dotted name, whatever their type."""
-    config = default_config()
+    """The default config with fields set by dotted name, as they are: a `ConfigDict` makes floats of True and 1."""
+    nested = default_config().to_dict()
     for name, value in fields.items():
-        part = config
+        part = nested
         *parents, last = name.split(".")
         for parent in parents:
             part = part[parent]
-        with part.ignore_type():
-            part[last] = value
-    return config
+        part[last] = value
+    return ConfigDict(nested)
 
 
 def refusal(config):
@@ -167,6 +173,88 @@ def test_an_impossible_value_is_refused_by_name_with_what_it_may_be(name, value,
     assert refusal(changed(**{name: value})) == f"config.{name}={value!r}: must be {text}"
 
 
+ANYTHING = [
+    *(
+        None,
+        True,
+        False,
+        "",
+        "a",
+        "0",
+        "1",
+        "a\n\0",
+        b"1",
+        (),
+        [],
+        {},
+        {"a": 1},
+        (1, 2, 3),
+        [2, 2, 2],
+        object(),
+        1j,
+    ),
+    *(
+        sign * (2**n + i)
+        for n in (0, 1, 5, 7, 8, 15, 16, 24, 31, 32, 63, 64)
+        for i in (-1, 0, 1)
+        for sign in (-1, 1)
+    ),
+    *(
+        10**400,
+        -(10**400),
+        10**5000,
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        0.0,
+        -0.0,
+        0.5,
+        1.0,
+        1.5,
+        -0.1,
+    ),
+    *(1e-320, 1e-45, 1e-39, 1.2e-38, 1e38, 3.4e38, 3.41e38, 1e308, 1 - 2**-24, 1 - 2**-25, 1 - 2**-26),
+    *(np.int64(1), np.float32(0.5), (2**64,) * 3, (2.0,) * 3, (float("nan"),) * 3, "x" * 1000, (1,) * 1000),
+]
+
+
+@pytest.mark.parametrize("value", ANYTHING, ids=lambda v: type(v).__name__)
+def test_any_value_is_refused_in_one_line_or_fits_the_type_that_it_is_computed_in(value):
+    for name, usual in flatten(default_config()).items():
+        _check_any_value(name, usual, value)
+
+
+def _check_any_value(name, usual, value):
+    try:
+        config = changed(**{name: value})
+        validate(config)
+    except ConfigError as error:
+        assert str(error).startswith("config.") and "\n" not in str(error) and len(str(error)) < 2000
+        return
+    assert type(value) is type(usual) or (type(value), type(usual)) == (int, float) or value is None
+    if type(usual) is int and value is not None:
+        assert 0 <= value < 2**32 and (name == "seed" or value < 2**31)
+    if type(usual) is float and name not in ("data.holdout", "bench.seconds"):  # which Python computes with
+        device = np.float32(value)
+        if name in ("optim.momentum", "optim.label_smoothing"):
+            assert 0 <= device < 1
+        else:
+            assert np.isfinite(device) and (device == 0) == (value == 0)
+
+
+def test_numbers_at_the_ends_of_their_ranges_are_taken():
+    validate(changed(seed=2**32 - 1, batch_size=2**24, num_epochs=2**31 - 1, log_every_steps=2**31 - 1))
+    validate(changed(**{"optim.learning_rate": 3.4e38, "optim.weight_decay": 1.2e-38, "optim.momentum": 0}))
+    validate(changed(**{"model.depth": 1202, "bench.batch_sizes": (65536,)}))
+
+
+def test_each_seed_that_is_taken_gives_other_weights():
+    from flax import nnx
+
+    seeds = (0, 1, 2**31 - 1, 2**31, 2**32 - 1)
+    assert len({tuple(np.asarray(nnx.Rngs(seed).params.normal(4))) for seed in seeds}) == len(seeds)
+
+
 def test_activations_are_those_that_there_are():
     from qresnet_jax import nn
 
@@ -223,6 +311,11 @@ RELATIONS = [
     ),
     ({"model.stem_weight_bits": 12}, ("config.model.stem_weight_bits=12", "at most 11", "2**24")),
     ({"model.in_channels": 64}, ("config.model.stem_weight_bits=11", "64 channels")),
+    ({"model.in_channels": 4096, "model.stem_weight_bits": 2}, ("config.model.in_channels=4096", "2**24")),
+    (
+        {"model.width": 242, "model.weight_bits": 32, "model.activation": "none"},
+        ("config.model.width=242", "2,158,903,296", "int32"),
+    ),
     ({"optim.warmup_epochs": 200.0}, ("config.optim.warmup_epochs=200.0", "below num_epochs=200")),
 ]
 
@@ -248,8 +341,6 @@ def test_a_batch_that_the_devices_cannot_share_is_refused():
 
 
 def test_a_data_set_of_other_channels_or_classes_is_refused():
-    import numpy as np
-
     split = Split(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
     dataset = ImageDataset("grey", split, None, split, ("a", "b"), np.zeros(1), np.ones(1))
     with pytest.raises(ConfigError, match=r"^config\.model\.in_channels=3: must be 1 for grey$"):
@@ -257,6 +348,17 @@ def test_a_data_set_of_other_channels_or_classes_is_refused():
     with pytest.raises(ConfigError, match=r"^config\.model\.num_classes=10: must be 2 for grey$"):
         validate_dataset(changed(**{"model.in_channels": 1}), dataset)
     validate_dataset(changed(**{"model.in_channels": 1, "model.num_classes": 2}), dataset)
+
+
+def test_more_steps_than_int32_counts_are_refused():
+    split = Split(np.zeros((300, 8, 8, 1), np.uint8), np.zeros(300, np.int32))
+    dataset = ImageDataset("grey", split, None, split, ("a", "b"), np.zeros(1), np.ones(1))
+    fields = {"model.in_channels": 1, "model.num_classes": 2, "batch_size": 100}
+    validate_dataset(changed(**fields, num_epochs=INT32 // 3), dataset)
+    with pytest.raises(
+        ConfigError, match=r"^config\.num_epochs=715827883: the run would have 2,147,483,649 steps"
+    ):
+        validate_dataset(changed(**fields, num_epochs=INT32 // 3 + 1), dataset)
 
 
 def test_a_config_error_is_a_user_error_and_a_value_error():
