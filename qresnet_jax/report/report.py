@@ -19,7 +19,7 @@ from qresnet_jax.errors import UserError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.nn.variables import BinaryKernel
 from qresnet_jax.report import plots, weight_plots
-from qresnet_jax.report.findings import findings
+from qresnet_jax.report.findings import findings, nothing_unusual
 from qresnet_jax.report.style import png, series
 from qresnet_jax.ship.costs import as_markdown, as_text, layer_table, network_table
 from qresnet_jax.ship.load import find_packed
@@ -37,10 +37,19 @@ CAPTIONS = {
     "curves": "Loss and accuracy. The star marks the test set, at the checkpoint that was chosen.",
     "flips": "How signs move, by stage: the mean over the layers, and the range that they cover.",
     "hysteresis": "The weights that flip most among those that were recorded. Each keeps its sign until its latent "
-    "weight has crossed the threshold on the other side. The lines are shifted slightly to tell them apart.",
-    "latents": "Latent weights by layer. Between the thresholds both signs occur, as a weight keeps its sign there.",
+    "weight has crossed {the_threshold}. The lines are shifted slightly to tell them apart.",
+    "latents": "Latent weights by layer. {between}",
     "clipping": "Clipping levels of the activation quantizers.",
     "occupancy": "The share of a layer's activations at each level.",
+}
+# What the captions say with a hysteresis loop, and without.
+_LOOP = {
+    "the_threshold": "the threshold on the other side",
+    "between": "Between the thresholds both signs occur, as a weight keeps its sign there.",
+}
+_NO_LOOP = {
+    "the_threshold": "0",
+    "between": "Without hysteresis each weight has the sign of its latent weight.",
 }
 
 
@@ -131,27 +140,26 @@ def _markdown(
     pictures: Sequence[str],
 ) -> str:
     network = fold_run(run) if has_integer_form(config.model) else None
+    loop = _LOOP if config.optim.hysteresis.threshold else _NO_LOOP
     table = layer_table(run.model(), tuple(run.meta["image_shape"]), network)
     packed = None if network is None else len(packed_bytes(network))
     parts = [
         f"# {workdir.resolve().name}",
         _pairs(_results(run, records, packed) + _circumstances(workdir)),
         "## Worth knowing",
-        "\n".join(f"- {sentence}" for sentence in findings(records) or [_NOTHING_UNUSUAL]),
+        "\n".join(f"- {sentence}" for sentence in _worth_knowing(records, config)),
         "## Settings",
         _settings(run.meta["config"]),
         "## Pictures",
-        *(f"![{name}](plots/{name}.png)\n\n{CAPTIONS[name]}" for name in pictures),
+        *(f"![{name}](plots/{name}.png)\n\n{CAPTIONS[name].format(**loop)}" for name in pictures),
         "## Layers",
         as_markdown(table).rstrip(),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-_NOTHING_UNUSUAL = (
-    "Nothing unusual: no layer's signs are stuck, hysteresis holds few weights back, no clipping level is near its "
-    "minimum, and little is saturated."
-)
+def _worth_knowing(records: Sequence[Mapping[str, float]], config: ConfigDict) -> list[str]:
+    return findings(records, config) or [nothing_unusual(records, config)]
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:

@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 
 import qresnet_jax
+from qresnet_jax.config import from_json
 from qresnet_jax.errors import PackedError, UserError
 from qresnet_jax.report import report
 from qresnet_jax.report.report import report_packed, write_report
@@ -105,6 +106,19 @@ def test_a_report_of_an_unfinished_run_replaces_an_earlier_one(run):
     assert "occupancy" not in text and not (workdir / "plots" / "occupancy.png").exists()
 
 
+def test_a_report_without_hysteresis_does_not_speak_of_it(run):
+    config, workdir = run
+    assert "Between the thresholds both signs occur" in (workdir / "report.md").read_text()
+    trained = restore_run(config, workdir)
+    trained.meta["config"]["optim"]["hysteresis"]["threshold"] = 0.0
+    trained = trained._replace(config=from_json(trained.meta["config"]))
+    records = [{"step": 1, "train_loss": 1.0, "never_flipped/stages.0.0.convs.0": 1.0}]
+    text = report._markdown(trained.config, trained, records, workdir, ["hysteresis", "latents"])
+    assert "the loop" not in text and "both signs" not in text and "crossed 0." in text
+    (advice,) = re.findall(r"- `stages.0.0.convs.0`.*", text)
+    assert "hysteresis" not in advice and "optim.learning_rate" in advice
+
+
 def test_a_report_is_written_whole_or_not_at_all(run, monkeypatch):
     config, workdir = run
     shutil.rmtree(workdir / "plots")
@@ -144,6 +158,7 @@ def test_a_float_run_has_no_pictures_of_signs_and_levels(tmp_path):
     qresnet_jax.train_and_evaluate(config, tmp_path, devices=jax.devices()[:1])
     text = write_report(config, tmp_path).read_text()
     assert re.findall(r"!\[(\w+)\]", text) == ["curves"]
+    assert "- Nothing unusual, but neither signs nor quantized activations were measured.\n" in text
     assert "none: a float network has no integer form" in text and "validation accuracy" not in text
     assert "| 32 | 32 |" in text
 
