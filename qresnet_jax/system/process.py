@@ -1,24 +1,58 @@
 """Sets up a process of the command line: its memory, its log, and the messages of libraries that it hides."""
 
+import importlib.metadata
+import importlib.util
 import logging
 import os
+import pkgutil
 import sys
 
 from absl import logging as absl_logging
 
+# One arena, because with several each thread that allocates a large buffer maps it anew.
+_SETTINGS = ("hugetlb=1", "arena_max=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
+_TUNABLES = ":".join(f"glibc.malloc.{setting}" for setting in _SETTINGS)
+
 
 def restart_with_large_pages() -> None:
-    """Restarts this process so that glibc keeps large buffers and takes them in large pages.
+    """Restarts this process, if it will train on a CPU, so that glibc keeps large buffers and takes them in large pages.
 
     Otherwise each training step on a CPU maps and zeroes its buffers anew, which takes up to half of its time. glibc
-    reads these settings only when a process starts. If GLIBC_TUNABLES is set, as it is after the restart, or outside
-    Linux, this does nothing.
+    reads these settings, in the variable GLIBC_TUNABLES, only when a process starts. The restarted process takes the
+    variable out of its environment, so that no process that it starts has it.
+
+    This does nothing if GLIBC_TUNABLES is set already, outside Linux or without glibc, on an accelerator, or if the
+    process has imported JAX, as it is then more than the command.
     """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        # One arena, because with several each thread that allocates a large buffer maps it anew.
-        settings = ("hugetlb=1", "arena_max=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
-        os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{setting}" for setting in settings)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    given = os.environ.get("GLIBC_TUNABLES")
+    if given == _TUNABLES:  # this is the restarted process
+        del os.environ["GLIBC_TUNABLES"]
+    elif given is None and _has_glibc() and sys.executable and "jax" not in sys.modules and will_use_cpu():
+        environment = {**os.environ, "GLIBC_TUNABLES": _TUNABLES}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _has_glibc() -> bool:
+    try:
+        return sys.platform == "linux" and (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (ValueError, OSError):
+        return False
+
+
+def will_use_cpu() -> bool:
+    """Returns whether JAX will certainly compute on a CPU. It neither imports JAX nor touches a device.
+
+    If the environment names no platform, any installed plugin of JAX for an accelerator makes the answer False, even
+    where there is no such device.
+    """
+    if named := os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME"):
+        return named.split(",")[0].strip().lower() == "cpu"
+    if any(os.environ.get(name) for name in ("PJRT_NAMES_AND_LIBRARY_PATHS", "TPU_LIBRARY_PATH")):
+        return False
+    plugins = importlib.util.find_spec("jax_plugins")
+    in_packages = plugins is not None and any(pkgutil.iter_modules(plugins.submodule_search_locations))
+    announced = importlib.metadata.entry_points(group="jax_plugins")
+    return not in_packages and not announced and importlib.util.find_spec("libtpu") is None
 
 
 def log_to_standard_output() -> None:
