@@ -6,6 +6,7 @@ The stock builders read and encode images through TensorFlow; these read with `a
 result lies in DATA_DIR/NAME/VERSION as ArrayRecord files, and is moved there in one step when it is complete.
 """
 
+import contextlib
 import functools
 import hashlib
 import http.client
@@ -260,9 +261,14 @@ def _open(url: str) -> http.client.HTTPResponse:
     """
     answer: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
 
+    given_up = threading.Event()
+
     def connect() -> None:
         try:
-            answer.put(urllib.request.urlopen(url, timeout=60))
+            response = urllib.request.urlopen(url, timeout=60)
+            answer.put(response)
+            if given_up.is_set():  # nobody may be left to take it
+                response.close()
         except urllib.error.HTTPError as error:
             error.close()  # the exception is an open response as well
             answer.put(error)
@@ -273,6 +279,10 @@ def _open(url: str) -> http.client.HTTPResponse:
     try:
         response = answer.get(timeout=CONNECT_SECONDS)
     except queue.Empty:
+        given_up.set()
+        with contextlib.suppress(queue.Empty):  # it may have come in between
+            if not isinstance(late := answer.get_nowait(), Exception):
+                late.close()
         raise TimeoutError(f"no answer within {CONNECT_SECONDS:g} s") from None
     if isinstance(response, Exception):
         raise response

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ builders.prepare("mnist", {str(tmp_path / "data")!r}, {str(raw_dir)!r})
 """
     root = pathlib.Path(builders.__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, check=False
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, check=False, timeout=120
     )
     assert done.returncode == 9
     assert list((tmp_path / "data").rglob("*")), "something was written before the end"
@@ -258,6 +259,23 @@ def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch, no_proxy
         monkeypatch.setitem(builders.SOURCES, "mnist", {url: "0" * 64})
         with pytest.raises(DataError, match=r"no answer within 0.5 s"):
             builders.prepare("mnist", tmp_path / "data")
+
+
+def test_an_answer_that_comes_too_late_is_closed(monkeypatch):
+    asked, answered, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(url, timeout):
+        asked.set()
+        answered.wait(30)
+        return SimpleNamespace(close=closed.set)
+
+    monkeypatch.setattr(builders.urllib.request, "urlopen", slow)
+    monkeypatch.setattr(builders, "CONNECT_SECONDS", 0.05)
+    with pytest.raises(TimeoutError, match=r"no answer within 0.05 s"):
+        builders._open("http://example.invalid")
+    assert asked.wait(30)
+    answered.set()
+    assert closed.wait(30)
 
 
 # ---- Finding what is prepared ------------------------------------------------------------------------------

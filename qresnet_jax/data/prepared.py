@@ -1,0 +1,240 @@
+"""Reads image classification sets that our builders or TFDS's own have prepared as ArrayRecord files.
+
+They are read without TensorFlow and without a network, in the order of their files. TFDS shuffled the images once, by
+key, so this order is random but the same everywhere; a set that was prepared without shuffling is shuffled here.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qresnet_jax.data.dataset import Split, check_classes
+from qresnet_jax.errors import DataError
+
+log = logging.getLogger("qresnet_jax")
+
+TEST_EVERY = 10  # of a set that has a train split only, every tenth image of each class is the test split
+
+
+class Description(NamedTuple):
+    """What a prepared set says about itself."""
+
+    info: Any  # of TFDS, which does not declare its types
+    sizes: dict[str, int]  # the number of images of each split
+    image: str  # the name of the feature with the images
+    label: str  # the name of the feature with their classes
+    channels: int | None  # None if each image says it itself
+    names: tuple[str, ...]  # of the classes
+
+
+def describe(directory: pathlib.Path) -> Description:
+    """Reads the description of a prepared set, and none of its images.
+
+    Args:
+      directory: DATA_DIR/NAME/[CONFIG/]VERSION.
+
+    Raises:
+      DataError: it is damaged, or the set is prepared in another format, or it does not consist of uint8 images with two
+        or more classes.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        stored = json.loads((directory / "dataset_info.json").read_text())
+        formats = {stored.get("fileFormat", "tfrecord"), *stored.get("alternativeFileFormats", [])}
+        if "array_record" not in formats:
+            raise DataError(
+                f"{directory} holds {', '.join(sorted(formats))} files, but only array_record can be read. To add it: "
+                f"tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record"
+            )
+        info = tfds.builder_from_directory(directory).info
+        # This matters only if the set was prepared in another format and its ArrayRecord files were added later.
+        info.set_file_format("array_record", override=True, override_if_initialized=True)
+        keys = info.supervised_keys
+        sizes = {name: split.num_examples for name, split in info.splits.items()}
+    except DataError:
+        raise
+    except Exception as error:  # TFDS raises exceptions of many types when metadata is damaged
+        raise DataError(
+            f"{directory}: the description of the set is damaged ({error}). {_again(directory)}"
+        ) from error
+    features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    image, label = _image_and_label(features, keys, directory)
+    if features[image].np_dtype != np.uint8:
+        raise DataError(
+            f"{directory}: expected uint8 images, got {np.dtype(features[image].np_dtype)}: choose another set."
+        )
+    names = tuple(features[label].names) if features[label].num_classes else ()
+    check_classes(directory, names)
+    if "train" not in sizes:
+        raise DataError(
+            f"{directory}: expected the splits train and test, got {list(sizes)}: without a train split, there is "
+            "nothing to learn from; choose another set."
+        )
+    return Description(info, sizes, image, label, features[image].shape[-1], names)
+
+
+def read(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...]]:
+    """Reads an image classification set that our builders or TFDS's own have prepared as ArrayRecord files.
+
+    Args:
+      directory: DATA_DIR/NAME/[CONFIG/]VERSION.
+
+    Returns:
+      The train split, the test split, and the class names. If there is no test split, it is the validation split; if
+      there is no such split either, it is every tenth train image of each class, which train then lacks.
+
+    Raises:
+      DataError: the set is damaged, is prepared in another format, or does not consist of equally large uint8 images
+        with two or more classes.
+    """
+    about = describe(directory)
+    name, sizes = about.info.full_name, about.sizes
+    train = _read_split(directory, about, "train")
+    if about.info.disable_shuffling:
+        # The images may be sorted by class, and the last ones become the validation split.
+        log.info("%s was prepared without shuffling: its train split is shuffled now", name)
+        order = np.random.RandomState(0).permutation(len(train.labels))  # the same in every version of NumPy
+        train = Split(train.images[order], train.labels[order])
+    if sizes.get("test"):
+        if sizes.get("validation"):
+            log.info("%s: its validation split is not used; see config.data.holdout", name)
+        test = _read_split(directory, about, "test")
+    elif sizes.get("validation"):
+        log.info("%s has no test split: its validation split is used as test", name)
+        test = _read_split(directory, about, "validation")
+    else:
+        train, test = _keep_for_test(train, directory)
+        log.info(
+            "%s has no test split: every tenth train image of each class is kept as test, %d of %d images",
+            name,
+            len(test.labels),
+            sizes["train"],
+        )
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise _uneven(directory, train.images.shape[1:], test.images.shape[1:])
+    return train, test, about.names
+
+
+def _image_and_label(
+    features: dict[str, Any], supervised: tuple[Any, ...] | None, directory: pathlib.Path
+) -> tuple[str, str]:
+    """Returns the names of the features with the images and with their classes.
+
+    They are those that the set's `supervised_keys` name: input and target, and perhaps a weight, which is not used. If
+    these are no image and no class, they are "image" and "label"; if there are no keys, the only ones of their kinds.
+
+    Raises:
+      DataError: there are no such features.
+    """
+    import tensorflow_datasets as tfds
+
+    kinds = tfds.features
+    labels = [key for key, f in features.items() if isinstance(f, kinds.ClassLabel)]
+    # A LabeledImage has a class for each pixel.
+    masks = [key for key, f in features.items() if isinstance(f, kinds.LabeledImage)]
+    images = [key for key, f in features.items() if isinstance(f, kinds.Image) and key not in masks]
+    pairs: list[tuple[Any, ...]] = [supervised[:2]] if supervised else []
+    pairs.append(("image", "label"))
+    if not supervised and len(images) == len(labels) == 1:
+        pairs.append((images[0], labels[0]))
+    for image, label in pairs:
+        if image in images and label in labels:
+            if (image, label) != ("image", "label"):
+                log.info("%s: the images are in %r, their classes in %r", directory, image, label)
+            if supervised and len(supervised) > 2 and supervised[:2] == (image, label):
+                log.info("%s: the weights of its images, %r, are not used", directory, supervised[2])
+            return image, label
+    found = ", ".join(f"{key!r} ({type(f).__name__})" for key, f in sorted(features.items()))
+    raise DataError(
+        f"{directory}: expected the features 'image' (an Image) and 'label' (a ClassLabel), or two such features that "
+        f"its supervised_keys name, got {found or 'none'} and supervised_keys={supervised}: choose an image "
+        "classification set."
+    )
+
+
+def _keep_for_test(split: Split, directory: pathlib.Path) -> tuple[Split, Split]:
+    """Returns what is left of a train split, and a test split with every tenth of its images, taken class by class."""
+    if len(split.labels) < 2:
+        raise DataError(
+            f"{directory}: expected the splits train and test, got ['train'] with a single image: choose another set."
+        )
+    by_class = np.argsort(split.labels, kind="stable")
+    in_test = np.zeros(len(split.labels), bool)
+    in_test[by_class[min(TEST_EVERY, len(by_class)) - 1 :: TEST_EVERY]] = True
+    train, test = (Split(split.images[part], split.labels[part]) for part in (~in_test, in_test))
+    return train, test
+
+
+def _read_split(directory: pathlib.Path, about: Description, name: str) -> Split:
+    """Reads one split, whole files at once. Item by item, as TFDS reads, it takes several times as long."""
+    from array_record.python.array_record_module import ArrayRecordReader
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    split = about.info.splits[name]
+    images = np.empty((0,), np.uint8)
+    labels: list[int] = []
+    for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
+        try:
+            if not pathlib.Path(path).is_file():
+                raise FileNotFoundError("the file is missing")
+            with contextlib.closing(ArrayRecordReader(str(path))) as reader:
+                records = reader.read_all()
+            if len(records) != length:
+                raise ValueError(f"expected {length} records, got {len(records)}")
+            for record in records:
+                feature = tf_example_pb2.Example.FromString(record).features.feature
+                pixels = _decode(feature[about.image].bytes_list.value[0], about.channels)
+                if not labels:
+                    images = np.empty((about.sizes[name], *pixels.shape), np.uint8)
+                if pixels.shape != images.shape[1:]:
+                    raise _uneven(directory, images.shape[1:], pixels.shape)
+                images[len(labels)] = pixels
+                labels.append(feature[about.label].int64_list.value[0])
+        except DataError:
+            raise
+        except Exception as error:  # records, protocol buffers and images each raise exceptions of their own
+            raise DataError(f"{path} is damaged ({error}). {_again(directory)}") from error
+    if not labels:
+        raise DataError(f"{directory}: split {name!r} is empty. {_again(directory)}")
+    if not 0 <= min(labels) <= max(labels) < len(about.names):
+        raise DataError(
+            f"{directory}: labels of {name!r} run from {min(labels)} to {max(labels)}, expected 0 to "
+            f"{len(about.names) - 1}: a split without labels (-1) cannot be used."
+        )
+    return Split(images, np.array(labels, np.int32))
+
+
+def _decode(data: bytes, channels: int | None) -> np.ndarray:
+    """Decodes an image file (PNG, JPEG, ...) to uint8 [H, W, channels].
+
+    If `channels` is None or 0, grey pictures have 1 channel and all others 3.
+    """
+    from PIL import Image, PngImagePlugin
+
+    # Image.open tries one format after the other. Nearly all files are PNG, and opening those directly halves the time.
+    is_png = data[:8] == b"\x89PNG\r\n\x1a\n"
+    file = io.BytesIO(data)
+    picture: Image.Image = PngImagePlugin.PngImageFile(file) if is_png else Image.open(file)
+    own = "L" if picture.mode in ("1", "L") else "RGB"
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels] if channels else own
+    if picture.mode != mode:
+        picture = picture.convert(mode)
+    width, height = picture.size
+    return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width, -1)
+
+
+def _uneven(directory: pathlib.Path, first: tuple[int, ...], other: tuple[int, ...]) -> DataError:
+    return DataError(
+        f"{directory}: expected images of one size, got {first} and {other}. Resizing is not supported yet: choose a "
+        "set of equally large images."
+    )
+
+
+def _again(directory: pathlib.Path) -> str:
+    return f"Delete {directory} and prepare the set again."
