@@ -18,6 +18,7 @@ from qresnet_jax.errors import DataError
 
 log = logging.getLogger("qresnet_jax")
 
+HELD_OUT = ("test", "validation", "val")  # the first of these splits that a set has is its test split
 TEST_EVERY = 10  # of a set that has a train split only, every tenth image of each class is the test split
 
 
@@ -86,8 +87,8 @@ def read(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...]]:
       directory: DATA_DIR/NAME/[CONFIG/]VERSION.
 
     Returns:
-      The train split, the test split, and the class names. If there is no test split, it is the validation split; if
-      there is no such split either, it is every tenth train image of each class, which train then lacks.
+      The train split, the test split, and the class names. The test split is the first of HELD_OUT that has
+      images; if there is none, it is every tenth train image of each class, which train then lacks.
 
     Raises:
       DataError: the set is damaged, is prepared in another format, or does not consist of equally large uint8 images
@@ -101,13 +102,13 @@ def read(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...]]:
         log.info("%s was prepared without shuffling: its train split is shuffled now", name)
         order = np.random.RandomState(0).permutation(len(train.labels))  # the same in every version of NumPy
         train = Split(train.images[order], train.labels[order])
-    if sizes.get("test"):
-        if sizes.get("validation"):
-            log.info("%s: its validation split is not used; see config.data.holdout", name)
-        test = _read_split(directory, about, "test")
-    elif sizes.get("validation"):
-        log.info("%s has no test split: its validation split is used as test", name)
-        test = _read_split(directory, about, "validation")
+    held_out = next((split for split in HELD_OUT if sizes.get(split)), None)
+    if unused := ", ".join(split for split in sizes if split not in ("train", held_out)):
+        log.info("%s has more splits than are used: %s", name, unused)
+    if held_out:
+        if held_out != "test":
+            log.info("%s has no test split: its %s split is used as test", name, held_out)
+        test = _read_split(directory, about, held_out)
     else:
         train, test = _keep_for_test(train, directory)
         log.info(

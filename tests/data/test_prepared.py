@@ -375,9 +375,12 @@ def test_an_empty_test_split_counts_as_none_and_a_validation_split_beside_a_test
 ):
     caplog.set_level(logging.INFO, logger="qresnet_jax")
     wanted = {"image": kinds().image(), "label": kinds().classes(2)}
+    val = {"train": stripes(4, 2), "val": stripes(3, 2), "extra": stripes(2, 2)}
+    assert len(load_dataset(prepare_other(tmp_path / "val", wanted, val)).test.labels) == 3
+    assert "its val split is used as test" in caplog.text and "than are used: extra" in caplog.text
     three = {"train": stripes(4, 2), "validation": stripes(3, 2), "test": stripes(2, 2)}
     cfg = prepare_other(tmp_path, wanted, three)
-    assert len(load_dataset(cfg).test.labels) == 2 and "its validation split is not used" in caplog.text
+    assert len(load_dataset(cfg).test.labels) == 2 and "more splits than are used: validation" in caplog.text
     directory = prepare_dataset(cfg)
     rewrite(
         directory, lambda info: [s.update(shardLengths=["0"]) for s in info["splits"] if s["name"] == "test"]
