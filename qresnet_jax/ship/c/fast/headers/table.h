@@ -89,18 +89,16 @@ MODEL_INLINE void model_subsets(const uint8_t *from, const model_offset *inputs,
         model_add_input(sums[0], from + inputs[0], planes, masks[10], sums[0]); /* entries 1 and 3 */
         if (choose > 1)
             model_add_input(sums[0], from + inputs[1], planes, masks[12], sums[0]);
-        if (choose > 2)
-            model_add_input(sums[0], from + inputs[2], planes, ones, sums[1]);
-        if (choose > 3) {
-            model_add_input(sums[0], from + inputs[3], planes, ones, sums[2]);
-            model_add_input(sums[1], from + inputs[3], planes, ones, sums[3]);
-        }
         model_transpose_words((const uint8_t *)sums[0], 32, table, 32);
-        if (choose > 2)
+        if (choose > 2) {
+            model_add_input(sums[0], from + inputs[2], planes, ones, sums[1]);
             model_transpose_words((const uint8_t *)sums[1], 32, table + 128, 32);
-        if (choose > 3) {
-            model_transpose_words((const uint8_t *)sums[2], 32, table + 256, 32);
-            model_transpose_words((const uint8_t *)sums[3], 32, table + 384, 32);
+            if (choose > 3) { /* in here, as GCC does not always see that sums[1] is known then */
+                model_add_input(sums[0], from + inputs[3], planes, ones, sums[2]);
+                model_add_input(sums[1], from + inputs[3], planes, ones, sums[3]);
+                model_transpose_words((const uint8_t *)sums[2], 32, table + 256, 32);
+                model_transpose_words((const uint8_t *)sums[3], 32, table + 384, 32);
+            }
         }
     }
 }
