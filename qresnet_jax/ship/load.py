@@ -2,43 +2,59 @@
 
 import importlib
 import importlib.resources
+import importlib.util
 import os
 import pathlib
-from collections.abc import Callable
+import warnings
 
 import numpy as np
 
-from qresnet_jax.errors import PackedError
+from qresnet_jax.errors import CompilerError, ExportError, PackedError
 from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import read_packed
+from qresnet_jax.ship.reference import check_images
 
 # Modules of this package, which are imported when they are needed; each has `logits(network, images)`.
 ENGINES = {"jax": "jax.engine", "c": "c.engine", "numpy": "reference"}
+AUTO = "auto"
+_MANY = 256  # images that a GPU or a TPU computes at once, see ACCELERATOR_BATCH of the JAX engine
 
 
 class PackedNetwork:
-    """A network that is ready to predict; `load_packed` makes one.
+    """A network that is ready to predict; `load_packed` makes one. It can be copied and pickled.
 
     Args:
       network: the integer network to run.
       nbytes: size of the file that it came from, in bytes.
-      engine: "jax", "c" or "numpy", see `load_packed`.
+      engine: "auto", "jax", "c" or "numpy", see `load_packed`.
+
+    Attributes:
+      engine: "jax", "c" or "numpy": what computed the last logits, or before that, what will compute those of one image.
 
     Raises:
       ValueError: if there is no such engine.
     """
 
-    def __init__(self, network: IntegerNetwork, nbytes: int, engine: str = "jax") -> None:
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-        self.network, self.nbytes, self.engine = network, nbytes, engine
-        module = importlib.import_module(f"qresnet_jax.ship.{ENGINES[engine]}")
-        self._logits: Callable[[IntegerNetwork, np.ndarray], np.ndarray] = module.logits
+    def __init__(self, network: IntegerNetwork, nbytes: int, engine: str = AUTO) -> None:
+        if engine not in (AUTO, *ENGINES):
+            raise ValueError(f"engine must be one of {', '.join((AUTO, *ENGINES))}, got {engine!r}")
+        self.network, self.nbytes = network, nbytes
+        self._asked = engine
+        # What "auto" takes unless there are many images.
+        self._usual = _choice() if engine == AUTO else engine
+        self.engine = self._usual
+
+    def __reduce__(self) -> tuple[type["PackedNetwork"], tuple[IntegerNetwork, int, str]]:
+        return PackedNetwork, (self.network, self.nbytes, self._asked)  # another machine has other engines
 
     def __repr__(self) -> str:
         shape = "x".join(str(size or "any") for size in self.network.image_shape)
-        return f"PackedNetwork({shape} images, {self.network.classes} classes, {self.nbytes} bytes, engine={self.engine!r})"
+        chosen = ", chosen by 'auto'" if self._asked == AUTO else ""
+        return (
+            f"PackedNetwork({shape} images, {self.network.classes} classes, {self.nbytes} bytes, "
+            f"engine={self.engine!r}{chosen})"
+        )
 
     @property
     def logit_scale(self) -> float:
@@ -61,9 +77,21 @@ class PackedNetwork:
 
         Raises:
           ValueError: if the images do not have the network's shape, or are not uint8.
-          CompilerError: if the engine is "c" and no C compiler works.
+          CompilerError: if the engine "c" was asked for and no C compiler works.
         """
-        return self._logits(self.network, images)
+        check_images(self.network, images)
+        many = self._asked == AUTO and len(images) >= _MANY and _has_accelerator()
+        engine = "jax" if many else self._usual
+        try:
+            result = _logits(engine, self.network, images)
+        except (CompilerError, ExportError) as error:
+            if self._asked != AUTO:
+                raise
+            engine = self._usual = "jax"
+            _warn(error)
+            result = _logits(engine, self.network, images)
+        self.engine = engine
+        return result
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Classifies uint8 images `[N, H, W, C]`; the errors are those of `logits`.
@@ -83,13 +111,47 @@ class PackedNetwork:
         return write_network(self.network, path, format, **options)
 
 
-def load_packed(path: str | os.PathLike[str], engine: str = "jax") -> PackedNetwork:
+def _choice() -> str:
+    """Returns the engine that "auto" takes on this machine."""
+    from qresnet_jax.ship.c.engine import find_compiler
+
+    try:
+        find_compiler()
+    except CompilerError as error:
+        if os.environ.get("CC"):
+            _warn(error)
+        return "jax"
+    return "c"
+
+
+def _warn(error: Exception) -> None:
+    warnings.warn(f'engine="auto" takes "jax" instead of "c": {error}', stacklevel=3)
+
+
+def _logits(engine: str, network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
+    module = importlib.import_module(f"qresnet_jax.ship.{ENGINES[engine]}")
+    result: np.ndarray = module.logits(network, images)
+    return result
+
+
+def _has_accelerator() -> bool:
+    """Returns whether JAX computes on a GPU or a TPU. JAX is not imported where it has no package for any."""
+    if not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu"))):
+        return False
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+def load_packed(path: str | os.PathLike[str], engine: str = AUTO) -> PackedNetwork:
     """Reads a packed file for prediction.
 
     Args:
       path: path of the file, or the name of a model in the zoo.
-      engine: what computes: "jax" (on CPU, GPU or TPU), "c" (usually the fastest on a CPU, but needs a C
-        compiler) or "numpy" (the reference). All give the same integers.
+      engine: what computes: "c" (the fastest on a CPU, but needs a C compiler), "jax" (on CPU, GPU or TPU) or "numpy"
+        (the reference). All give the same integers. "auto" takes "c" if there is a C compiler, else "jax", and also
+        "jax" for 256 images or more where JAX has a GPU or a TPU. If the compiler turns out not to work, "auto" warns
+        and goes on with "jax". The network's `repr` says which one was taken.
 
     Raises:
       PackedError: if this version cannot read the file; the message says why.

@@ -1,12 +1,16 @@
 """`load_packed`: files and the zoo, every engine, every format that a packed network is written in."""
 
+import copy
 import dataclasses
+import pickle
+import warnings
 
 import numpy as np
 import pytest
 
-from qresnet_jax.errors import ExportError, PackedError
-from qresnet_jax.ship import reference
+from qresnet_jax.errors import CompilerError, ExportError, PackedError
+from qresnet_jax.ship import load, reference
+from qresnet_jax.ship.c import engine as c_engine
 from qresnet_jax.ship.formats import ENDINGS
 from qresnet_jax.ship.load import ENGINES, find_packed, load_packed, zoo
 from qresnet_jax.ship.packed.file import packed_bytes, save_packed
@@ -28,13 +32,140 @@ def test_packed_networks_predict_as_the_reference(network, path, make_images, en
     assert packed.nbytes == path.stat().st_size == len(packed_bytes(network))
 
 
-def test_the_engine_is_jax_unless_asked_otherwise(path):
-    assert load_packed(path).engine == "jax"
-
-
 def test_unknown_engines_are_refused(path):
-    with pytest.raises(ValueError, match="engine must be one of jax, c, numpy, got 'abacus'"):
+    with pytest.raises(ValueError, match="engine must be one of auto, jax, c, numpy, got 'abacus'"):
         load_packed(path, engine="abacus")
+
+
+# The engine "auto".
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and compilation that takes little time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(c_engine, "FLAGS", ("-std=c99", "-Os", "-shared", "-fPIC"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def reference_for_jax(monkeypatch):
+    """NumPy in place of JAX, which takes seconds to compile a network."""
+    monkeypatch.setitem(ENGINES, "jax", ENGINES["numpy"])
+
+
+@pytest.mark.usefixtures("cache", "compiler")
+def test_the_engine_is_c_where_there_is_a_compiler(path, make_images):
+    packed = load_packed(path)
+    packed.logits(make_images(2, (8, 8, 3)))
+    assert packed.engine == "c" and packed.network in c_engine._compiled
+    assert repr(packed).endswith("engine='c', chosen by 'auto')")
+
+
+@pytest.mark.usefixtures("cache")
+def test_without_a_compiler_the_engine_is_jax(path, network, make_images, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    packed, images = load_packed(path), make_images(2, (8, 8, 3))
+    assert packed.engine == "jax" and repr(packed).endswith("engine='jax', chosen by 'auto')")
+    np.testing.assert_array_equal(packed.logits(images), reference.logits(network, images))
+
+
+def no_such_program(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "nocc")
+
+
+def fails(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "false")
+
+
+def makes_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "true")
+
+
+def hangs(monkeypatch, tmp_path):
+    (tmp_path / "slow").write_text("#!/bin/sh\nsleep 1000\n")
+    (tmp_path / "slow").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "slow"))
+    monkeypatch.setattr(c_engine, "VERSION_SECONDS", 0.2)
+
+
+def has_no_cache(monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+
+
+def makes_what_cannot_be_loaded(monkeypatch, tmp_path):
+    def refuse(_):
+        raise OSError("failed to map segment")
+
+    monkeypatch.setattr(c_engine.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(c_engine, "compiled", lambda *_: tmp_path / "library")
+
+
+@pytest.mark.usefixtures("cache", "reference_for_jax", "compiler")
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (no_such_program, "CC=nocc: there is no such program"),
+        (fails, "false .* failed"),
+        (makes_nothing, "made nothing"),
+        (hangs, "did not end within 0.2 seconds"),
+        (has_no_cache, "cannot be made"),
+        (makes_what_cannot_be_loaded, "failed to map segment"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_where_the_compiler_does_not_work_auto_warns_once_and_takes_jax_but_c_is_refused(
+    fault, reason, path, network, make_images, monkeypatch, tmp_path
+):
+    fault(monkeypatch, tmp_path)
+    images = make_images(2, (8, 8, 3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        packed = load_packed(path)
+        for _ in range(3):
+            np.testing.assert_array_equal(packed.logits(images), reference.logits(network, images))
+    (warning,) = caught
+    assert 'engine="auto" takes "jax" instead of "c": ' in str(warning.message)
+    assert packed.engine == "jax" and "engine='jax'" in repr(packed)
+    with pytest.raises(CompilerError, match=reason) as error:
+        load_packed(path, engine="c").logits(images)
+    assert str(error.value) in str(warning.message)
+
+
+@pytest.mark.usefixtures("cache", "reference_for_jax", "compiler")
+def test_many_images_go_to_an_accelerator_where_there_is_one(path, make_images, monkeypatch):
+    packed, images = load_packed(path), make_images(256, (8, 8, 3))
+    for accelerator, n, engine in ((False, 256, "c"), (True, 255, "c"), (True, 256, "jax"), (True, 1, "c")):
+        monkeypatch.setattr(load, "_has_accelerator", lambda accelerator=accelerator: accelerator)
+        packed.logits(images[:n])
+        assert packed.engine == engine, (accelerator, n)
+
+
+@pytest.mark.parametrize("engine", [load.AUTO, *ENGINES])
+@pytest.mark.parametrize("made", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.usefixtures("cache", "reference_for_jax", "compiler")
+def test_a_copy_computes_the_same_and_chooses_its_engine_anew(
+    engine, made, path, make_images, monkeypatch, tmp_path
+):
+    images, packed = make_images(2, (8, 8, 3)), load_packed(path, engine)
+    logits = packed.logits(images)
+    copied = made(packed)
+    np.testing.assert_array_equal(copied.logits(images), logits)
+    assert repr(copied) == repr(packed)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert made(packed).engine == ("jax" if engine == load.AUTO else engine)
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("images", [np.uint8(3), [[1]], np.zeros((300, 8, 9, 3), np.uint8)])
+def test_what_is_no_images_is_refused_before_anything_is_compiled(path, images, cache):
+    with pytest.raises(ValueError, match="images must be uint8"):
+        load_packed(path).logits(images)
+    assert not cache.exists()
+
+
+# Formats.
 
 
 @pytest.mark.parametrize("format", ENDINGS)

@@ -4,7 +4,9 @@ Compiled networks are kept in the user's cache directory, under a name that says
 that a network is compiled once. The integers are those of `ship/reference.py`.
 """
 
+import _ctypes
 import concurrent.futures
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -14,8 +16,10 @@ import pathlib
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 
@@ -31,6 +35,9 @@ from qresnet_jax.system.machine import processors
 FLAGS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 _WITHOUT = 'or take another engine: engine="jax" or engine="numpy"'
+COMPILE_SECONDS = 600  # the large networks take a minute
+VERSION_SECONDS = 20
+KEPT_LIBRARIES = 256  # in the cache
 
 _compiled: "weakref.WeakKeyDictionary[IntegerNetwork, dict[tuple[int, int], Library]]"
 _compiled = weakref.WeakKeyDictionary()
@@ -75,7 +82,7 @@ def _load(network: IntegerNetwork, size: tuple[int, int]) -> "Library":
 
 
 class Library:
-    """A compiled network.
+    """A compiled network, which is unloaded with this object.
 
     Args:
       path: path of the shared library.
@@ -84,6 +91,7 @@ class Library:
 
     def __init__(self, path: pathlib.Path, classes: int) -> None:
         library = ctypes.CDLL(str(path))
+        weakref.finalize(self, _ctypes.dlclose, library._handle).atexit = False
         self._run = library.model_run
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p]
         self._run.restype = None
@@ -93,20 +101,32 @@ class Library:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Returns int32 `[N, classes]` for contiguous uint8 `[N, H, W, C]` of the size that it was compiled for."""
         result = np.empty((len(images), self._classes), np.int32)
-        threads = min(processors(), len(images))
-        if threads <= 1:
-            self._part(images, result)
-            return result
+        threads = max(min(processors(), len(images)), 1)
         edges = [len(images) * t // threads for t in range(threads + 1)]
-        parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
-        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda part: self._part(images[part], result[part]), parts))
+        own, *others = (slice(a, b) for a, b in itertools.pairwise(edges))
+        try:
+            running = [_threads().submit(self._part, images[part], result[part]) for part in others]
+        except RuntimeError:  # Python is about to exit, or the system has no more threads
+            running, own = [], slice(None)
+        self._part(images[own], result[own])
+        for future in running:
+            future.result()
         return result
 
     def _part(self, images: np.ndarray, result: np.ndarray) -> None:
         """Classifies with a buffer of its own, while ctypes lets other threads run."""
         buffer = np.empty(self._buffer_bytes, np.uint8)
         self._run(images.ctypes.data, len(images), result.ctypes.data, buffer.ctypes.data)
+
+
+@functools.cache
+def _threads() -> concurrent.futures.Executor:
+    """Returns the threads that all networks of this process share. They start when needed, and end with Python."""
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="qresnet_jax.c")
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a fork has none of the threads
 
 
 _LOOP = """
@@ -139,6 +159,8 @@ def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
     path = _cache_directory() / f"{key.hexdigest()}.so"
     if not path.exists():
         _compile(compiler, files, path)
+    with contextlib.suppress(OSError):
+        os.utime(path)  # it has been used, see _tidy
     return path
 
 
@@ -175,26 +197,83 @@ def _cache_directory() -> pathlib.Path:
 
 def _compile(compiler: Sequence[str], files: Mapping[str, str], path: pathlib.Path) -> None:
     """Compiles in a directory beside `path`, then renames the result, so that two processes may do it at once."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        for name, text in files.items():
-            (pathlib.Path(directory) / name).write_text(text, encoding="ascii")
-        command = [*compiler, *FLAGS, "model.c", "run.c", "-o", "model.so"]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise CompilerError(
-                f"{shlex.join(command)} failed: {done.stderr.strip()[-500:]}. Set CC to a C99 compiler, {_WITHOUT}"
-            )
-        if not (pathlib.Path(directory) / "model.so").exists():
-            raise CompilerError(
-                f"{shlex.join(command)} made nothing, though a library was expected. Set CC to a C99 compiler, {_WITHOUT}"
-            )
-        os.replace(pathlib.Path(directory) / "model.so", path)
+    command = [*compiler, *FLAGS, "model.c", "run.c", "-o", "model.so"]
+    try:
+        _tidy(path.parent)
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=_PREFIX, ignore_cleanup_errors=True
+        ) as directory:
+            for name, text in files.items():
+                (pathlib.Path(directory) / name).write_text(text, encoding="ascii")
+            status, _, complaint = _run(command, COMPILE_SECONDS, directory)
+            if status != 0:
+                raise CompilerError(
+                    f"{shlex.join(command)} failed: {complaint.strip()[-500:]}. Set CC to a C99 compiler, {_WITHOUT}"
+                )
+            if not (pathlib.Path(directory) / "model.so").exists():
+                raise CompilerError(
+                    f"{shlex.join(command)} made nothing, though a library was expected. Set CC to a C99 compiler, "
+                    f"{_WITHOUT}"
+                )
+            os.replace(pathlib.Path(directory) / "model.so", path)
+    except OSError as error:
+        raise CompilerError(
+            f"{path.parent} cannot be written ({error.strerror}): make room there, or set XDG_CACHE_HOME to a "
+            f"directory that you can write, {_WITHOUT}"
+        ) from error
+
+
+_PREFIX = "compiling_"
+
+
+def _tidy(cache: pathlib.Path) -> None:
+    """Removes what processes that were killed have left, and the libraries that have not been used for longest."""
+    with contextlib.suppress(OSError):  # of another process that tidies at the same time
+        for abandoned in cache.glob(f"{_PREFIX}*"):
+            if abandoned.stat().st_mtime < time.time() - 2 * COMPILE_SECONDS:
+                shutil.rmtree(abandoned, ignore_errors=True)
+        libraries = sorted(cache.glob("*.so"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for library in libraries[KEPT_LIBRARIES - 1 :]:
+            library.unlink(missing_ok=True)
+
+
+def _run(command: Sequence[str], seconds: float, directory: str | None = None) -> tuple[int, str, str]:
+    """Runs a program and returns its status, its output and its messages.
+
+    Raises:
+      CompilerError: if it cannot be started, or takes longer; it is killed then, with all that it has started.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CompilerError(
+            f"{command[0]} cannot be run ({error.strerror}): set CC to a C99 compiler, {_WITHOUT}"
+        ) from error
+    with process:
+        try:
+            output, messages = process.communicate(timeout=seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CompilerError(
+                    f"{shlex.join(command)} did not end within {seconds} seconds: set CC to a C99 compiler, {_WITHOUT}"
+                ) from error
+            raise
+    return process.returncode, output, messages
 
 
 @functools.cache
 def _version(compiler: tuple[str, ...]) -> str:
-    done = subprocess.run([*compiler, "--version"], capture_output=True, text=True)
-    return "\0".join(compiler) + done.stdout
+    return "\0".join(compiler) + _run([*compiler, "--version"], VERSION_SECONDS)[1]
 
 
 @functools.cache

@@ -1,9 +1,15 @@
 import dataclasses
 import gc
+import itertools
 import multiprocessing
 import os
+import pathlib
 import shutil
 import subprocess
+import sys
+import tempfile
+import threading
+import time
 import weakref
 
 import numpy as np
@@ -202,3 +208,148 @@ def test_a_library_that_never_loads_is_named(trained_named, make_images, tmp_pat
     network = dataclasses.replace(trained_named("basic pact")[1])
     with pytest.raises(CompilerError, match="cannot be loaded .failed to map segment.*XDG_CACHE_HOME"):
         c_engine.logits(network, make_images(1, (8, 8, 3)))
+
+
+TINY = """
+#include <stddef.h>
+#include <stdint.h>
+size_t model_run_buffer_bytes = 1;
+void model_run(const uint8_t *images, size_t n, int32_t *logits, void *buffer) {}
+"""
+
+
+def of_this_process(what):
+    return len(list(pathlib.Path(f"/proc/self/{what}").iterdir()))
+
+
+@needs_compiler
+@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="there is no /proc")
+def test_a_thousand_networks_that_are_dropped_leave_nothing_behind(
+    trained_named, make_images, tmp_path, monkeypatch, compiler
+):
+    _, network = trained_named("basic pact")
+    (tmp_path / "tiny.c").write_text(TINY)
+    subprocess.run([compiler, "-shared", "-fPIC", "tiny.c", "-o", "tiny.so"], cwd=tmp_path, check=True)
+    copies = (shutil.copy(tmp_path / "tiny.so", tmp_path / f"{i}.so") for i in itertools.count())
+    monkeypatch.setattr(c_engine, "compiled", lambda *_: pathlib.Path(next(copies)))
+    monkeypatch.setattr(c_engine, "processors", lambda: 3)
+    images = make_images(4, (8, 8, 3))
+    c_engine.logits(dataclasses.replace(network), images)  # starts the threads
+    known, files = len(c_engine._compiled), of_this_process("fd")
+    for _ in range(1000):
+        c_engine.logits(dataclasses.replace(network), images)
+    gc.collect()
+    assert str(tmp_path) not in pathlib.Path("/proc/self/maps").read_text()
+    assert len(c_engine._compiled) <= known
+    assert of_this_process("fd") <= files
+    assert sum("qresnet_jax" in thread.name for thread in threading.enumerate()) <= os.cpu_count()
+
+
+ALONE = """
+import atexit, os, pickle, sys, threading
+import numpy as np
+from qresnet_jax.ship import reference
+from qresnet_jax.ship.c import engine
+from qresnet_jax.ship.load import load_packed
+
+engine.FLAGS = ("-std=c99", "-Os", "-shared", "-fPIC")
+engine.processors = lambda: 3
+network = load_packed("digits_resnet8_w1a2")
+images = np.arange(9 * 64, dtype=np.uint8).reshape(9, 8, 8, 1)
+right = reference.logits(network.network, images)
+
+def check(where):
+    assert np.array_equal(network.logits(images), right)
+    print(where, threading.active_count() > 1)
+
+check("at first")
+if os.fork() == 0:
+    check("fork")
+    sys.stdout.flush()
+    os._exit(0)
+assert os.wait()[1] == 0
+network = pickle.loads(pickle.dumps(network))
+check("pickled")
+print("jax" in sys.modules)
+atexit.register(check, "at exit")
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_it_works_after_a_fork_and_pickled_and_while_python_exits_and_without_jax(tmp_path):
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "at first True\nfork True\npickled True\nFalse\nat exit False\n"
+
+
+def program(path, script):
+    """An executable file, for CC."""
+    path.write_text(script)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("hangs", ["compiling", "--version"])
+def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(hangs, trained_named, tmp_path, monkeypatch):
+    test = '[ "$1" = --version ] && exit\n' if hangs == "compiling" else ""
+    script = f"#!/bin/sh\n{test}sleep 1000 & echo $! > {tmp_path}/child\nwait\n"
+    monkeypatch.setenv("CC", str(program(tmp_path / "slow", script)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(c_engine, "COMPILE_SECONDS", 0.5)
+    monkeypatch.setattr(c_engine, "VERSION_SECONDS", 0.5)
+    with pytest.raises(CompilerError, match="slow .*did not end within 0.5 seconds: set CC"):
+        c_engine.compiled(trained_named("basic pact")[1], 8, 8)
+    child = (tmp_path / "child").read_text().strip()
+    for _ in range(100):  # the system may take a moment to end it, and nobody may be there to collect it
+        status = pathlib.Path(f"/proc/{child}/stat")
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("what the compiler started still runs")
+    cache = tmp_path / "qresnet_jax" / "c"
+    assert not cache.exists() or list(cache.iterdir()) == []
+
+
+def test_a_compiler_that_is_no_program_is_named(trained_named, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", str(program(tmp_path / "data", "\0\1")))
+    with pytest.raises(CompilerError, match="data cannot be run .*: set CC"):
+        c_engine.compiled(trained_named("basic pact")[1], 8, 8)
+
+
+@pytest.mark.parametrize("step", ["TemporaryDirectory", "replace"])
+def test_a_cache_that_cannot_be_written_is_named(step, trained_named, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", str(program(tmp_path / "quick", "#!/bin/sh\n[ $1 = --version ] || touch model.so\n")))
+    monkeypatch.setattr(tempfile if step == "TemporaryDirectory" else os, step, refuse)
+    message = 'qresnet_jax/c cannot be written .Permission denied.*XDG_CACHE_HOME.*engine="jax"'
+    with pytest.raises(CompilerError, match=message):
+        c_engine.compiled(trained_named("basic pact")[1], 8, 8)
+    assert list((tmp_path / "qresnet_jax" / "c").iterdir()) == []
+
+
+def test_the_cache_keeps_what_was_used_last_and_nothing_that_was_abandoned(
+    trained_named, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", str(program(tmp_path / "quick", "#!/bin/sh\n[ $1 = --version ] || touch model.so\n")))
+    monkeypatch.setattr(c_engine, "KEPT_LIBRARIES", 3)
+    network = trained_named("basic pact")[1]
+    used = c_engine.compiled(network, 8, 8)
+    cache, now = used.parent, time.time()
+    abandoned, running = cache / "compiling_killed", cache / "compiling_now"
+    for directory, age in ((abandoned, 10**6), (running, 1)):
+        directory.mkdir()
+        os.utime(directory, (now - age, now - age))
+    others = [cache / f"{i}.so" for i in range(4)]
+    for age, path in enumerate(others, start=1):
+        path.write_bytes(b"")
+        os.utime(path, (now - 100 * age, now - 100 * age))
+    os.utime(used, (now - 10**4, now - 10**4))
+    c_engine.compiled(network, 8, 8)  # is found, which makes it the last that was used
+    new = c_engine.compiled(dataclasses.replace(network, class_names=tuple("vwxyz")), 8, 8)
+    assert set(cache.iterdir()) == {used, new, others[0], running}
