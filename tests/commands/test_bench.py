@@ -36,7 +36,9 @@ def test_rows_are_what_a_clock_says(tmp_path, compiler):
         assert row["images_per_second"] == pytest.approx(1e3 * row["batch"] / row["p50"])
         twin = next(r for r in rows if r["engine"] == FLOAT and r["batch"] == row["batch"])
         assert row["ratio"] == pytest.approx(twin["p50"] / row["p50"])
+        assert row["auto"] == (row["engine"] == "c")
     assert len(as_text(rows).splitlines()) == 1 + len(rows)
+    assert as_text(rows).count("\nc (auto) ") == 2
 
 
 def test_a_network_for_any_size_of_images_is_refused(network, tmp_path):
@@ -53,6 +55,7 @@ def test_an_engine_that_does_not_work_here_is_left_out_with_the_reason(tmp_path,
         rows = bench(configuration("digits_resnet8_w1a2"), tmp_path)
     assert {row["engine"] for row in rows} == {*ENGINES, FLOAT} - {"c"}
     assert "engine c is left out: " in caplog.text
+    assert [row["engine"] for row in rows if row["auto"]] == ["jax", "jax"]
 
 
 def test_the_float_twin_has_the_same_convolutions(network):
