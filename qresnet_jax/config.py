@@ -88,7 +88,9 @@ def default_config() -> ConfigDict:
     config.optim.temperature.end = 10.0
 
     config.predict = ConfigDict()
-    config.predict.images = ""  # for --mode=predict: image files, separated by commas
+    # For --mode=predict: image files, directories of them, or patterns such as photos/*.png, separated by commas; or a
+    # tuple of them. Its type is object, so that it can be set to both.
+    config.predict.images = FieldReference("", field_type=object)
 
     config.export = ConfigDict()
     config.export.format = "packed"  # for --mode=export; or "c", "onnx", "qonnx", "stablehlo"
@@ -199,7 +201,10 @@ _RULES = {
     "optim.clipping_level.l2": _AT_LEAST_0,
     "optim.temperature.start": _ABOVE_0,
     "optim.temperature.end": _ABOVE_0,
-    "predict.images": _TEXT,
+    "predict.images": (
+        lambda v: _TEXT[0](v) or (isinstance(v, tuple) and all(_TEXT[0](n) and n for n in v)),
+        "a string, or a tuple of strings; a name that is a number needs a directory before it, as in ./7",
+    ),
     "export.format": _one_of("packed", "c", "onnx", "qonnx", "stablehlo"),
     "export.path": _TEXT,
     "export.c_profile": _one_of("fast", "small"),

@@ -100,6 +100,16 @@ def start_main():
         process.communicate()
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The home directory of the user; the current directory is another one, and empty."""
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "home"
+
+
 @functools.cache
 def _model(**changes):
     import jax.numpy as jnp

@@ -81,7 +81,10 @@ IMPOSSIBLE = {
     "optim.clipping_level.l2": ([-1e-4, 1e39], AT_LEAST_0),
     "optim.temperature.start": ([0.0, -1.0, 1e-39], ABOVE_0),
     "optim.temperature.end": ([0.0, INFINITY, 1e39], ABOVE_0),
-    "predict.images": ([7], "a string"),
+    "predict.images": (
+        [7, (1, 2), ("a.png", "")],
+        "a string, or a tuple of strings; a name that is a number needs a directory before it, as in ./7",
+    ),
     "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo"),
     "export.c_prefix": (["", "7x", "a-b", "é", "x\n", "x" * 64], "a C identifier of at most 63 characters"),
     "export.c_profile": (["tiny"], "one of fast, small"),

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import sys
 import sysconfig
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from qresnet_jax.commands import COMMANDS
+from qresnet_jax.ship.load import zoo
 from qresnet_jax.system.config_files import shipped_configs
 
 REPO = pathlib.Path(__file__).parents[1]
@@ -104,9 +106,12 @@ def test_a_packed_file_is_evaluated(run_main):
     assert result.stdout == "digits_resnet8_w1a2, integer network: test accuracy 98.33 %\n"
 
 
-def test_a_packed_file_classifies_pictures(run_main, tmp_path):
+def test_a_packed_file_classifies_pictures_and_a_tilde_is_the_home_directory(run_main, tmp_path):
     Image.new("L", (30, 20), 0).save(tmp_path / "black.png")
-    result = run_main(*DIGITS, "--mode=predict", f"--config.predict.images={tmp_path}/black.png")
+    shutil.copy(REPO / "configs" / "digits.py", tmp_path / "mine.py")
+    shutil.copy(zoo()["digits_resnet8_w1a2"], tmp_path / "net")
+    flags = ("--config=~/mine.py", "--config.packed=~/net", "--config.predict.images=~/black.png")
+    result = run_main("--mode=predict", *flags, HOME=str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert "(30x20 L -> middle 20x20 -> 8x8 L): " in result.stdout and result.stdout.count("%") == 3
 

@@ -57,10 +57,13 @@ COMMANDS = {
     ),
     "predict": Command(
         function="predict.predict_files",
-        does="Classifies the image files in --config.predict.images with a run's best checkpoint or with a packed "
-        "file.",
+        does="Classifies the image files in --config.predict.images (files, directories and patterns, separated by "
+        "commas) with a run's best checkpoint or with a packed file.",
         writes="Writes nothing; prints the three most probable classes of each image.",
-        examples=("--config=digits --mode=predict --config.predict.images=one.png,two.jpg",),
+        examples=(
+            "--config=digits --mode=predict --config.predict.images=one.png,two.jpg",
+            "--config=digits --mode=predict --config.predict.images='photos,scans/**/*.png'",
+        ),
     ),
     "export": Command(
         function="export.export",

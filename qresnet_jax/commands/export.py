@@ -18,7 +18,7 @@ from qresnet_jax.ship import agreement, reference, verify
 from qresnet_jax.ship.formats import ENDINGS, write_network
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
-from qresnet_jax.system.files import write_all
+from qresnet_jax.system.files import as_path, write_all
 from qresnet_jax.train.evaluator import fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
@@ -109,7 +109,7 @@ def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[p
 
 def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
     ending = {**ENDINGS, "qonnx": ".qonnx.onnx"}[export.format]
-    path = pathlib.Path(export.path or pathlib.Path(workdir) / f"model{ending}")
+    path = as_path(export.path) if export.path else as_path(workdir) / f"model{ending}"
     if path.is_dir() and export.format != "c":
         raise ConfigError(f"config.export.path={path} is a directory: give the path of a file")
     return path

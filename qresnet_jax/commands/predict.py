@@ -3,8 +3,9 @@
 import dataclasses
 import logging
 import os
-import pathlib
+import warnings
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.errors import ConfigError, DataError
+from qresnet_jax.commands.image_files import find_images
+from qresnet_jax.errors import DataError
 from qresnet_jax.pixels import normalize
 from qresnet_jax.ship.load import load_packed
+from qresnet_jax.system.files import as_path
 from qresnet_jax.train.evaluator import restore_run
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger("qresnet_jax")
 
 TOP = 3  # the number of classes shown for each image
+BATCH = 128  # images that are classified at once
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by the number of channels
 
 # The function from uint8 images [N, H, W, C] to logits [N, classes]; (H, W, C); and the names of the classes.
 Classifies = tuple[Callable[[np.ndarray], jax.typing.ArrayLike], tuple[int, int, int], Sequence[str]]
@@ -36,42 +44,50 @@ class Picture:
 def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> Picture:
     """Reads an image file of any size and mode.
 
-    Transparent parts become black, and 16 bits are reduced to 8. The largest part in the middle that has the network's
-    proportions is cut out and resized with antialiasing.
+    The largest part in the middle that has the network's proportions is cut out and resized with antialiasing. Of
+    several frames or pages, the first is read. Transparent parts become black, unless the network takes RGBA. Values of
+    more than 8 bits are reduced to 8; those of a file that does not say how many bits they have are taken as 0 to 1 (only
+    fractions), 0 to 255 or 0 to 65535, the least range that holds them.
 
     Args:
       path: the path of a file that Pillow can read.
-      shape: `(height, width, channels)` of the network's images, with 1 or 3 channels.
+      shape: `(height, width, channels)` of the network's images, with 1 (grey), 3 (RGB) or 4 (RGBA) channels.
 
     Raises:
-      DataError: there is no such file, or it cannot be read as an image.
+      DataError: there is no such file, or it cannot be read as an image, or it has values that are no brightness; or the
+        network takes another number of channels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    height, width, channels = shape
+    height, width, _ = shape
+    mode = _mode(shape)
     try:
-        with Image.open(path) as file:
+        # Not by the path: Pillow maps an uncompressed TIFF into memory then, and scrambles it if it is turned by a quarter.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            open(as_path(path), "rb") as stream,
+            Image.open(stream) as file,
+        ):
+            frames = getattr(file, "n_frames", 1)
             file.load()
             picture = ImageOps.exif_transpose(file)  # a camera stores how it was held
+            steps = [f"{picture.width}x{picture.height} {picture.mode}"]
+            if picture.mode.startswith("I") or picture.mode == "F":
+                picture = _in_eight_bits(picture, file.format)
+            picture = _converted(picture, mode)
     except FileNotFoundError as error:
         raise DataError(
             f"config.predict.images: there is no file {path}; give paths from the current directory"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except _BadPixelError as error:
+        raise DataError(f"config.predict.images: {path} {error}") from error
+    except Exception as error:  # whatever a decoder meets first in a damaged file
         raise DataError(
-            f"config.predict.images: {path} cannot be read as an image ({error}): give a PNG, a JPEG, or another "
-            "format that Pillow reads"
+            f"config.predict.images: {path} cannot be read as an image ({' '.join(str(error).split())}): give a PNG, a "
+            "JPEG, or another format that Pillow reads"
         ) from error
-    steps = [f"{picture.width}x{picture.height} {picture.mode}"]
-
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, np.float64)
-        depth = 65535 if picture.mode.startswith("I") else max(values.max(), 1)
-        picture = Image.fromarray(np.clip(np.round(values * (255 / depth)), 0, 255).astype(np.uint8))
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    if frames > 1:
+        steps[0] += f", the first of {frames} frames"
 
     scale = min(picture.width / width, picture.height / height)
     cut = (max(round(scale * width), 1), max(round(scale * height), 1))
@@ -85,42 +101,93 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> P
     return Picture(np.asarray(picture, np.uint8).reshape(shape), " -> ".join(steps))
 
 
+def _mode(shape: tuple[int, int, int]) -> str:
+    """Returns Pillow's name of the colours that a network takes.
+
+    Raises:
+      DataError: image files have no such colours.
+    """
+    if shape[2] not in _MODES:
+        raise DataError(
+            f"this network takes images of {'x'.join(map(str, shape))}, with {shape[2]} channels, but image files give 1 "
+            "(grey), 3 (RGB) or 4 (RGBA): give it arrays in Python, with load_packed(...).predict"
+        )
+    return _MODES[shape[2]]
+
+
+class _BadPixelError(Exception):
+    """A pixel has a value that is no brightness; the message follows the name of the file."""
+
+
+def _in_eight_bits(picture: "Image.Image", format: str | None) -> "Image.Image":
+    """Returns a picture of integers or floats in mode L, or LA if one of its values means transparent."""
+    from PIL import Image
+
+    values = np.asarray(picture, np.float64)
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and format in ("PNG", "PPM")):
+        limit = 65535  # the file says so
+    else:
+        limit = 1 if picture.mode == "F" and values.max() <= 1 else 255 if values.max() <= 255 else 65535
+    with np.errstate(invalid="ignore"):
+        scaled = np.round(values * (255 / limit))
+    wrong = ~((scaled >= 0) & (scaled <= 255))  # also what is not a number
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        kind = "float" if picture.mode == "F" else "integer"
+        raise _BadPixelError(
+            f"has the value {values[row, column]:g} in row {row}, column {column} (counted from 0), but the values of "
+            f"{kind} images must be from 0 to 65535: correct it, or save the image with 8 bits"
+        )
+    transparent = picture.info.get("transparency")
+    picture = Image.fromarray(scaled.astype(np.uint8))
+    if isinstance(transparent, int):
+        picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return picture
+
+
+def _converted(picture: "Image.Image", mode: str) -> "Image.Image":
+    from PIL import Image
+
+    if picture.mode.endswith(("A", "a")) or "transparency" in picture.info:
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
+        if mode != "RGBA":
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
+    elif picture.mode not in ("1", "L", "P"):
+        picture = picture.convert("RGB")  # from which every other mode can be reached
+    return picture.convert(mode)
+
+
 def predict_files(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[list[tuple[str, float]]]:
     """Logs the most probable classes of the files in `config.predict.images`, and how each image was resized.
 
     Args:
-      config: the config of the run. `predict.images` is a comma-separated list of files; `packed`, if not empty, is a
-        packed file or the name of a zoo model to use instead of the run.
+      config: the config of the run. `predict.images` names files, directories and patterns, see `find_images`;
+        `packed`, if not empty, is a packed file or the name of a zoo model to use instead of the run.
       workdir: the directory of the run; it is only read.
 
     Returns:
       For each file the `TOP` classes with their probabilities, the most probable first.
 
     Raises:
-      UserError: no files are given, or one of them cannot be read, or there is no checkpoint or packed file.
+      UserError: no files are given, or one of them cannot be read, or there is no checkpoint or packed file, or the
+        network takes images of other channels than files have.
     """
     configs.validate(config)
-    names = [name.strip() for name in config.predict.images.split(",") if name.strip()]
-    if not names:
-        raise ConfigError(
-            "config.predict.images is empty: give files, as in --config.predict.images=a.png,b.png"
-        )
-    missing = [name for name in names if not pathlib.Path(name).is_file()]
-    if missing:
-        raise DataError(
-            f"config.predict.images: there is no file {missing[0]}; give paths from the current directory"
-        )
+    files = find_images(config.predict.images)
     logits_of, shape, class_names = (
         _from_packed(config.packed) if config.packed else _from_run(config, workdir)
     )
-    pictures = [read_picture(name, shape) for name in names]
+    _mode(shape)
+    pictures = [read_picture(file, shape) for file in files]
 
-    probabilities = np.asarray(jax.nn.softmax(logits_of(np.stack([p.pixels for p in pictures]))))
     results = []
-    for name, picture, row in zip(names, pictures, probabilities, strict=True):
-        best = [(class_names[i], float(row[i])) for i in np.argsort(-row)[:TOP]]
-        log.info("%s (%s): %s", name, picture.how, ", ".join(f"{c} {p:.1%}" for c, p in best))
-        results.append(best)
+    for start in range(0, len(files), BATCH):
+        batch = pictures[start : start + BATCH]
+        probabilities = np.asarray(jax.nn.softmax(logits_of(np.stack([p.pixels for p in batch]))))
+        for file, picture, row in zip(files[start:], batch, probabilities, strict=False):
+            best = [(class_names[i], float(row[i])) for i in np.argsort(-row)[:TOP]]
+            log.info("%s (%s): %s", file, picture.how, ", ".join(f"{c} {p:.1%}" for c, p in best))
+            results.append(best)
     return results
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from qresnet_jax.data import cifar
 from qresnet_jax.data.published import PUBLISHED, RawSet, RawSplit, class_numbers
 from qresnet_jax.errors import DataError
+from qresnet_jax.system.files import as_path
 
 log = logging.getLogger("qresnet_jax")
 
@@ -44,7 +45,7 @@ def read_raw(name: str, raw_dir: str | os.PathLike[str]) -> RawSet:
     Raises:
       DataError: nothing is found, or a file is truncated, has an unexpected format, or contradicts its companions.
     """
-    root, expected = pathlib.Path(raw_dir).expanduser(), PUBLISHED[name]
+    root, expected = as_path(raw_dir), PUBLISHED[name]
     if not root.exists():
         raise DataError(
             f"config.data.raw_dir={str(raw_dir)!r} does not exist: give the directory that holds {name}."
@@ -120,7 +121,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
       DataError: the file is no IDX file of bytes, or it is shorter or longer than its header says.
     """
-    data = pathlib.Path(path).read_bytes()
+    data = as_path(path).read_bytes()
     if data[:2] == b"\x1f\x8b":
         try:
             with gzip.open(io.BytesIO(data)) as stream:

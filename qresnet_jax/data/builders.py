@@ -27,6 +27,7 @@ import numpy as np
 from qresnet_jax.data.archives import read_raw
 from qresnet_jax.data.published import PUBLISHED, RawSet, RawSplit
 from qresnet_jax.errors import DataError
+from qresnet_jax.system.files import as_path, make_directory
 
 log = logging.getLogger("qresnet_jax")
 
@@ -70,7 +71,7 @@ CONNECT_SECONDS = 4.0  # a user without a network gets an answer within 5 s, sta
 def data_root(data_dir: str | os.PathLike[str] = "") -> pathlib.Path:
     """Returns the directory of all sets, as TFDS does: `data_dir`, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(chosen).expanduser()
+    return as_path(chosen)
 
 
 def prepared_dir(name: str, data_dir: str | os.PathLike[str] = "") -> pathlib.Path | None:
@@ -234,7 +235,7 @@ def _download(name: str, root: pathlib.Path, data_dir: str | os.PathLike[str]) -
         try:
             with _open(url) as response:
                 log.info("downloading %s", url)
-                folder.mkdir(parents=True, exist_ok=True)
+                make_directory(folder)
                 with open(part, "wb") as file:
                     while block := response.read(1 << 20):
                         file.write(block)

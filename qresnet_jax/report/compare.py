@@ -5,7 +5,6 @@ python -m qresnet_jax.report.compare DIR DIR ... [--out=compare]
 
 import argparse
 import os
-import pathlib
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -138,9 +137,9 @@ def compare(
     groups = group([read_run(workdir) for workdir in workdirs])
     from qresnet_jax.report.compare_plot import comparison
     from qresnet_jax.report.style import png
-    from qresnet_jax.system.files import write_all
+    from qresnet_jax.system.files import as_path, write_all
 
-    text, picture = pathlib.Path(f"{out}.md"), pathlib.Path(f"{out}.png")
+    text, picture = as_path(f"{out}.md"), as_path(f"{out}.png")
     write_all({picture: png(comparison(groups)), text: as_markdown(groups, picture.name).encode()})
     return groups
 

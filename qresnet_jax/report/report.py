@@ -24,7 +24,7 @@ from qresnet_jax.report.style import png, series
 from qresnet_jax.ship.costs import as_markdown, as_text, layer_table, network_table
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import packed_bytes, read_packed
-from qresnet_jax.system.files import write_all
+from qresnet_jax.system.files import as_path, write_all
 from qresnet_jax.train.checkpoint import to_json
 from qresnet_jax.train.diagnostics import by_layer, latent_magnitudes, walked_layer
 from qresnet_jax.train.evaluator import TrainedRun, fold_run, restore_run
@@ -67,7 +67,7 @@ def write_report(config: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib
       UserError: the directory has no checkpoint or no metrics, or it cannot be written.
     """
     configs.validate(config)
-    workdir = pathlib.Path(workdir)
+    workdir = as_path(workdir)
     run = restore_run(config, workdir)
     config = run.config
     records = read_metrics(workdir / FILE)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from qresnet_jax.config import WITHOUT_EFFECT, flatten
 from qresnet_jax.errors import UserError
+from qresnet_jax.system.files import as_path
 from qresnet_jax.train.records import FILE, read_metrics
 
 
@@ -57,7 +58,7 @@ def read_run(workdir: str | os.PathLike[str]) -> RunRecord:
     Raises:
       UserError: there is no such directory, or it does not belong to a run, or it has no metrics yet.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = as_path(workdir)
     if not workdir.is_dir():
         raise UserError(f"there is no directory {workdir}: give the workdirs of runs, such as runs/digits")
     try:

@@ -5,6 +5,7 @@ import pathlib
 
 from qresnet_jax.errors import ExportError
 from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.system.files import as_path
 
 # The formats, and how default names of their files end; the C source is a directory.
 ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".stablehlo"}
@@ -35,7 +36,7 @@ def write_network(
       UserError: if the files cannot be written, or if the network takes images of any size and the format
         needs one size.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     height, width, channels = network.image_shape
     if format in ("c", "stablehlo") and None in (height, width):
         raise ExportError(

@@ -14,6 +14,7 @@ from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import read_packed
 from qresnet_jax.ship.reference import check_images
+from qresnet_jax.system.files import as_path
 
 # Modules of this package, which are imported when they are needed; each has `logits(network, images)`.
 ENGINES = {"jax": "jax.engine", "c": "c.engine", "numpy": "reference"}
@@ -180,7 +181,7 @@ def find_packed(path: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
       PackedError: if there is neither such a file nor such a model.
     """
-    found = pathlib.Path(path)
+    found = as_path(path)
     if not found.exists() and str(path) in zoo():
         found = zoo()[str(path)]
     if not found.exists():

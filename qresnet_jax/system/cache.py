@@ -5,6 +5,7 @@ import os
 import pathlib
 
 from qresnet_jax.errors import UserError
+from qresnet_jax.system.files import as_path, make_directory
 from qresnet_jax.system.machine import processors
 
 
@@ -17,10 +18,9 @@ def cache_directory(name: str) -> pathlib.Path:
       UserError: the directory cannot be made, or other users may write to it. That would be dangerous, because programs
         in it are run as this user.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = pathlib.Path(base) / "qresnet_jax" / name
+    path = as_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qresnet_jax" / name
     try:
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent.parent)
         for directory in (path.parent, path):
             directory.mkdir(exist_ok=True, mode=0o700)
         statuses = [directory.stat() for directory in (path.parent, path)]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from qresnet_jax.errors import ConfigError
+from qresnet_jax.system.files import as_path
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _NO_FUNCTION = "{} is no config, as it has no function get_config: {}"
@@ -53,7 +54,7 @@ def find_config(name: str | os.PathLike[str]) -> pathlib.Path:
     shipped = shipped_configs()
     if name in shipped:
         return shipped[name]
-    path = pathlib.Path(name)
+    path = as_path(name)
     if not path.is_file():
         raise ConfigError(f"there is no config file {name}: {how_to_name_a_config()}")
     with errors_of(path):

@@ -7,7 +7,6 @@ WORKDIR/checkpoints/STEP/meta    JSON: the config, class names, pixel means and 
 import contextlib
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +17,7 @@ from flax import nnx
 from orbax.checkpoint import checkpoint_managers as policies
 
 from qresnet_jax.errors import CheckpointError
+from qresnet_jax.system.files import as_path
 
 if TYPE_CHECKING:
     from qresnet_jax.train.step import TrainState
@@ -44,7 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, read_only: bool = False) -> None:
-        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.directory = as_path(workdir).absolute() / "checkpoints"
         if read_only and not self.directory.is_dir():
             raise CheckpointError(
                 f"there is no checkpoint in {workdir}: expected the directory {self.directory}. Train first, or give "
@@ -294,7 +294,7 @@ def warm_start(
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    path = pathlib.Path(source).absolute()
+    path = as_path(source).absolute()
     step = None
     if path.name.isdigit() and path.parent.name == "checkpoints":
         step, path = int(path.name), path.parent.parent

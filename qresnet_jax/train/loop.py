@@ -25,6 +25,7 @@ from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.pixels import normalize
 from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
 from qresnet_jax.ship.fold import fold
+from qresnet_jax.system.files import write_all
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import epoch_order, steps_per_epoch
 from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
@@ -155,7 +156,8 @@ class _Training:
             state = self.start(checkpoints)
             self.describe()
             # Only now, as a config that is refused must not replace that of the run.
-            (self.workdir / "config.json").write_text(json.dumps(self.meta["config"], indent=2) + "\n")
+            description = json.dumps(self.meta["config"], indent=2) + "\n"
+            write_all({self.workdir / "config.json": description.encode()})
             step = int(state.step)
             metrics = Metrics(self.workdir, step)
             closing.callback(metrics.close)

@@ -3,11 +3,12 @@
 import contextlib
 import logging
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from qresnet_jax.system.files import as_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ log = logging.getLogger("qresnet_jax")
 @contextlib.contextmanager
 def log_to(workdir: str | os.PathLike[str]) -> Iterator[None]:
     """Sends the package's log to standard output and, appended, to `WORKDIR/train.log` while the context lasts."""
-    file = _LogFile(pathlib.Path(workdir) / "train.log")
+    file = _LogFile(as_path(workdir) / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     before = log.handlers[:], log.level, log.propagate
     log.handlers[:], log.propagate = [file, console_handler()], False

@@ -6,7 +6,7 @@ import pathlib
 import time
 
 from qresnet_jax.errors import UserError
-from qresnet_jax.system.files import write_all
+from qresnet_jax.system.files import as_path, write_all
 
 FILE = "metrics.jsonl"
 
@@ -26,7 +26,7 @@ class Metrics:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], last_step: int) -> None:
-        self.path = pathlib.Path(workdir) / FILE
+        self.path = as_path(workdir) / FILE
         self._lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
         self._encoded = [_encoded(line) for line in self._lines]
         self._rewrite()

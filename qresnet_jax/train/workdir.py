@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterator
 
 from qresnet_jax.errors import UserError
+from qresnet_jax.system.files import as_path, make_directory
 
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -25,9 +26,9 @@ def claim_workdir(workdir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     Raises:
       UserError: another process trains in the directory, or it cannot be written, now or while the context lasts.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = as_path(workdir).absolute()
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_directory(workdir)
         lock = (workdir / ".lock").open("w")
     except OSError as error:
         raise UserError(

@@ -12,10 +12,12 @@ from qresnet_jax.commands import export
 from qresnet_jax.commands.export import export_packed, export_run
 from qresnet_jax.data import load_dataset
 from qresnet_jax.errors import UserError
+from qresnet_jax.report.runs import read_run
 from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import read_packed, save_packed
-from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed
+from qresnet_jax.train.checkpoint import warm_start
+from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed, restore_run
 
 
 def small(**model):
@@ -72,6 +74,20 @@ def changed(config, **export):
 def test_the_path_can_be_chosen(run, tmp_path):
     config = changed(run[0], path=str(tmp_path / "x.safetensors"))
     assert export_run(config, run[1]) == [tmp_path / "x.safetensors"]
+
+
+def test_a_tilde_is_the_home_directory(run, as_trained, home):
+    (home / "run").symlink_to(run[1])
+    assert restore_run(run[0], "~/run").step == restore_run(*run[:2]).step
+    assert export_run(changed(run[0], path="~/new/x"), "~/run") == [home / "new" / "x"]
+    assert (home / "new" / "x").read_bytes() == as_trained
+    assert read_run("~/run").test == run[2]["test_accuracy"]
+    params, model_state = restore_run(run[0], "~/run").state[1:3]
+    assert f"warm start from {home / 'run'} at step" in warm_start("~/run", params, model_state)[2]
+    config = changed(run[0], path="~/converted/x.onnx", format="onnx")
+    config.packed = "~/new/x"
+    assert export_packed(config, "~/run") == [home / "converted" / "x.onnx"]
+    assert not list((home.parent / "here").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,12 @@ def test_a_directory_without_its_description_is_in_the_way(tmp_path):
         builders.prepare("mnist", tmp_path / "data", raw_dir)
 
 
+def test_a_tilde_is_the_home_directory(home):
+    write_archive(home / "raw", "mnist")
+    directory = builders.prepare("mnist", "~/data", "~/raw")
+    assert home in directory.parents and builders.prepared_dir("mnist", "~/data") == directory
+
+
 def test_a_data_dir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(DataError, match="mnist could not be prepared in .*file"):

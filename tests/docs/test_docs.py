@@ -128,7 +128,10 @@ def qresnet(words, directory, worker, helps):
     if mode == "train":
         flags.setdefault("workdir", "runs/digits")
     for name in filter(None, flags.get("config.predict.images", "").split(",")):
-        Image.new("L", (8, 8)).save(worker.directory / name)
+        path = worker.directory / name.replace("**", "deep").replace("*", "x")
+        path = path if path.suffix else path / "x.png"  # a directory
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path)
     return worker.run_once(
         ["qresnet", *(f"--{name}={value}" for name, value in sorted(flags.items()))], directory
     )

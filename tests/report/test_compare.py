@@ -125,3 +125,14 @@ def test_help_comes_without_heavy_imports():
         [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60
     )
     assert result.stderr.split("\n")[:2] == ["0", "[]"] and "--out" in result.stdout
+
+
+def test_a_tilde_is_the_home_directory(home, tmp_path):
+    for seed in (0, 1):
+        run = make_run(seed, 0.9)
+        workdir = home / "runs" / str(seed)
+        workdir.mkdir(parents=True)
+        (workdir / "config.json").write_text(json.dumps(run.fields))
+        (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in run.records))
+    assert compare.main(["~/runs/0", "~/runs/1", "--out=~/both"]) == 0
+    assert {path.name for path in home.iterdir()} == {"runs", "both.md", "both.png"}

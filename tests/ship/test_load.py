@@ -217,3 +217,13 @@ def test_the_c_prefix_can_be_chosen(path, tmp_path):
     files = load_packed(path, engine="numpy").export(tmp_path, "c", c_prefix="net", c_profile="small")
     assert [file.name for file in files] == ["net.h", "net.c", "example.c"]
     assert "void net_logits(" in files[0].read_text() and "NET_BUFFER_BYTES" in files[0].read_text()
+
+
+@pytest.mark.parametrize("format", ["packed", "c", "onnx", "stablehlo"])
+def test_a_tilde_is_the_home_directory(path, home, format):
+    (home / "net").write_bytes(path.read_bytes())
+    files = load_packed("~/net", engine="numpy").export(
+        "~/new/net", format, **({"c_profile": "small"} if format == "c" else {})
+    )
+    assert files and all(file.is_file() and home / "new" in file.parents for file in files)
+    assert not list((home.parent / "here").iterdir())

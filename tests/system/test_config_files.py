@@ -193,3 +193,9 @@ def test_a_config_differs_from_its_twin_as_its_docstring_says(twin, of, differin
 
 def test_it_is_a_public_name():
     assert qresnet_jax.load_config is load_config
+
+
+def test_a_config_in_the_home_directory_is_found_by_a_tilde(home):
+    (home / "mine.py").write_text((CHECKOUT / "configs" / "digits.py").read_text())
+    assert find_config("~/mine.py") == home / "mine.py"
+    assert load_config("~/mine.py").model.depth == load_config("digits").model.depth

@@ -50,10 +50,17 @@ def test_the_claim_ends_with_an_error_too(tmp_path):
         pass
 
 
-def test_a_place_that_is_no_directory_is_refused(tmp_path):
+@pytest.mark.parametrize("place", ["file", "file/run", "file/runs/run"])
+def test_a_place_that_is_no_directory_is_refused(tmp_path, place):
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(UserError, match="the workdir .*file/run cannot be written .*: give another --workdir"),
-        claim_workdir(tmp_path / "file" / "run"),
-    ):
+    with pytest.raises(UserError) as caught, claim_workdir(tmp_path / place):
         pass
+    assert str(caught.value) == (
+        f"the workdir {tmp_path}/{place} cannot be written ({tmp_path}/file is a file, not a directory): give another "
+        "--workdir"
+    )
+
+
+def test_a_workdir_in_the_home_directory_is_given_by_a_tilde(home):
+    with claim_workdir("~/runs/a") as workdir:
+        assert workdir == home / "runs" / "a" and workdir.is_dir()

@@ -17,7 +17,7 @@ from qresnet_jax.ship.c.plan import plan
 from qresnet_jax.ship.c.small.profile import SmallProfile
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import packed_bytes
-from qresnet_jax.system.files import write_all
+from qresnet_jax.system.files import as_path, write_all
 
 PROFILES: dict[str, type[FastProfile] | type[SmallProfile]] = {"fast": FastProfile, "small": SmallProfile}
 
@@ -49,7 +49,7 @@ def write_c(
       ValueError: if there is no such profile.
     """
     files = c_files(network, profile=profile, prefix=prefix, height=height, width=width)
-    contents = {pathlib.Path(directory) / name: content.encode("ascii") for name, content in files.items()}
+    contents = {as_path(directory) / name: content.encode("ascii") for name, content in files.items()}
     write_all(contents)
     return list(contents)
 

@@ -8,7 +8,6 @@ file:
 """
 
 import os
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -20,7 +19,7 @@ from jax import export
 from qresnet_jax.errors import ExportError, UserError
 from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.pixels import normalize
-from qresnet_jax.system.files import write_all
+from qresnet_jax.system.files import as_path, write_all
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -72,7 +71,7 @@ def write_stablehlo(
         raise ExportError(
             f"this function cannot be exported for any number of images ({reason}): give a batch_size"
         ) from error
-    write_all({pathlib.Path(path): exported.serialize()})
+    write_all({as_path(path): exported.serialize()})
 
 
 def read_stablehlo(path: str | os.PathLike[str]) -> ImageFunction:
@@ -82,7 +81,7 @@ def read_stablehlo(path: str | os.PathLike[str]) -> ImageFunction:
       UserError: if the file cannot be read, or is not such a file.
     """
     try:
-        data = bytearray(pathlib.Path(path).read_bytes())
+        data = bytearray(as_path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     try:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from qresnet_jax.errors import ExportError
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
-from qresnet_jax.system.files import write_all
+from qresnet_jax.system.files import as_path, write_all
 
 if TYPE_CHECKING:
     import onnx
@@ -197,4 +196,4 @@ def save(model: "onnx.ModelProto", path: str | os.PathLike[str]) -> None:
     Raises:
       UserError: if the file cannot be written.
     """
-    write_all({pathlib.Path(path): model.SerializeToString(deterministic=True)})
+    write_all({as_path(path): model.SerializeToString(deterministic=True)})

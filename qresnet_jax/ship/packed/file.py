@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import safetensors
 from qresnet_jax.errors import PackedError
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.arrays import TENSOR_DTYPES, NodeReader, NodeWriter
-from qresnet_jax.system.files import write_all
+from qresnet_jax.system.files import as_path, write_all
 
 FORMAT = "qresnet_jax packed network"
 VERSION = 1
@@ -45,7 +44,7 @@ def save_packed(network: IntegerNetwork, path: str | os.PathLike[str]) -> None:
     Raises:
       UserError: if the file cannot be written.
     """
-    write_all({pathlib.Path(path): packed_bytes(network)})
+    write_all({as_path(path): packed_bytes(network)})
 
 
 def packed_bytes(network: IntegerNetwork) -> bytes:
@@ -109,7 +108,7 @@ def _safetensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str])
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
-        return pathlib.Path(path).read_bytes()
+        return as_path(path).read_bytes()
     except OSError as error:
         raise PackedError(f"{path} cannot be read: {error.strerror}") from error
 
