@@ -234,7 +234,8 @@ def _check_any_value(name, usual, value):
     except ConfigError as error:
         assert str(error).startswith("config.") and "\n" not in str(error) and len(str(error)) < 2000
         return
-    assert type(value) is type(usual) or (type(value), type(usual)) == (int, float) or value is None
+    if name != "predict.images":  # a string or a tuple
+        assert type(value) is type(usual) or (type(value), type(usual)) == (int, float) or value is None
     if type(usual) is int and value is not None:
         assert 0 <= value < 2**32 and (name == "seed" or value < 2**31)
     if type(usual) is float and name not in ("data.holdout", "bench.seconds"):  # which Python computes with

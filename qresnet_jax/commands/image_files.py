@@ -45,17 +45,29 @@ def find_images(given: str | Sequence[str]) -> list[pathlib.Path]:
 
 def _separated(given: str) -> Iterator[str]:
     pieces = given.split(",")
+    listed: dict[str, list[str]] = {}  # for each directory, the entries with a comma in their names
     while pieces:
-        for count in range(len(pieces), 0, -1):
-            name = ",".join(pieces[:count])
-            name = name if _exists(name) else name.strip()
-            if count == 1 or _exists(name):
-                break
+        count = 1
+        directory, start = os.path.split(os.path.expanduser(pieces[0].strip()))
+        if directory not in listed:
+            listed[directory] = _entries_with_commas(directory)
+        if any(name.startswith(f"{start},") for name in listed[directory]):
+            longer = range(len(pieces), 1, -1)
+            count = next((n for n in longer if _exists(",".join(pieces[:n]).strip())), 1)
+        name = ",".join(pieces[:count])
+        name = name if _exists(name) else name.strip()
         if count > 1:
             log.info("%s: one name, as it exists with its commas", name)
         if name:
             yield name
         del pieces[:count]
+
+
+def _entries_with_commas(directory: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(directory or ".") if "," in name]
+    except (OSError, ValueError):
+        return []
 
 
 def _exists(name: str) -> bool:

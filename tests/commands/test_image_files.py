@@ -81,6 +81,8 @@ def test_a_name_that_exists_with_its_commas_is_one_name(given, caplog):
 
 def test_many_names_in_one_string_are_no_name_that_is_too_long():
     assert find_images(",".join(["a.png"] * 2000)) == [pathlib.Path("a.png")] * 2000
+    names = [*["a.png"] * 2000, "a,b.png"]
+    assert find_images(",".join(names)) == [pathlib.Path(name) for name in names]
 
 
 @pytest.mark.parametrize(
