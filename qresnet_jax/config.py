@@ -234,13 +234,16 @@ def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[st
 
 
 def from_json(saved: dict) -> ConfigDict:
-    """Returns the config of a run from the JSON in its checkpoint; fields newer than the run get their defaults."""
+    """Returns the config of a run from the JSON in its checkpoint.
+
+    Fields newer than the run get their defaults, and fields that no longer exist are left out.
+    """
     config = default_config()
-    with config.unlocked(), config.ignore_type():
-        for name, value in flatten(ConfigDict(saved)).items():
-            config.update_from_flattened_dict(
-                {name: tuple(value) if isinstance(value, list | tuple) else value}
-            )
+    known = flatten(config)
+    with config.ignore_type():
+        for name, value in flatten(saved).items():
+            if name in known:
+                config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
     return config
 
 

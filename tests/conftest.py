@@ -33,7 +33,7 @@ for flag in (DEVICES.format(8), QUICKLY):
 
 # Files that take longest come first, so that no parallel worker is left alone with one at the end.
 LONGEST = (
-    "test_resume.py",
+    "test_interrupted_runs.py",
     "test_loop.py",
     "test_resnet.py",
     "test_parallel.py",

@@ -453,9 +453,11 @@ def test_help_exits_with_0_and_names_the_flags(run_main):
     assert all(flag in result.stdout for flag in ("--config", "--workdir", "--mode", "prepare_data"))
 
 
-def test_a_config_comes_back_from_json_and_newer_fields_have_their_defaults():
+def test_a_config_comes_back_from_json_without_the_fields_that_are_gone_and_newer_ones_have_their_defaults():
     config = changed(**{"model.act_bits": (4, 4, 4), "model.stream_fraction_bits": None, "seed": 7})
     saved = json.loads(json.dumps(config.to_dict()))
     assert flatten(from_json(saved)) == flatten(config)
     del saved["bench"], saved["packed"]
+    saved |= {"gone": 1, "all": {"gone": 2}}
+    saved["model"]["gone"] = [3]
     assert flatten(from_json(saved)) == flatten(config)

@@ -2,25 +2,29 @@
 
 WORKDIR/checkpoints/STEP/state   the whole `TrainState`
 WORKDIR/checkpoints/STEP/meta    JSON: the config, class names, pixel means and the images' shape
+WORKDIR/checkpoints/STEP/checksums.json    see `checksums`
 """
 
 import contextlib
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
 from orbax.checkpoint import checkpoint_managers as policies
 
 from qresnet_jax.errors import CheckpointError
 from qresnet_jax.system.files import as_path
+from qresnet_jax.train.checksums import ChecksummedDirectory, verify
 
 if TYPE_CHECKING:
     from qresnet_jax.train.step import TrainState
+
+log = logging.getLogger("qresnet_jax")
 
 _Tree = TypeVar("_Tree")
 
@@ -30,10 +34,10 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir.
+    """The checkpoints of one workdir; a context manager, which closes them.
 
     Saving is asynchronous and atomic: a step's directory gets its name when it is complete. Two checkpoints are kept:
-    the latest, and the one with the best validation accuracy.
+    the latest, and the one with the best validation accuracy. What is read is compared with its checksums first.
 
     Args:
       workdir: the directory of the run, absolute or relative.
@@ -61,15 +65,24 @@ class Checkpoints:
             best_fn=_accuracy,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            temporary_path_class=ChecksummedDirectory,
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._failed_to_write = False
+        self._verified: dict[int, set[str]] = {}  # the items by step
         self._check_metrics()
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         if read_only and self.latest_step is None:
+            self.close()
             raise CheckpointError(
                 f"there is no complete checkpoint in {self.directory}: train first, or give the --workdir of a run"
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def steps(self) -> list[int]:
@@ -185,20 +198,37 @@ class Checkpoints:
 
     def _complete(self) -> list[int]:
         """Returns the steps whose directories have their final names, in ascending order."""
-        return sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
+        return sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit() and p.is_dir())
 
     def _check_metrics(self) -> None:
         """Refuses damaged metrics and names their step, as Orbax reads all metrics at once and does not name it."""
-        steps = self._complete()
-        for step in steps:
+        for step in self._complete():
+            self._verify(step, "metrics")
             path = self.directory / str(step) / "metrics" / "metrics"
             try:
                 if path.parent.exists():
                     _accuracy(json.loads(path.read_text()))
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise self._damaged(step, error, steps) from error
+                raise self._damaged(step, error) from error
+
+    def _verify(self, step: int, item: str) -> None:
+        """Compares the files of an item with their checksums, once."""
+        verified = self._verified.setdefault(step, set())
+        if item in verified:
+            return
+        directory = self.directory / str(step)
+        try:
+            has_checksums = verify(directory, item)
+        except (OSError, ValueError) as error:
+            raise self._damaged(step, error) from error
+        if not has_checksums and not verified and directory.is_dir():
+            log.info(
+                "%s has no checksums, as it is of an earlier version: damage may go unnoticed", directory
+            )
+        verified.add(item)
 
     def _check_same_tree(self, step: int, like: Any) -> None:
+        self._verify(step, "state")
         try:
             stored = tree_paths(self._manager.item_metadata(step)["state"].tree)
             found = {path: tuple(x.shape) for path, x in stored.items()}
@@ -228,18 +258,20 @@ class Checkpoints:
             )
 
     def _read(self, step: int, **items: Any) -> Any:
+        for item in items:
+            self._verify(step, item)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # and when arrays are damaged
             raise self._damaged(step, error) from error
 
-    def _damaged(self, step: int, error: Exception, steps: Sequence[int] | None = None) -> CheckpointError:
+    def _damaged(self, step: int, error: Exception) -> CheckpointError:
         if not (self.directory / str(step)).exists():
             return CheckpointError(
                 f"the checkpoint {self.directory / str(step)} has been deleted meanwhile, perhaps by a run that is "
                 "still training: try again"
             )
-        others = [s for s in (self._manager.all_steps() if steps is None else steps) if s != step]
+        others = [s for s in self._complete() if s != step]
         way_out = (
             f"delete {self.directory / str(step)} to continue from step {max(others)}"
             if others
@@ -274,74 +306,6 @@ def tree_paths(tree: Any) -> dict[str, Any]:
     """Returns the leaves of a tree by their dotted paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {dotted(path): leaf for path, leaf in leaves}
-
-
-def warm_start(
-    source: str | os.PathLike[str], params: nnx.State, model_state: nnx.State
-) -> tuple[nnx.State, nnx.State, str]:
-    """Copies the arrays that fit, by path and shape, from a checkpoint of another run.
-
-    For binary kernels it takes the latent weights, not the binary ones that the source's network computes with.
-
-    Args:
-      source: a workdir, or its `checkpoints` directory, or the directory of one step in it.
-      params, model_state: the parameters and the other variables of the new network.
-
-    Returns:
-      The two states with the copied values, and a report in words: how many arrays matched, which are missing in the
-      source, and which have another shape there.
-
-    Raises:
-      CheckpointError: there is no such checkpoint, or it is damaged.
-    """
-    path = as_path(source).absolute()
-    step = None
-    if path.name.isdigit() and path.parent.name == "checkpoints":
-        step, path = int(path.name), path.parent.parent
-    elif path.name == "checkpoints":
-        path = path.parent
-    checkpoints = Checkpoints(path, read_only=True)
-    if step is None:
-        step = checkpoints.best_step
-    elif step not in checkpoints.steps:
-        raise CheckpointError(
-            f"there is no checkpoint {source}: give one of the steps {checkpoints.steps}, or the workdir"
-        )
-    assert step is not None  # a directory without checkpoints has been refused
-    stored = checkpoints.arrays(step)
-    checkpoints.close()
-    latents = {p.split(".latent.", 1)[1]: x for p, x in stored.items() if ".latent." in p}
-    matched: list[str] = []
-    missing: list[str] = []
-    reshaped: list[str] = []
-
-    def take(prefix: str, state: nnx.State) -> nnx.State:
-        def one(keys: jax.tree_util.KeyPath, value: jax.Array) -> jax.Array:
-            name = dotted(keys)
-            found = latents.get(name) if prefix == "params" else None
-            found = stored.get(f"{prefix}.{name}") if found is None else found
-            if found is None:
-                missing.append(name)
-            elif found.shape != value.shape:
-                reshaped.append(f"{name} {found.shape} -> {value.shape}")
-            else:
-                matched.append(name)
-                return jax.device_put(found.astype(value.dtype), value.sharding)
-            return value
-
-        return jax.tree_util.tree_map_with_path(one, state)
-
-    params, model_state = take("params", params), take("model_state", model_state)
-    lines = [f"warm start from {path} at step {step}: {len(matched)} arrays matched"]
-    if missing:
-        lines += [f"{len(missing)} are missing there and keep their initial values: {_few(missing)}"]
-    if reshaped:
-        lines += [f"{len(reshaped)} have another shape there and keep their initial values: {_few(reshaped)}"]
-    return params, model_state, "; ".join(lines)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def to_json(value: Any) -> Any:

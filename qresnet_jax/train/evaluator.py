@@ -100,22 +100,19 @@ def restore_run(
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
-    checkpoints = Checkpoints(workdir, read_only=True)
-    step = checkpoints.best_step
-    assert step is not None  # a directory without checkpoints has been refused
-    meta = checkpoints.meta(step)
-    config = _as_trained(config, meta["config"])
-    model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
-    model.eval()
-    graphdef, params, *others = nnx.split(model, nnx.Param, ...)
-    (model_state,) = others
-    tx = optim.optimizer(
-        config.optim, params, 1, 1
-    )  # the structure of its state does not depend on the schedule
-    like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
-    run = TrainedRun(graphdef, checkpoints.restore(step, like), meta, step, config)
-    checkpoints.close()
-    return run
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.best_step
+        assert step is not None  # a directory without checkpoints has been refused
+        meta = checkpoints.meta(step)
+        config = _as_trained(config, meta["config"])
+        model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
+        model.eval()
+        graphdef, params, *others = nnx.split(model, nnx.Param, ...)
+        (model_state,) = others
+        # The structure of the optimizer's state does not depend on the schedule.
+        tx = optim.optimizer(config.optim, params, 1, 1)
+        like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
+        return TrainedRun(graphdef, checkpoints.restore(step, like), meta, step, config)
 
 
 def _as_trained(config: ConfigDict, saved: dict[str, Any]) -> ConfigDict:

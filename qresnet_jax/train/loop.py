@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import load_dataset
-from qresnet_jax.errors import CheckpointError, DivergedError
+from qresnet_jax.errors import DivergedError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.nn.norm import BatchNorm
@@ -28,13 +28,14 @@ from qresnet_jax.ship.fold import fold
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import epoch_order, steps_per_epoch
-from qresnet_jax.train.checkpoint import Checkpoints, to_json, warm_start
+from qresnet_jax.train.checkpoint import Checkpoints, to_json
 from qresnet_jax.train.diagnostics import make_diagnose, named
 from qresnet_jax.train.evaluator import Evaluator
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
 from qresnet_jax.train.progress import Progress, log_to
 from qresnet_jax.train.records import Metrics
+from qresnet_jax.train.resume import continue_run, warm_start
 from qresnet_jax.train.step import (
     AXIS,
     METRICS,
@@ -150,14 +151,11 @@ class _Training:
     def train(self, stop: StopSignal) -> dict[str, float]:
         """Trains from the latest checkpoint to the end, or until `stop` is set; returns the last metrics."""
         config = self.config
-        checkpoints = Checkpoints(self.workdir)
         with contextlib.ExitStack() as closing:
-            closing.callback(checkpoints.close)
+            checkpoints = closing.enter_context(Checkpoints(self.workdir))
             state = self.start(checkpoints)
             self.describe()
-            # Only now, as a config that is refused must not replace that of the run.
-            description = json.dumps(self.meta["config"], indent=2) + "\n"
-            write_all({self.workdir / "config.json": description.encode()})
+            self._write_config(int(state.step))
             step = int(state.step)
             metrics = Metrics(self.workdir, step)
             closing.callback(metrics.close)
@@ -181,23 +179,19 @@ class _Training:
         Raises:
           CheckpointError: the checkpoint is damaged, or belongs to another network or to a run with other settings.
         """
-        latest = checkpoints.latest_step
+        is_new = checkpoints.latest_step is None
         params, model_state = self.params, self.model_state
-        if latest is None and self.config.init_from:
-            params, model_state, report = warm_start(self.config.init_from, params, model_state)
+        if is_new and self.config.init_from:
+            params, model_state, report = warm_start(self.config.init_from, params, model_state, self.meta)
             log.info(report)
         state: TrainState = replicate(init_state(params, model_state, self.tx), self.mesh)
-        if latest is None:
-            return state
-        state = checkpoints.restore(latest, state)
-        check_same_run(checkpoints.meta(latest)["config"], self.meta["config"], self.workdir)
-        if latest > self.total_steps:
-            raise CheckpointError(
-                f"{self.workdir} has been trained for {latest} steps, more than the {self.total_steps} of "
-                f"config.num_epochs={self.config.num_epochs}: raise num_epochs, or give another --workdir"
-            )
-        log.info("continuing from step %d of %d in %s", latest, self.total_steps, self.workdir)
-        return state
+        return state if is_new else continue_run(checkpoints, state, self.meta, self.total_steps)
+
+    def _write_config(self, step: int) -> None:
+        """Writes the config, unless the run is complete: it was then trained with the config that is there."""
+        path = self.workdir / "config.json"
+        if step < self.total_steps or not path.exists():
+            write_all({path: (json.dumps(self.meta["config"], indent=2) + "\n").encode()})
 
     def _epochs(
         self,
@@ -240,9 +234,10 @@ class _Training:
                     waiting = [(step, _copy(state), accuracy)]
                 if stopping:
                     break
-        except DivergedError:
+        except DivergedError as error:
             save(*waiting)
-            raise
+            checkpoints.wait()
+            raise DivergedError(f"{error}. {_what_is_kept(checkpoints.latest_step)}") from error
         checkpoints.wait()
         return state
 
@@ -272,7 +267,8 @@ class _Training:
                 values = self._interval_metrics(state, data, step)
                 seconds = time.monotonic() - clock
                 values["images_per_second"] = (step - timed_from) * self.config.batch_size / seconds
-                metrics.write(step, values)
+                is_validated_next = step == end and self.dataset.validation is not None
+                metrics.write(step, values, more_follows=is_validated_next)
                 progress.report(step, values)
                 state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
                 clock, timed_from = time.monotonic(), step
@@ -381,36 +377,6 @@ class _Training:
         return done
 
 
-# If one of these changed, the steps before and after the change would not belong to one run.
-_OF_THE_RUN = ("seed", "batch_size", "data.name", "data.holdout")
-
-
-def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: pathlib.Path) -> None:
-    """Logs which fields a config changes in the run that it continues.
-
-    Args:
-      saved: the config in the checkpoint, as nested dictionaries.
-      given: the config of this call, in the same form.
-      workdir: the directory of the run, for messages.
-
-    Raises:
-      CheckpointError: the config changes which images the steps see.
-    """
-    before, now = (configs.flatten(ConfigDict(c)) for c in (saved, given))
-    changes = [
-        f"config.{name}={now[name]} (was {before.get(name)})" for name in now if before.get(name) != now[name]
-    ]
-    fatal = [
-        change for change in changes if change.startswith(tuple(f"config.{name}=" for name in _OF_THE_RUN))
-    ]
-    if fatal:
-        raise CheckpointError(
-            f"{workdir} holds a run with other settings: {', '.join(fatal)}. Give the old values, or another --workdir"
-        )
-    if changes:
-        log.info("changed since the checkpoint: %s", ", ".join(changes))
-
-
 def check_finite(state: TrainState) -> None:
     """Refuses a state whose loss or parameters are no longer finite.
 
@@ -424,8 +390,14 @@ def check_finite(state: TrainState) -> None:
     if bad >= 0:
         raise DivergedError(
             f"the {what} not finite at step {bad}: lower config.optim.learning_rate, or set "
-            "config.optim.gradient_clip. The last good checkpoint is kept, and the same command continues from it"
+            "config.optim.gradient_clip"
         )
+
+
+def _what_is_kept(step: int | None) -> str:
+    if step is None:
+        return "No checkpoint was saved before that, so the run begins anew"
+    return f"The last good checkpoint is kept, of step {step}, and the same command continues from it"
 
 
 @jax.jit

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import time
+from typing import NamedTuple
 
 from qresnet_jax.errors import UserError
 from qresnet_jax.system.files import as_path, write_all
@@ -15,7 +16,8 @@ class Metrics:
     """Records metrics in `metrics.jsonl`, one JSON object per step and line, and as TensorBoard scalars.
 
     A run that was cut off may have written more steps than its last checkpoint holds, or half a line. Opening the file
-    drops everything after `last_step`, as those steps will be done again.
+    cuts off everything after `last_step`, as those steps will be done again. Lines are appended, so a kill at any moment
+    leaves complete lines and perhaps one that is not.
 
     Args:
       workdir: the directory of the run; it must exist.
@@ -27,42 +29,66 @@ class Metrics:
 
     def __init__(self, workdir: str | os.PathLike[str], last_step: int) -> None:
         self.path = as_path(workdir) / FILE
-        self._lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
-        self._encoded = [_encoded(line) for line in self._lines]
-        self._rewrite()
-        self._file = self.path.open("ab")
+        kept = [line for line in _read(self.path) if line.record["step"] <= last_step]
+        self._last = kept[-1].record if kept else {}  # the record of the last step,
+        self._is_held = False  # whether it is still to be written,
+        self._start = kept[-1].start if kept else 0  # and where its line begins
+        try:
+            self._file = self.path.open("ab")
+        except PermissionError as error:
+            raise UserError(f"{self.path} cannot be written: make it writable to continue") from error
+        self._file.seek(self._file.truncate(kept[-1].end if kept else 0))
         self._events = _Events(self.path.parent, last_step)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Records values for a step; if the last line has the same step, they are added to it."""
-        if self._lines and self._lines[-1]["step"] == step:
-            self._lines[-1] |= values
-            self._encoded[-1] = _encoded(self._lines[-1])
-            self._file.close()
-            self._rewrite()
-            self._file = self.path.open("ab")
+    def write(self, step: int, values: dict[str, float], *, more_follows: bool = False) -> None:
+        """Records values for a step; if the last values had the same step, they share its line.
+
+        Args:
+          step: not less than the step of the last values.
+          values: the metrics by name.
+          more_follows: whether values of the same step will follow soon. The line is then written with those, or with
+            the next step, or when the records are closed: adding to a line that is written rewrites the whole file.
+        """
+        if step == self._last.get("step"):
+            self._last = self._last | values
         else:
-            self._lines.append({"step": step, **values})
-            self._encoded.append(_encoded(self._lines[-1]))
-            self._file.write(self._encoded[-1])
-            self._file.flush()
+            self._write_held()
+            self._last, self._is_held, self._start = {"step": step, **values}, True, self._file.tell()
+        if not self._is_held:
+            self._rewrite_last()
+        elif not more_follows:
+            self._write_held()
         self._events.write(step, values)
 
     def at(self, step: int) -> dict[str, float]:
         """Returns what is recorded for a step, or {}."""
-        return next((line for line in reversed(self._lines) if line["step"] == step), {})
+        if step == self._last.get("step"):
+            return self._last
+        return next((line for line in read_metrics(self.path) if line["step"] == step), {})
 
     def close(self) -> None:
         """Closes both files."""
+        try:
+            self._write_held()
+        finally:
+            self._file.close()
+            self._events.close()
+
+    def _write_held(self) -> None:
+        if self._is_held:
+            self._file.write(_encoded(self._last))
+            self._file.flush()
+            self._is_held = False
+
+    def _rewrite_last(self) -> None:
         self._file.close()
-        self._events.close()
+        before = self.path.read_bytes()[: self._start]
+        write_all({self.path: before + _encoded(self._last)})
+        self._file = self.path.open("ab")
 
-    def _rewrite(self) -> None:
-        write_all({self.path: b"".join(self._encoded)})
 
-
-def _encoded(line: dict[str, float]) -> bytes:
-    return (json.dumps(line) + "\n").encode()
+def _encoded(record: dict[str, float]) -> bytes:
+    return (json.dumps(record) + "\n").encode()
 
 
 class _Events:
@@ -107,20 +133,33 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
     Raises:
       UserError: the file cannot be read, or a complete line is no JSON object with a step.
     """
+    return [line.record for line in _read(path)]
+
+
+class _Line(NamedTuple):
+    record: dict[str, float]
+    start: int  # the position of its first byte in the file
+    end: int  # that after its line break
+
+
+def _read(path: pathlib.Path) -> list[_Line]:
     try:
-        lines = path.read_text().split("\n")
+        encoded = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): move it away to continue") from error
-    records = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line break is incomplete or empty
+    lines, end = [], 0
+    for number, text in enumerate(encoded[:-1], 1):  # what follows the last line break is incomplete or empty
         try:
-            record = json.loads(line)
+            record = json.loads(text.decode())
             record["step"] = int(record["step"])
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} cannot be read ({error}): move it away to continue") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}, line {number} is no JSON object with a step: move the file away to continue"
             ) from error
-        records.append(record)
-    return records
+        start, end = end, end + len(text) + 1
+        lines.append(_Line(record, start, end))
+    return lines

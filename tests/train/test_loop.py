@@ -13,46 +13,21 @@ import jax
 import numpy as np
 import pytest
 
-from qresnet_jax.config import default_config
-from qresnet_jax.data import ImageDataset, Split
 from qresnet_jax.errors import CheckpointError, DivergedError
 from qresnet_jax.train import evaluator as evaluate
 from qresnet_jax.train import loop
 from qresnet_jax.train.checkpoint import Checkpoints
+from tests.train.tiny_runs import FLOAT, configuration, kept, lines, run, tiny_data, without_speed
 
-# At a constant rate, so that the program is the same for every number of epochs.
-FLOAT = {"model.weight_bits": 32, "model.activation": "none", "optim.schedule": "constant"}
 ALWAYS = {"step", "train_loss", "train_accuracy", "learning_rate", "images_per_second"}
 EVALUATED = ALWAYS | {"eval_loss", "eval_accuracy"}
 TESTED = {"test_loss", "test_accuracy", "test_of_step"}
 
 
-def tiny_set(data_config):
-    """Four classes of bright quarters in noise: 40 train, 16 validation (unless holdout is 0) and 20 test images."""
-    rng = np.random.default_rng(0)
-
-    def split(n):
-        images, labels = rng.integers(0, 128, (n, 8, 8, 1), np.uint8), rng.integers(0, 4, n, np.int32)
-        for image, label in zip(images, labels, strict=True):
-            image[4 * (label // 2) : 4 * (label // 2) + 4, 4 * (label % 2) : 4 * (label % 2) + 4] += 100
-        return Split(images, labels)
-
-    train, validation, test = split(40), split(16), split(20)
-    validation = validation if data_config.holdout else None
-    return ImageDataset("tiny", train, validation, test, tuple("abcd"), np.array([80.5]), np.ones(1))
-
-
 @pytest.fixture(scope="module", autouse=True)
-def tiny_data():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "load_dataset", tiny_set)
-        patch.setattr(evaluate, "load_dataset", tiny_set)
+def only_tiny_data():
+    with tiny_data():
         yield
-
-
-def run(workdir, **changes):
-    """Trains on one device for 3 epochs of 3 steps, unless changed."""
-    return loop.train_and_evaluate(configuration(**changes), workdir, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -76,28 +51,6 @@ def float_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("float") / "run"
     run(workdir, **FLOAT, num_epochs=1)
     return workdir
-
-
-def configuration(**changes):
-    config = default_config()
-    config.batch_size, config.num_epochs, config.log_every_steps = 16, 3, 2
-    config.data.flip = False
-    config.data.crop_padding = 0
-    config.model.depth, config.model.in_channels, config.model.num_classes = 8, 1, 4
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def kept(workdir):
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
-
-
-def without_speed(records):
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in records]
 
 
 def names(workdir):
@@ -229,7 +182,7 @@ def test_a_run_that_diverges_saves_the_best_state_before(tmp_path, monkeypatch):
             raise DivergedError("of the test")
 
     monkeypatch.setattr(loop, "check_finite", diverged)
-    with pytest.raises(DivergedError, match="of the test"):
+    with pytest.raises(DivergedError, match="of the test. The last good checkpoint is kept, of step 3,"):
         run(tmp_path, **FLOAT, checkpoint_every_epochs=10)
     assert kept(tmp_path) == [3]
 
@@ -300,7 +253,8 @@ def test_a_diverging_run_stops_and_names_the_step_and_keeps_the_last_good_checkp
         r"the loss is not finite at step (\d+): lower config.optim.learning_rate, or ", str(caught.value)
     )
     assert 3 < int(found[1]) < 12
-    assert "The last good checkpoint is kept" in str(caught.value)
+    end = "The last good checkpoint is kept, of step 3, and the same command continues from it"
+    assert str(caught.value).endswith(end)
     assert kept(workdir) == [3]
     assert_finite(workdir)
 
@@ -308,33 +262,10 @@ def test_a_diverging_run_stops_and_names_the_step_and_keeps_the_last_good_checkp
 def test_a_checkpoint_never_holds_what_is_not_finite(tmp_path):
     # A whole epoch is one step: its loss is finite, the parameters after it, of weights times 3e41, are not.
     changes = {**FLOAT, "batch_size": 40, "optim.weight_decay": 1e3, "optim.learning_rate": 3e38}
-    with pytest.raises(DivergedError):
+    with pytest.raises(DivergedError) as caught:
         run(tmp_path, **changes)
     assert kept(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "field, value", [("batch_size", 8), ("seed", 1), ("data.holdout", 0.5), ("data.name", "other")]
-)
-def test_a_run_does_not_go_on_as_another_run(float_run, tmp_path, field, value):
-    shutil.copytree(float_run, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=rf"a run with other settings: config.{field}={value} \(was "):
-        run(tmp_path / "run", **{**FLOAT, "num_epochs": 2, field: value})
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["num_epochs"] == 1, "that of the run"
-
-
-def test_a_run_is_not_cut_short(finished, tmp_path):
-    shutil.copytree(finished[0], tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"trained for 9 steps, more than the 6 of config.num_epochs=2"):
-        run(tmp_path / "run", num_epochs=2)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["num_epochs"] == 3, "that of the run"
-
-
-def test_what_changes_in_a_run_that_goes_on_is_logged(float_run, tmp_path):
-    shutil.copytree(float_run, tmp_path / "run")
-    run(tmp_path / "run", **FLOAT, num_epochs=2)
-    text = (tmp_path / "run" / "train.log").read_text()
-    assert "changed since the checkpoint: config.num_epochs=2 (was 1)" in text
+    assert str(caught.value).endswith("No checkpoint was saved before that, so the run begins anew")
 
 
 # ---- Mishaps -----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """`metrics.jsonl` has each step once and no torn line, whatever was there before; TensorBoard has the same values."""
 
 import json
+import pathlib
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -16,6 +17,7 @@ def lines(workdir):
 
 
 def write(workdir, last_step, *records):
+    workdir.mkdir(exist_ok=True)
     metrics = Metrics(workdir, last_step)
     for step, values in records:
         metrics.write(step, values)
@@ -69,6 +71,67 @@ def test_going_on_keeps_what_the_checkpoint_has_and_drops_the_rest(tmp_path):
     metrics.write(3, {"a": 4})
     metrics.close()
     assert lines(tmp_path) == [{"step": 1, "a": 1}, {"step": 2, "a": 2, "b": 5}, {"step": 3, "a": 4}]
+
+
+def test_a_line_that_is_held_is_written_with_what_follows_or_with_the_next_step_or_at_the_end(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    metrics.write(1, {"a": 0.1}, more_follows=True)
+    assert lines(tmp_path) == [] and metrics.at(1) == {"step": 1, "a": 0.1}
+    metrics.write(1, {"b": 0.2})
+    assert lines(tmp_path) == [{"step": 1, "a": 0.1, "b": 0.2}]
+    metrics.write(2, {"a": 0.3}, more_follows=True)
+    metrics.write(3, {"a": 0.4})
+    written = [{"step": 1, "a": 0.1, "b": 0.2}, {"step": 2, "a": 0.3}, {"step": 3, "a": 0.4}]
+    assert lines(tmp_path) == written
+    metrics.write(4, {"a": 0.5}, more_follows=True)
+    metrics.close()
+    assert lines(tmp_path) == [*written, {"step": 4, "a": 0.5}]
+
+
+def test_what_is_written_stays_where_it_is(tmp_path):
+    def inode():
+        return (tmp_path / "metrics.jsonl").stat().st_ino
+
+    write(tmp_path, 0, (1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3}))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4')
+    before = inode()
+    metrics = Metrics(tmp_path, 2)
+    for step in (3, 4):  # as in training: an interval, and the validation after it
+        metrics.write(step, {"a": step}, more_follows=True)
+        metrics.write(step, {"b": step})
+        assert inode() == before, "it is appended to, and not written anew"
+    metrics.write(4, {"c": 5})  # as the test, once
+    assert [line.keys() - {"step"} for line in lines(tmp_path)] == [{"a"}, {"a"}, {"a", "b"}, {"a", "b", "c"}]
+    metrics.close()
+
+
+def test_a_kill_at_any_byte_leaves_what_the_checkpoint_has(tmp_path):
+    records = [(1, {"a": 0.25}), (2, {"a": 0.5, "b": 3}), (3, {"a": 1e-9})]
+    write(tmp_path / "whole", 0, *records)
+    whole = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for size in range(len(whole) + 1):
+        path = tmp_path / "metrics.jsonl"
+        path.write_bytes(whole[:size])
+        done = sum(end <= size for end in ends)
+        Metrics(tmp_path, done).close()
+        assert path.read_bytes() == whole[: ends[done - 1] if done else 0]
+
+
+def test_a_file_that_must_not_be_written_is_refused(tmp_path, monkeypatch):
+    write(tmp_path, 0, (1, {"a": 1}))
+
+    usual = pathlib.Path.open
+
+    def without_permission(self, mode="r", *args, **kwargs):
+        if "a" in mode:
+            raise PermissionError(13, "Permission denied", str(self))
+        return usual(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(pathlib.Path, "open", without_permission)  # root may write everything
+    with pytest.raises(UserError, match="metrics.jsonl cannot be written: make it writable to continue"):
+        Metrics(tmp_path, 1)
 
 
 def test_a_new_run_begins_with_no_lines(tmp_path):

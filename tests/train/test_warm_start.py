@@ -9,17 +9,28 @@ from qresnet_jax.config import default_config
 from qresnet_jax.errors import CheckpointError
 from qresnet_jax.models.resnet import create_model
 from qresnet_jax.train import optimizer as optim
-from qresnet_jax.train.checkpoint import Checkpoints, tree_paths, warm_start
+from qresnet_jax.train.checkpoint import Checkpoints, to_json, tree_paths
 from qresnet_jax.train.parallel import device_mesh, replicate
+from qresnet_jax.train.resume import warm_start
 from qresnet_jax.train.step import init_state
 
-META = {"mean": [0.5]}
 
-
-def network(seed, **changes):
+def configuration(**changes):
     config = default_config()
     config.model.depth, config.model.in_channels = 8, 1
     config.model.update(changes)
+    return config
+
+
+def description(**changes):
+    return {"config": to_json(configuration(**changes).to_dict()), "mean": [0.5]}
+
+
+META = description()
+
+
+def network(seed, **changes):
+    config = configuration(**changes)
     model = create_model(config.model, rngs=nnx.Rngs(seed))
     _, params, model_state = nnx.split(model, nnx.Param, ...)
     params, model_state = replicate((params, model_state), device_mesh(jax.devices()[:1]))
@@ -33,9 +44,10 @@ def float_run(tmp_path_factory):
     params, model_state, tx = network(1, weight_bits=32, activation="none")
     model_state = jax.tree.map(lambda x: x + 0.5, model_state)
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(5, init_state(params, model_state, tx), META, 0.9)
+    meta = description(weight_bits=32, activation="none")
+    checkpoints.save(5, init_state(params, model_state, tx), meta, 0.9)
     later = jax.tree.map(lambda x: x + 1, params)
-    checkpoints.save(7, init_state(later, model_state, tx), META, 0.8)
+    checkpoints.save(7, init_state(later, model_state, tx), meta, 0.8)
     checkpoints.close()
     return workdir, tree_paths(params), tree_paths(later), tree_paths(model_state)
 
@@ -98,10 +110,22 @@ def test_latent_weights_are_preferred_to_binary_ones(tmp_path):
     assert "missing" not in report and "another shape" not in report
 
 
-def test_a_warm_start_from_nowhere_is_refused(tmp_path, float_run):
+def test_settings_of_the_network_that_differ_are_reported(float_run):
+    params, model_state, _ = network(2)
+    *_, report = warm_start(float_run[0], params, model_state, META)
+    other = "config.model.activation=pact (was none), config.model.weight_bits=1 (was 32)"
+    assert report.endswith(f"; the network has other settings: {other}")
+    *_, report = warm_start(float_run[0], params, model_state, description(weight_bits=32, activation="none"))
+    assert "other settings" not in report
+
+
+def test_a_warm_start_from_nowhere_is_refused(tmp_path, float_run, monkeypatch):
     fresh, fresh_state, _ = network(2)
     with pytest.raises(CheckpointError, match="there is no checkpoint in .*nowhere"):
         warm_start(str(tmp_path / "nowhere"), fresh, fresh_state)
+    closed, close = [], Checkpoints.close
+    monkeypatch.setattr(Checkpoints, "close", lambda self: closed.append(self) or close(self))
     with pytest.raises(CheckpointError, match="checkpoints/6") as caught:
         warm_start(str(float_run[0] / "checkpoints" / "6"), fresh, fresh_state)
+    assert len(closed) == 1
     assert "delete" not in str(caught.value), "there is nothing to delete"
