@@ -209,8 +209,12 @@ _RULES = {
     "export.path": _TEXT,
     "export.c_profile": _one_of("fast", "small"),
     "export.c_prefix": (
-        lambda v: isinstance(v, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,62}", v, re.ASCII) is not None,
-        "a C identifier of at most 63 characters",
+        lambda v: (
+            isinstance(v, str)
+            and v.lower() != "example"
+            and re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,62}", v, re.ASCII) is not None
+        ),
+        "a C identifier of at most 63 characters, and not example, as example.c is the example program",
     ),
     "bench.batch_sizes": (
         lambda v: (

@@ -31,6 +31,7 @@ INT32 = 2**31 - 1
 COUNT = f"an integer from 1 to {INT32}"
 FLOAT32 = "from 1.2e-38 to 3.4e+38, the range of float32"
 AT_LEAST_0, ABOVE_0 = f"a number >= 0: 0, or {FLOAT32}", f"a number > 0: {FLOAT32}"
+PREFIX = "a C identifier of at most 63 characters, and not example, as example.c is the example program"
 BITS = "a tuple with one entry per stage, each 1 to 8 bits, or 32 for float"
 BELOW_1 = "at least 0 and below 1, also when rounded to float32"
 BATCHES = "a tuple of numbers of images, each from 1 to 65536"
@@ -86,7 +87,7 @@ IMPOSSIBLE = {
         "a string, or a tuple of strings; a name that is a number needs a directory before it, as in ./7",
     ),
     "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo"),
-    "export.c_prefix": (["", "7x", "a-b", "é", "x\n", "x" * 64], "a C identifier of at most 63 characters"),
+    "export.c_prefix": (["", "7x", "a-b", "é", "x\n", "x" * 64, "Example"], PREFIX),
     "export.c_profile": (["tiny"], "one of fast, small"),
     "bench.batch_sizes": ([(), (0,), (1.5,), 3, (True,), (2**31,)], BATCHES),
     "bench.seconds": ([0.0, -1.0, "1", INFINITY, 1e9, True], "a number > 0, at most 86400 (a day)"),

@@ -15,7 +15,7 @@ from qresnet_jax.data import load_dataset
 from qresnet_jax.errors import ConfigError
 from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.ship import agreement, reference, verify
-from qresnet_jax.ship.formats import ENDINGS, write_network
+from qresnet_jax.ship.formats import ENDINGS, check_path, write_network
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import as_path, write_all
@@ -47,9 +47,9 @@ def export_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[path
         with the simulation, or a written file computes something else and is not kept.
     """
     configs.validate(config)
+    path = _path(config.export, workdir)
     run = restore_run(config, workdir)
     config = run.config
-    path = _path(config.export, workdir)
     model, network = run.model(), fold_run(run)
     dataset = load_dataset(config.data)
     configs.validate_dataset(config, dataset)
@@ -110,8 +110,7 @@ def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[p
 def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
     ending = {**ENDINGS, "qonnx": ".qonnx.onnx"}[export.format]
     path = as_path(export.path) if export.path else as_path(workdir) / f"model{ending}"
-    if path.is_dir() and export.format != "c":
-        raise ConfigError(f"config.export.path={path} is a directory: give the path of a file")
+    check_path(path, export.format)
     return path
 
 

@@ -5,10 +5,54 @@ import pathlib
 
 from qresnet_jax.errors import ExportError
 from qresnet_jax.ship.network import IntegerNetwork
-from qresnet_jax.system.files import as_path
+from qresnet_jax.system.files import as_path, missing_directories
 
 # The formats, and how default names of their files end; the C source is a directory.
 ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".stablehlo"}
+# The formats that a name promises by how it ends, the longest ending first. Any other name is good for any format.
+_PROMISES = {
+    ".qonnx.onnx": ("qonnx",),
+    ".qonnx": ("qonnx",),
+    ".onnx": ("onnx", "qonnx"),
+    ".safetensors": ("packed",),
+    ".stablehlo": ("stablehlo",),
+    ".c": (),
+    ".h": (),
+}
+
+
+def check_path(path: pathlib.Path, format: str) -> None:
+    """Refuses the path of an export that cannot be one of this format, before the work is done.
+
+    Args:
+      path: the path of the file, or of the directory for format "c".
+      format: one of `ENDINGS`, or "qonnx".
+
+    Raises:
+      ExportError: the name ends like that of another format's file, or a directory is in the place of the file, or a file
+        in the place of a directory.
+    """
+    ending = next((ending for ending in _PROMISES if path.name.lower().endswith(ending)), None)
+    if format == "c" and (ending or path.is_file()):
+        why = f"ends in {ending}" if ending else "is a file"
+        raise ExportError(
+            f"{path} {why}, but the format c is a directory of files: give the path of a directory"
+        )
+    if ending and format not in _PROMISES[ending]:
+        formats = " or ".join(_PROMISES[ending] or ["c"])
+        own = ENDINGS.get(format, ".onnx")
+        raise ExportError(
+            f"{path} ends in {ending}, as files of format {formats} do, but the format is {format}: let the name end in "
+            f"{own}, or choose the format {formats}"
+        )
+    if path.is_dir() and format != "c":
+        raise ExportError(
+            f"{path} is a directory, but the format {format} is a file: give the path of a file"
+        )
+    try:
+        missing_directories(path.parent)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written ({error.strerror}): choose another place") from error
 
 
 def write_network(
@@ -33,10 +77,12 @@ def write_network(
 
     Raises:
       ValueError: if there is no such format.
-      UserError: if the files cannot be written, or if the network takes images of any size and the format
-        needs one size.
+      UserError: if the files cannot be written, or the path is not one of this format (see `check_path`), or if the
+        network takes images of any size and the format needs one size.
     """
     path = as_path(path)
+    if format in ENDINGS:
+        check_path(path, format)
     height, width, channels = network.image_shape
     if format in ("c", "stablehlo") and None in (height, width):
         raise ExportError(

@@ -32,11 +32,11 @@ def as_path(path: str | os.PathLike[str]) -> pathlib.Path:
     return found
 
 
-def make_directory(path: pathlib.Path) -> list[pathlib.Path]:
-    """Makes a directory and those above it, and returns the new ones, the outermost first.
+def missing_directories(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the directories that must be made for a directory to be there, the outermost first.
 
     Raises:
-      OSError: it cannot be made; if a file is in its way, `strerror` says which.
+      OSError: a file is in the way; `strerror` says which.
     """
     missing = [path]
     while not os.path.lexists(missing[-1]) and missing[-1] != missing[-1].parent:
@@ -45,12 +45,22 @@ def make_directory(path: pathlib.Path) -> list[pathlib.Path]:
     if not there.is_dir():
         what = "a file" if there.exists() else "a link that leads nowhere"
         raise NotADirectoryError(errno.ENOTDIR, f"{there} is {what}, not a directory", str(path))
+    return missing[::-1]
+
+
+def make_directory(path: pathlib.Path) -> list[pathlib.Path]:
+    """Makes a directory and those above it, and returns the new ones, the outermost first.
+
+    Raises:
+      OSError: it cannot be made, and nothing has been; if a file is in the way, `strerror` says which.
+    """
+    missing = missing_directories(path)
     with contextlib.ExitStack() as undo:
-        for directory in reversed(missing):
+        for directory in missing:
             directory.mkdir(exist_ok=True)
             undo.callback(_remove_empty, directory)
         undo.pop_all()
-    return missing[::-1]
+    return missing
 
 
 def write_all(files: Mapping[pathlib.Path, bytes | bytearray], outdated: Iterable[pathlib.Path] = ()) -> None:

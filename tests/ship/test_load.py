@@ -215,7 +215,7 @@ def test_a_file_goes_before_the_zoo(path, tmp_path, monkeypatch):
 
 def test_the_c_prefix_can_be_chosen(path, tmp_path):
     files = load_packed(path, engine="numpy").export(tmp_path, "c", c_prefix="net", c_profile="small")
-    assert [file.name for file in files] == ["net.h", "net.c", "example.c"]
+    assert [file.name for file in files] == ["net.h", "net.c", "net.example.c"]
     assert "void net_logits(" in files[0].read_text() and "NET_BUFFER_BYTES" in files[0].read_text()
 
 

@@ -31,7 +31,9 @@ def write_c(
     height: int | None = None,
     width: int | None = None,
 ) -> list[pathlib.Path]:
-    """Writes `model.h`, `model.c` and `example.c`.
+    """Writes `model.h`, `model.c` and `example.c`; with another prefix `net`: `net.h`, `net.c` and `net.example.c`.
+
+    Networks with different prefixes can lie in one directory, and in one program.
 
     Args:
       network: a network from `fold` or from a packed file.
@@ -44,12 +46,19 @@ def write_c(
       The paths of the three files. Either all of them are written or none.
 
     Raises:
-      ExportError: if the prefix is no C identifier, or the size is missing or not the network's.
+      ExportError: if the prefix is no C identifier, or has the names of other files; or the size is missing or not the
+        network's.
       UserError: if the files cannot be written.
       ValueError: if there is no such profile.
     """
     files = c_files(network, profile=profile, prefix=prefix, height=height, width=width)
-    contents = {as_path(directory) / name: content.encode("ascii") for name, content in files.items()}
+    directory = as_path(directory)
+    for header in directory.glob("*.h"):
+        if header.stem != prefix and header.stem.upper() == prefix.upper():
+            raise ExportError(
+                f"{header} has the macros of prefix={prefix!r}, as they are in upper case: choose another prefix or directory"
+            )
+    contents = {directory / name: content.encode("ascii") for name, content in files.items()}
     write_all(contents)
     return list(contents)
 
@@ -69,6 +78,10 @@ def c_files(
         raise ExportError(
             f"prefix={prefix!r} must begin with a letter and go on with letters, digits and _, as a C identifier does"
         )
+    if prefix.lower() == "example":
+        raise ExportError(
+            f"prefix={prefix!r}: example.c is the name of the example program; choose another prefix"
+        )
     height = _image_size("height", network.height, height)
     width = _image_size("width", network.width, width)
     chosen = PROFILES[profile](plan(network, height, width))
@@ -85,14 +98,14 @@ def c_files(
     )
     names = network.class_names or [str(k) for k in range(network.classes)]
     listed = ",\n".join(f"    {text.string(name)}" for name in names)
+    # No prefix has a dot, so that the example of one is never the source of another.
+    example = "example.c" if prefix == "model" else f"{prefix}.example.c"
     files = {
-        "model.h": header,
-        "model.c": '#include "model.h"\n\n' + chosen.source() + _NAMES,
-        "example.c": _EXAMPLE,
+        f"{prefix}.h": header,
+        f"{prefix}.c": '#include "model.h"\n\n' + chosen.source() + _NAMES,
+        example: _EXAMPLE.replace("example.c", example),
     }
-    files = {
-        name.replace("model.", f"{prefix}."): text.renamed(content, prefix) for name, content in files.items()
-    }
+    files = {name: text.renamed(content, prefix) for name, content in files.items()}
     # The names of the classes are added after renaming, because a class may have the name of a function.
     files[f"{prefix}.c"] += f"{listed}}};\n"
     return files

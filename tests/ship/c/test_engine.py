@@ -324,7 +324,9 @@ def test_a_cache_that_cannot_be_written_is_named(step, trained_named, tmp_path, 
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CC", str(program(tmp_path / "quick", "#!/bin/sh\n[ $1 = --version ] || touch model.so\n")))
+    monkeypatch.setenv(
+        "CC", str(program(tmp_path / "quick", "#!/bin/sh\n[ $1 = --version ] || touch model.so\n"))
+    )
     monkeypatch.setattr(tempfile if step == "TemporaryDirectory" else os, step, refuse)
     message = 'qresnet_jax/c cannot be written .Permission denied.*XDG_CACHE_HOME.*engine="jax"'
     with pytest.raises(CompilerError, match=message):
@@ -336,7 +338,9 @@ def test_the_cache_keeps_what_was_used_last_and_nothing_that_was_abandoned(
     trained_named, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CC", str(program(tmp_path / "quick", "#!/bin/sh\n[ $1 = --version ] || touch model.so\n")))
+    monkeypatch.setenv(
+        "CC", str(program(tmp_path / "quick", "#!/bin/sh\n[ $1 = --version ] || touch model.so\n"))
+    )
     monkeypatch.setattr(c_engine, "KEPT_LIBRARIES", 3)
     network = trained_named("basic pact")[1]
     used = c_engine.compiled(network, 8, 8)

@@ -285,6 +285,7 @@ def test_the_same_network_gives_the_same_text_without_floats_and_allocation(prof
     [
         ({"prefix": "1net"}, "prefix='1net' must begin with a letter"),
         ({"prefix": "a-b"}, "prefix='a-b' must begin with a letter"),
+        ({"prefix": "Example"}, "prefix='Example': example.c is the name of the example program"),
         ({"height": 9}, "height=9: the network takes images of height 8"),
     ],
 )
@@ -309,18 +310,53 @@ def test_a_network_of_any_size_needs_one(tmp_path, trained_named):
 def test_all_files_are_replaced_or_none(tmp_path, trained_named, monkeypatch):
     write_c(trained_named("basic pact")[1], tmp_path, profile="small")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    open_file = pathlib.Path.open
+    usual, calls = os.fsync, []
 
-    def full_disk(self, *args, **how):
-        if "model.c" in self.name:
+    def full_disk(file):
+        calls.append(file)
+        if len(calls) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return open_file(self, *args, **how)
+        usual(file)
 
-    monkeypatch.setattr(pathlib.Path, "open", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(UserError, match="model.c cannot be written .*: make room there"):
         write_c(trained_named("basic lsq imagenet")[1], tmp_path, profile="small")
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_exports_with_different_prefixes_live_in_one_directory(
+    tmp_path, trained_named, make_images, compiler
+):
+    """Also where a prefix is the name of another network's example, with an underscore for its dot."""
+    networks = {
+        "model": trained_named("basic pact")[1],
+        "net": trained_named("basic lsq imagenet")[1],
+        "net_example": trained_named("basic pact")[1],
+    }
+    written = {
+        prefix: write_c(network, tmp_path, profile="small", prefix=prefix)
+        for prefix, network in networks.items()
+    }
+    names = [path.name for paths in written.values() for path in paths]
+    assert len({name.lower() for name in names}) == 9 == len(list(tmp_path.iterdir()))
+    assert [path.name for path in written["net"]] == ["net.h", "net.c", "net.example.c"]
+    for prefix, network in networks.items():
+        _, source, example = written[prefix]
+        assert f"cc -O3 {example.name} {source.name} -o example" in example.read_text()
+        command = [compiler, *STRICT, "-O1", example.name, source.name, "-o", f"run_{prefix}"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        images = make_images(2, network.image_shape)
+        done = subprocess.run(
+            [tmp_path / f"run_{prefix}"], input=images.tobytes(), capture_output=True, check=True
+        )
+        logits = [line.split()[: network.classes] for line in done.stdout.decode().splitlines()]
+        np.testing.assert_array_equal(np.array(logits, np.int64), reference.logits(network, images))
+    with pytest.raises(
+        ExportError, match="net.h has the macros of prefix='Net'.*: choose another prefix or directory"
+    ):
+        write_c(networks["net"], tmp_path, profile="small", prefix="Net")
+    write_c(networks["net"], tmp_path, profile="small", prefix="net")  # again
 
 
 @pytest.mark.parametrize("profile", PROFILES)
