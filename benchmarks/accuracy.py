@@ -119,8 +119,10 @@ def commit_at(moment: str) -> str | None:
     """Returns the last commit of this branch before a moment, or None outside a git checkout."""
     git = ("git", "-C", str(REPO), "rev-list", "-1", f"--before={moment}", "HEAD")
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip() or None
-    except (OSError, subprocess.CalledProcessError):
+        return (
+            subprocess.run(git, capture_output=True, text=True, check=True, timeout=60).stdout.strip() or None
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
 
 

@@ -125,8 +125,10 @@ def sizes(networks, folder):
 def text_and_stack(command, folder):
     """Compiles `model.c`, and returns the bytes of `.text` and of the stack that the code needs."""
     options = ["-std=c99", "-fcallgraph-info=su", "-c", "model.c"]
-    subprocess.run([*command.split(), *options], cwd=folder, check=True)
-    size = subprocess.run(["size", "model.o"], cwd=folder, check=True, capture_output=True, text=True).stdout
+    subprocess.run([*command.split(), *options], cwd=folder, check=True, timeout=600)
+    size = subprocess.run(
+        ["size", "model.o"], cwd=folder, check=True, capture_output=True, text=True, timeout=600
+    ).stdout
     return int(size.splitlines()[1].split()[0]), stack_bytes((folder / "model.ci").read_text())
 
 
@@ -165,7 +167,7 @@ def compiled(variant, files, folder):
     """Compiles a variant, and returns its shared library."""
     write(folder, {**files, "repeat.c": REPEAT})
     command = [*shlex.split(variant.command), "-std=gnu99", "-shared", "-fPIC"]
-    subprocess.run([*command, "model.c", "repeat.c", "-o", "model.so"], cwd=folder, check=True)
+    subprocess.run([*command, "model.c", "repeat.c", "-o", "model.so"], cwd=folder, check=True, timeout=600)
     return ctypes.CDLL(str(folder / "model.so"))
 
 

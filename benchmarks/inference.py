@@ -29,6 +29,7 @@ import tempfile
 import time
 
 import numpy as np
+from children import answer
 from networks import FLOAT32 as PEER
 from networks import INT8, ONNX_FILES, as_float, pixels, random_network, write_networks
 from results import add_save_option, measured, save, spread
@@ -157,7 +158,9 @@ def command(args, folder):
 
 def measure_limits(args, folder):
     """Measures the limits of this machine in a child process, and prints and returns them."""
-    done = subprocess.run([*command(args, folder), f"--serve={LIMITS}"], check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [*command(args, folder), f"--serve={LIMITS}"], check=True, stdout=subprocess.PIPE, timeout=600
+    )
     limits = json.loads(done.stdout)
     print(
         f"{limits['multiplications'] / 1e6:.1f} M multiplications an image; limits on {args.threads} thread(s): "
@@ -178,7 +181,7 @@ def compare(engines, folder, batch, args):
         for which in engines
     }
     for which, child in children.items():
-        if child.stdout.readline() != "ready\n":
+        if answer(child) != "ready\n":
             for other in children.values():
                 other.kill()
             raise SystemExit(f"the engine {which} failed to start; its message stands above")
@@ -187,12 +190,12 @@ def compare(engines, folder, batch, args):
         for which, child in children.items():
             child.stdin.write("go\n")
             child.stdin.flush()
-            times[which].append(float(child.stdout.readline()))
+            times[which].append(float(answer(child)))
     rows = []
     for which, child in children.items():
         child.stdin.close()
-        peak, call = map(int, child.stdout.readline().split())
-        child.wait()
+        peak, call = map(int, answer(child).split())
+        child.wait(timeout=60)
         rows.append(row(which, batch, times[which], times[PEER], peak, call))
         print(as_line(rows[-1]), flush=True)
     return rows

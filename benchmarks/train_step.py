@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from children import answer
 from results import add_save_option, measured, save, spread
 
 NAME = "train_step"
@@ -171,7 +172,7 @@ def main():
         for which in ("jax", "torch")
     }
     for which, peer in peers.items():
-        if peer.stdout.readline() != "ready\n":
+        if answer(peer) != "ready\n":
             for other in peers.values():
                 other.kill()
             raise SystemExit(f"the step of {which} failed; its message stands above")
@@ -180,10 +181,10 @@ def main():
         for which, peer in peers.items():
             peer.stdin.write("go\n")
             peer.stdin.flush()
-            times[which].append(float(peer.stdout.readline()))
+            times[which].append(float(answer(peer)))
     for peer in peers.values():
         peer.stdin.close()
-        peer.wait()
+        peer.wait(timeout=60)
     devices = os.environ.get("JAX_NUM_CPU_DEVICES")
     figures = figures_of(times, args.threads, devices and int(devices))
     for which in ("ours", "pytorch"):

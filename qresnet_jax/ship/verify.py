@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,8 +10,11 @@ import numpy as np
 
 from qresnet_jax.errors import CompilerError, ExportError
 from qresnet_jax.ship import reference
+from qresnet_jax.system.programs import TimeLimitError, run_program
 
 IMAGES = 256  # these are enough, because every image uses the whole file
+PROGRAM_SECONDS = 600  # for a compiler, or for an exported program with all images; both take seconds
+VERSION_SECONDS = 20  # for a compiler to say its version
 _BATCH = 16  # images that are run at once; memory would not allow more large ones
 _QONNX_IMAGES = 16  # the executor of QONNX is slow
 # The tolerance, as a fraction of the mean |logit|: rounding moves some values across a threshold, which moves logits.
@@ -102,7 +104,11 @@ def _c(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.nd
     sources = [str(file) for file in files if file.suffix == ".c"]
     with tempfile.TemporaryDirectory() as directory:
         program = f"{directory}/example"
-        _output([*compiler, "-std=c99", "-O1", *sources, "-o", program])
+        try:
+            _output([*compiler, "--version"], seconds=VERSION_SECONDS)  # one that hangs is known soon
+            _output([*compiler, "-std=c99", "-O1", *sources, "-o", program])
+        except TimeLimitError as error:
+            raise _MissingError(f"{error} (set CC to another compiler)") from error
         try:
             printed = _output([program], images.tobytes())
         except PermissionError as error:
@@ -113,8 +119,8 @@ def _c(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.nd
     return np.array([line.split() for line in lines], np.int32)
 
 
-def _output(command: Sequence[str], given: bytes = b"") -> bytes:
-    done = subprocess.run(command, input=given, capture_output=True)
+def _output(command: Sequence[str], given: bytes = b"", seconds: float | None = None) -> bytes:
+    done = run_program(command, seconds or PROGRAM_SECONDS, given=given)
     if done.returncode != 0:
         message = done.stderr.decode(errors="replace").strip()[-500:]
         raise RuntimeError(f"{command[0]} failed with status {done.returncode}: {message}")

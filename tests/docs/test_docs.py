@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,7 @@ class Worker:
         """The output of a command that succeeds."""
         request = {"words": words, "directory": str(directory), "trial": trial}
         print(json.dumps(request), file=self.process.stdin, flush=True)
+        assert select.select([self.process.stdout], [], [], 600)[0], f"{' '.join(words)} takes too long"
         answer = json.loads(self.process.stdout.readline())
         assert answer["status"] == 0, f"{' '.join(words)}:\n{answer['output']}"
         return answer["output"]
@@ -203,7 +205,7 @@ def installed(words, directory, worker, helps):
 def shell(words, directory):
     source = pathlib.Path(directory, words[words.index("<") + 1]).read_bytes() if "<" in words else None
     words = words[: words.index("<")] if "<" in words else words
-    done = subprocess.run(words, cwd=directory, input=source, capture_output=True)
+    done = subprocess.run(words, cwd=directory, input=source, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
@@ -248,7 +250,9 @@ def assert_compiles(text, directory, compiler):
     (header,) = re.findall(r'#include "([^"]+)"', text)
     (folder,) = {path.parent for path in directory.rglob(header)}
     (folder / "fragment.c").write_text(text)
-    subprocess.run([compiler, "-std=c99", "-Wall", "-Werror", "-c", "fragment.c"], cwd=folder, check=True)
+    subprocess.run(
+        [compiler, "-std=c99", "-Wall", "-Werror", "-c", "fragment.c"], cwd=folder, check=True, timeout=300
+    )
 
 
 def sources():
@@ -265,7 +269,12 @@ def assert_tree(text):
         listed.add("/".join(parents))
         assert description
     files = subprocess.run(
-        ["git", "ls-files", "qresnet_jax"], cwd=REPO, capture_output=True, text=True, check=True
+        ["git", "ls-files", "qresnet_jax"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     assert listed == {str(pathlib.Path(name).parent) for name in files.stdout.splitlines()}
 

@@ -128,13 +128,17 @@ def test_ship_never_imports_train():
     assert "fold" in modules
     code = "; ".join(f"import qresnet_jax.ship.{m}" for m in modules)
     code += "; import sys; print([m for m in sys.modules if m.startswith('qresnet_jax.train')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_packed_files_are_read_without_jax():
     code = "import qresnet_jax.ship.packed.file, sys; print('jax' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert done.stdout.strip() == "False"
 
 

@@ -71,6 +71,36 @@ def test_c_files_may_have_any_profile_prefix_and_names(network, images, tmp_path
     assert found.startswith("checked: ")
 
 
+@pytest.mark.parametrize("hangs", ["at once", "when it compiles"])
+def test_a_compiler_that_hangs_is_left_and_named(hangs, network, images, tmp_path, monkeypatch):
+    script = tmp_path / "slowcc"
+    script.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exit 0\nsleep 100\n'
+        if hangs != "at once"
+        else "#!/bin/sh\nsleep 100\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    monkeypatch.setattr(verify, "VERSION_SECONDS", 0.2 if hangs == "at once" else 20)
+    monkeypatch.setattr(verify, "PROGRAM_SECONDS", 0.2)
+    found = checked(write(network, tmp_path, "c"), "c", images, reference.logits(network, images))
+    assert found.startswith(f"not checked: {script} ") and "has not ended within 0.2 seconds (set CC" in found
+
+
+def test_an_exported_program_that_hangs_is_refused(network, images, tmp_path, monkeypatch, compiler):
+    files = write(network, tmp_path, "c")
+    example = next(file for file in files if file.name == "example.c")
+    example.write_text("int main(void) { for (volatile int i = 0;; i = 1) {} }")
+    usual = verify.run_program
+    monkeypatch.setattr(
+        verify,
+        "run_program",
+        lambda command, seconds, given: usual(command, 1 if given else seconds, given=given),
+    )
+    with pytest.raises(ExportError, match="example has not ended within 1 seconds"):
+        checked(files, "c", images, reference.logits(network, images))
+
+
 @pytest.mark.parametrize(
     ("format", "package"), [("onnx", "onnxruntime"), ("qonnx", "qonnx.core.modelwrapper")]
 )

@@ -246,6 +246,10 @@ def test_cores_become_devices_unless_their_number_is_chosen(chosen, devices):
     code = "from qresnet_jax.train.parallel import cores_as_devices as f; f(64); import jax; print(jax.device_count())"
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment | chosen, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=environment | chosen,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.stdout.split() == [str(devices)], done.stderr

@@ -166,7 +166,10 @@ def test_flags_of_cc_are_taken(trained_named, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if shutil.which("cc") is None:
         pytest.skip("there is no cc")
-    assert subprocess.run([*c_engine.find_compiler(), "--version"], capture_output=True).returncode == 0
+    assert (
+        subprocess.run([*c_engine.find_compiler(), "--version"], capture_output=True, timeout=300).returncode
+        == 0
+    )
     network = dataclasses.replace(trained_named("basic pact")[1])
     images = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
     np.testing.assert_array_equal(c_engine.logits(network, images), reference.logits(network, images))

@@ -48,7 +48,7 @@ def test_every_header_compiles_alone(program, target):
     if shutil.which(program) is None:
         pytest.skip(f"there is no {program}")
     command = [program, *STRICT, *target_flags(target), "-fsyntax-only", *map(str, HEADERS)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -86,7 +86,9 @@ def test_an_export_is_what_the_preprocessor_makes_of_the_headers(
     folder = FOLDER / "fast" / "headers" if profile == "fast" else FOLDER / "small"
     options = ["-std=c99", "-E", "-P", *target_flags(target), f"-I{tmp_path}", f"-I{folder}", "-xc", "-"]
     texts = [
-        subprocess.run([compiler, *options], input=text, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [compiler, *options], input=text, capture_output=True, text=True, check=True, timeout=300
+        ).stdout
         for text in (program, files["model.c"])
     ]
     of_headers, of_export = (text.split() for text in texts)

@@ -55,8 +55,10 @@ def compile_and_run(network, size, images, directory, profile, compiler, flags=(
     free = {} if network.height else {"height": size[0], "width": size[1]}
     write_c(network, directory, profile=profile, **free)
     command = [*compiler, *STRICT, *flags, "example.c", "model.c", "-o", "example"]
-    subprocess.run(command, cwd=directory, check=True)
-    done = subprocess.run([*runner, "./example"], cwd=directory, input=images.tobytes(), capture_output=True)
+    subprocess.run(command, cwd=directory, check=True, timeout=300)
+    done = subprocess.run(
+        [*runner, "./example"], cwd=directory, input=images.tobytes(), capture_output=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr.decode()
     return np.array([line.split()[: network.classes] for line in done.stdout.decode().splitlines()], np.int64)
 
@@ -115,7 +117,7 @@ def rescale(tmp_path_factory, compiler):
     write_c(network, directory, profile="fast", **free)
     (directory / "rescale.c").write_text(RESCALE)
     command = [compiler, "-std=c99", "-Os", "-shared", "-fPIC", "rescale.c", "-o", "rescale.so"]
-    subprocess.run(command, cwd=directory, check=True)
+    subprocess.run(command, cwd=directory, check=True, timeout=300)
     function = ctypes.CDLL(str(directory / "rescale.so")).rescale
     function.restype = None
 
@@ -198,7 +200,7 @@ def test_other_machines_and_compilers_are_exact(machine, profile, tmp_path, make
         if shutil.which(program) is None:
             pytest.skip(f"there is no {program}")
     (tmp_path / "try.c").write_text("#include <stdio.h>\nint main(void) { return 0; }\n")
-    tried = subprocess.run([*foreign, "try.c", "-o", "try"], cwd=tmp_path, capture_output=True)
+    tried = subprocess.run([*foreign, "try.c", "-o", "try"], cwd=tmp_path, capture_output=True, timeout=300)
     if tried.returncode != 0:
         pytest.skip(f"{' '.join(foreign)} has no C library here")
     network = random_network(26, ordinary=True)
@@ -248,8 +250,8 @@ def test_buffers_of_any_alignment_and_content_will_do_and_names_are_kept(profile
     write_c(network, tmp_path, profile=profile, prefix="tiny")
     (tmp_path / "caller.c").write_text(CALLER)
     command = [compiler, *STRICT, "-Os", "caller.c", "tiny.c", "-o", "caller"]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    done = subprocess.run(["./caller"], cwd=tmp_path, capture_output=True)
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    done = subprocess.run(["./caller"], cwd=tmp_path, capture_output=True, timeout=300)
     assert (done.returncode, done.stdout.decode()) == (0, "".join(f"{name}\n" for name in names))
 
 

@@ -30,7 +30,7 @@ def run_elsewhere(path, images):
     np.save(files[0], images)
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device, as with users
     command = [sys.executable, "-c", WITHOUT_THIS_PACKAGE, path, *files]
-    subprocess.run([*map(str, command)], check=True, env=environment, cwd=path.parent)
+    subprocess.run([*map(str, command)], check=True, env=environment, cwd=path.parent, timeout=300)
     return np.load(files[1])
 
 

@@ -116,7 +116,7 @@ def load_digits():
 
 def tool(module, *args):
     command = [sys.executable, "-m", f"qonnx.util.{module}", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 # ResNet-20 for 32x32 images in 10 classes, by hand.

@@ -265,5 +265,7 @@ def test_the_writer_imports_neither_onnx_nor_jax_nor_train():
         "import qresnet_jax.ship.onnx.writer, sys; "
         "print([m for m in sys.modules if m in ('onnx', 'jax') or m.startswith('qresnet_jax.train')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert done.stdout.strip() == "[]"
