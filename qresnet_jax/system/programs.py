@@ -43,7 +43,7 @@ def run_program(
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise TimeLimitError(
-                    f"{shlex.join(command)} has not ended within {seconds:g} seconds"
+                    f"{shlex.join(command)} did not end within {seconds:g} seconds"
                 ) from error
             raise
     return subprocess.CompletedProcess(command, process.returncode, output, messages)

@@ -84,7 +84,7 @@ def test_a_compiler_that_hangs_is_left_and_named(hangs, network, images, tmp_pat
     monkeypatch.setattr(verify, "VERSION_SECONDS", 0.2 if hangs == "at once" else 20)
     monkeypatch.setattr(verify, "PROGRAM_SECONDS", 0.2)
     found = checked(write(network, tmp_path, "c"), "c", images, reference.logits(network, images))
-    assert found.startswith(f"not checked: {script} ") and "has not ended within 0.2 seconds (set CC" in found
+    assert found.startswith(f"not checked: {script} ") and "did not end within 0.2 seconds (set CC" in found
 
 
 def test_an_exported_program_that_hangs_is_refused(network, images, tmp_path, monkeypatch, compiler):
@@ -97,7 +97,7 @@ def test_an_exported_program_that_hangs_is_refused(network, images, tmp_path, mo
         "run_program",
         lambda command, seconds, given: usual(command, 1 if given else seconds, given=given),
     )
-    with pytest.raises(ExportError, match="example has not ended within 1 seconds"):
+    with pytest.raises(ExportError, match="example did not end within 1 seconds"):
         checked(files, "c", images, reference.logits(network, images))
 
 

@@ -16,8 +16,6 @@ import pathlib
 import platform
 import shlex
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
 import weakref
@@ -31,6 +29,7 @@ from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.reference import check_images
 from qresnet_jax.system.cache import cache_directory
 from qresnet_jax.system.machine import processors
+from qresnet_jax.system.programs import TimeLimitError, run_program
 
 FLAGS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -244,31 +243,14 @@ def _run(command: Sequence[str], seconds: float, directory: str | None = None) -
       CompilerError: if it cannot be started, or takes longer; it is killed then, with all that it has started.
     """
     try:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        done = run_program(command, seconds, directory=directory)
     except OSError as error:
         raise CompilerError(
             f"{command[0]} cannot be run ({error.strerror}): set CC to a C99 compiler, {_WITHOUT}"
         ) from error
-    with process:
-        try:
-            output, messages = process.communicate(timeout=seconds)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise CompilerError(
-                    f"{shlex.join(command)} did not end within {seconds} seconds: set CC to a C99 compiler, {_WITHOUT}"
-                ) from error
-            raise
-    return process.returncode, output, messages
+    except TimeLimitError as error:
+        raise CompilerError(f"{error}: set CC to a C99 compiler, {_WITHOUT}") from error
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 
 @functools.cache

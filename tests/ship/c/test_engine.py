@@ -232,7 +232,9 @@ def test_a_thousand_networks_that_are_dropped_leave_nothing_behind(
 ):
     _, network = trained_named("basic pact")
     (tmp_path / "tiny.c").write_text(TINY)
-    subprocess.run([compiler, "-shared", "-fPIC", "tiny.c", "-o", "tiny.so"], cwd=tmp_path, check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "tiny.c", "-o", "tiny.so"], cwd=tmp_path, check=True, timeout=300
+    )
     copies = (shutil.copy(tmp_path / "tiny.so", tmp_path / f"{i}.so") for i in itertools.count())
     monkeypatch.setattr(c_engine, "compiled", lambda *_: pathlib.Path(next(copies)))
     monkeypatch.setattr(c_engine, "processors", lambda: 3)
