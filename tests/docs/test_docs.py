@@ -95,7 +95,7 @@ class Worker:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait()
+        self.process.wait(timeout=60)
         self.process.stdout.close()
 
 

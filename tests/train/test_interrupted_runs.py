@@ -95,7 +95,7 @@ def being_saved(workdir):
 def wait_for(process, condition):
     until = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate(timeout=300)
         assert time.monotonic() < until
         time.sleep(0.002)
 
@@ -157,7 +157,7 @@ def test_killed_runs_end_as_one_that_was_not_killed(start_main, run_main, tmp_pa
         time.sleep(delay)
         safe = max(complete(workdir), default=0)
         process.kill()
-        out = process.communicate()[0]
+        out = process.communicate(timeout=300)[0]
         assert process.returncode == -signal.SIGKILL, "it was too fast to be killed"
         assert start == 0 or f"continuing from step {start} of" in out
         said.append((safe, max(complete(workdir), default=0)))
@@ -189,12 +189,12 @@ def disk(tmp_path):
 
     def mount(*options):
         command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(place)]
-        if subprocess.run(command, capture_output=True).returncode:
+        if subprocess.run(command, capture_output=True, timeout=60).returncode:
             pytest.skip("mounting a file system needs root")
         return place
 
     yield mount
-    subprocess.run(["umount", "--lazy", str(place)], capture_output=True)
+    subprocess.run(["umount", "--lazy", str(place)], capture_output=True, timeout=60)
 
 
 def assert_refused(result, *texts):

@@ -347,10 +347,10 @@ def test_exports_with_different_prefixes_live_in_one_directory(
         _, source, example = written[prefix]
         assert f"cc -O3 {example.name} {source.name} -o example" in example.read_text()
         command = [compiler, *STRICT, "-O1", example.name, source.name, "-o", f"run_{prefix}"]
-        subprocess.run(command, cwd=tmp_path, check=True)
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
         images = make_images(2, network.image_shape)
         done = subprocess.run(
-            [tmp_path / f"run_{prefix}"], input=images.tobytes(), capture_output=True, check=True
+            [tmp_path / f"run_{prefix}"], input=images.tobytes(), capture_output=True, check=True, timeout=300
         )
         logits = [line.split()[: network.classes] for line in done.stdout.decode().splitlines()]
         np.testing.assert_array_equal(np.array(logits, np.int64), reference.logits(network, images))
