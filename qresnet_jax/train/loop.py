@@ -390,7 +390,7 @@ def check_finite(state: TrainState) -> None:
     if bad >= 0:
         raise DivergedError(
             f"the {what} not finite at step {bad}: lower config.optim.learning_rate, or set "
-            "config.optim.gradient_clip"
+            "config.optim.gradient_clip, a smaller one if it is set"
         )
 
 
