@@ -33,6 +33,8 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 
+from qresnet_jax.system.files import write_all
+
 SCHEMA = 1
 REPO = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = REPO / "benchmarks" / "results"
@@ -186,8 +188,8 @@ def save(name: str, key: str, measurement: Mapping, folder: pathlib.Path = FOLDE
     path = pathlib.Path(folder) / f"{name}.json"
     document = with_measurement(load(name, folder) if path.exists() else None, name, key, measurement)
     check(document, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_all({path: text.encode()})
     return path
 
 

@@ -57,7 +57,7 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> P
       DataError: there is no such file, or it cannot be read as an image, or it has values that are no brightness; or the
         network takes another number of channels.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     height, width, _ = shape
     mode = _mode(shape)
@@ -82,9 +82,11 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> P
     except _BadPixelError as error:
         raise DataError(f"config.predict.images: {path} {error}") from error
     except Exception as error:  # whatever a decoder meets first in a damaged file
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no format that is known" if unknown else " ".join(str(error).split())
         raise DataError(
-            f"config.predict.images: {path} cannot be read as an image ({' '.join(str(error).split())}): give a PNG, a "
-            "JPEG, or another format that Pillow reads"
+            f"config.predict.images: {path} cannot be read as an image ({reason}): give a PNG, a JPEG, or another format "
+            "that Pillow reads"
         ) from error
     if frames > 1:
         steps[0] += f", the first of {frames} frames"

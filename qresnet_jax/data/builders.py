@@ -27,7 +27,7 @@ import numpy as np
 from qresnet_jax.data.archives import read_raw
 from qresnet_jax.data.published import PUBLISHED, RawSet, RawSplit
 from qresnet_jax.errors import DataError
-from qresnet_jax.system.files import as_path, make_directory
+from qresnet_jax.system.files import as_path, make_directory, missing_directories
 
 log = logging.getLogger("qresnet_jax")
 
@@ -152,6 +152,7 @@ def prepare(
         log.info("%s is already prepared in %s", name, done)
         return done
     try:
+        missing_directories(root / name)  # before anything is read or downloaded
         raw = read_raw(name, raw_dir or _download(name, root, data_dir))
         builder = _builder_class(name)(data_dir=root, file_format="array_record")
         target = pathlib.Path(builder.data_dir)

@@ -192,7 +192,9 @@ def test_the_cut_is_the_middle(tmp_path):
 def test_what_is_no_image_is_named(tmp_path, content):
     path = tmp_path / "x.png"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="x.png cannot be read as an image"):
+    with pytest.raises(
+        UserError, match="x.png cannot be read as an image .of no format that is known.: give"
+    ):
         read_picture(path, (8, 8, 1))
 
 

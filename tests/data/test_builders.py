@@ -180,8 +180,11 @@ def test_a_tilde_is_the_home_directory(home):
 
 def test_a_data_dir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(DataError, match="mnist could not be prepared in .*file"):
-        builders.prepare("mnist", tmp_path / "file", write_archive(tmp_path / "raw", "mnist"))
+    for place in ("file", "file/data", "file/data/sets"):
+        with pytest.raises(
+            DataError, match="mnist could not be prepared in .*/file is a file, not a directory"
+        ):
+            builders.prepare("mnist", tmp_path / place, tmp_path / "nothing is read")
 
 
 # ---- Downloads, from a server on this machine --------------------------------------------------------------

@@ -4,6 +4,7 @@ import ast
 import errno
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -64,6 +65,23 @@ def test_every_path_that_is_given_is_read_with_as_path():
                     f"{file}: {name}({argument})"
                 )
     assert seen > 10  # the check sees them
+
+
+# What writes files in place, and why it may.
+IN_PLACE = {
+    "system/files.py": "write_all itself",
+    "data/builders.py": "a download under a temporary name",
+    "ship/c/engine.py": "sources in a temporary directory",
+    "train/checksums.py": "a checkpoint under a temporary name",
+    "train/workdir.py": "a lock, without content",
+}
+
+
+def test_whole_files_are_written_by_write_all():
+    for file in (REPO / "qresnet_jax").rglob("*.py"):
+        pattern = r'\.write_(text|bytes)\(|\bopen\([^)]*"(w|x)b?"'
+        written = re.search(pattern, file.read_text())
+        assert bool(written) == (file.relative_to(REPO / "qresnet_jax").as_posix() in IN_PLACE), file
 
 
 def test_new_directories_are_made_and_named(tmp_path):
