@@ -20,7 +20,7 @@ from qresnet_jax.errors import ConfigError, UserError
 from qresnet_jax.system.cache import cache_compilations
 from qresnet_jax.system.config_files import errors_of, find_config, how_to_name_a_config, load_config
 from qresnet_jax.system.process import (
-    ignore_abandoned_reads,
+    ignore_abandoned_tasks,
     log_to_standard_output,
     restart_with_large_pages,
 )
@@ -121,7 +121,7 @@ def _unknown_field(argv: Sequence[str]) -> str:
 
 def run() -> None:
     """Runs the command and exits with 0 when done, 2 after a user's mistake, or 130 after an interruption."""
-    ignore_abandoned_reads()
+    ignore_abandoned_tasks()
     try:
         app.run(main, flags_parser=parse)
     except SystemExit as done:
@@ -130,7 +130,7 @@ def run() -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         if threading.active_count() > 1:
-            os._exit(2)  # at a normal exit, reads that Orbax has begun in other threads print errors
+            os._exit(2)  # at a normal exit, what Orbax has begun in other threads prints errors
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

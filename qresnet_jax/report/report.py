@@ -3,6 +3,7 @@
 Everything comes from the workdir: the best checkpoint, `metrics.jsonl` and `train.log`. No data set is needed.
 """
 
+import json
 import logging
 import os
 import pathlib
@@ -29,6 +30,7 @@ from qresnet_jax.train.checkpoint import to_json
 from qresnet_jax.train.diagnostics import by_layer, latent_magnitudes, walked_layer
 from qresnet_jax.train.evaluator import TrainedRun, fold_run, restore_run
 from qresnet_jax.train.records import FILE, read_metrics
+from qresnet_jax.train.resume import changed_fields
 
 log = logging.getLogger("qresnet_jax")
 
@@ -149,7 +151,7 @@ def _markdown(
         "## Worth knowing",
         "\n".join(f"- {sentence}" for sentence in _worth_knowing(records, config)),
         "## Settings",
-        _settings(run.meta["config"]),
+        _settings(run.meta["config"]) + _changed_later(run, workdir),
         "## Pictures",
         *(f"![{name}](plots/{name}.png)\n\n{CAPTIONS[name].format(**loop)}" for name in pictures),
         "## Layers",
@@ -217,6 +219,18 @@ def _settings(saved: Mapping[str, object]) -> str:
     ]
     text = _pairs(rows) if rows else "All are the defaults."
     return f"{text}\n\n<details><summary>Defaults</summary>\n\n{_pairs(same)}\n\n</details>"
+
+
+def _changed_later(run: TrainedRun, workdir: pathlib.Path) -> str:
+    """Returns a sentence on the settings with which the run went on after its best checkpoint; "" if they are the same."""
+    path = workdir / "config.json"
+    now = json.loads(path.read_text()) if path.exists() else run.meta["config"]
+    changed = changed_fields(run.meta, {"config": now}).values()
+    return (
+        f"\n\nAfter this checkpoint the run went on with {', '.join(f'`{text}`' for text in changed)}."
+        if changed
+        else ""
+    )
 
 
 def _code(value: object) -> str:

@@ -65,10 +65,11 @@ def log_to_standard_output() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
 
 
-def ignore_abandoned_reads() -> None:
-    """Hides the errors of reads that Orbax abandons, in other threads, when a checkpoint is damaged.
+def ignore_abandoned_tasks() -> None:
+    """Hides the errors of what Orbax abandons, in other threads, when one of many reads or writes fails.
 
-    They would bury our own message.
+    That is when the disk is full, or when a checkpoint without checksums, of an earlier version, is damaged. These errors
+    would bury our own message.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     usual = sys.unraisablehook

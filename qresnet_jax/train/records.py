@@ -1,5 +1,6 @@
 """Writes and reads the metrics of a run: `metrics.jsonl`, and event files for TensorBoard."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -33,12 +34,14 @@ class Metrics:
         self._last = kept[-1].record if kept else {}  # the record of the last step,
         self._is_held = False  # whether it is still to be written,
         self._start = kept[-1].start if kept else 0  # and where its line begins
-        try:
-            self._file = self.path.open("ab")
-        except PermissionError as error:
-            raise UserError(f"{self.path} cannot be written: make it writable to continue") from error
-        self._file.seek(self._file.truncate(kept[-1].end if kept else 0))
-        self._events = _Events(self.path.parent, last_step)
+        with contextlib.ExitStack() as on_error:
+            try:
+                self._file = on_error.enter_context(self.path.open("ab"))
+            except PermissionError as error:
+                raise UserError(f"{self.path} cannot be written: make it writable to continue") from error
+            self._file.seek(self._file.truncate(kept[-1].end if kept else 0))
+            self._events = _Events(self.path.parent, last_step)
+            on_error.pop_all()
 
     def write(self, step: int, values: dict[str, float], *, more_follows: bool = False) -> None:
         """Records values for a step; if the last values had the same step, they share its line.

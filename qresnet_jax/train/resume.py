@@ -54,7 +54,7 @@ def continue_run(
             f"{workdir} has been trained for {latest} steps, more than the {total_steps} of "
             f"config.num_epochs={meta['config']['num_epochs']}: raise num_epochs, or give another --workdir"
         )
-    changes = _changes(checkpoints.meta(latest), meta)
+    changes = changed_fields(checkpoints.meta(latest), meta)
     if changes:  # they are logged before restoring, as one of them may be why the checkpoint does not fit
         log.info("changed since the checkpoint: %s", ", ".join(changes.values()))
     state = checkpoints.restore(latest, like)
@@ -75,7 +75,7 @@ def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], checkpoin
     """
     workdir = checkpoint.parent.parent
     elsewhere = f"another --workdir (with --config.init_from={workdir} to start from the weights of this run)"
-    fatal = [text for name, text in _changes(saved, given).items() if name.startswith(_OF_THE_RUN)]
+    fatal = [text for name, text in changed_fields(saved, given).items() if name.startswith(_OF_THE_RUN)]
     if fatal:
         raise CheckpointError(
             f"the checkpoint {checkpoint} belongs to a run with other settings: {', '.join(fatal)}. Give the old "
@@ -90,10 +90,15 @@ def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], checkpoin
             )
 
 
-def _changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
+def changed_fields(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
     """Returns the fields of a run's config that differ, as `{"num_epochs": "config.num_epochs=5 (was 4)"}`.
 
-    A field that is newer than the saved config had its default; one that no longer exists is left out.
+    Fields of one call of the command (`config.OF_THE_CALL`) are left out. A field that is newer than the saved config
+    had its default; one that no longer exists is left out.
+
+    Args:
+      saved: the description in a checkpoint.
+      given: that of a later call, in the same form; of both, only the config counts.
     """
     before, now = (configs.flatten(configs.from_json(meta.get("config", {}))) for meta in (saved, given))
     return {
@@ -167,7 +172,7 @@ def warm_start(
         lines += [f"{len(missing)} are missing there and keep their initial values: {_few(missing)}"]
     if reshaped:
         lines += [f"{len(reshaped)} have another shape there and keep their initial values: {_few(reshaped)}"]
-    changes = {} if meta is None else _changes(described, meta)
+    changes = {} if meta is None else changed_fields(described, meta)
     other = [text for name, text in changes.items() if name.startswith(_OF_THE_NETWORK)]
     if other:
         lines += [f"the network has other settings: {', '.join(sorted(other))}"]

@@ -56,8 +56,20 @@ def run(reported, trained, tmp_path):
     return trained[0], shutil.copytree(reported[0], tmp_path / "small_run")
 
 
+def test_settings_that_changed_after_the_best_checkpoint_are_told_apart_from_its_own(run):
+    config, workdir = run
+    path = workdir / "config.json"
+    saved = json.loads(path.read_text())
+    saved["num_epochs"], saved["export"]["format"], saved["gone"] = 5, "onnx", 1
+    path.write_text(json.dumps(saved))
+    text = write_report(config, workdir).read_text()
+    assert "| `num_epochs` | `2`, not `200` |" in text
+    assert "After this checkpoint the run went on with `config.num_epochs=5 (was 2)`.\n" in text
+
+
 def test_a_report_says_what_came_out(reported):
     workdir, text, metrics = reported
+    assert "After this checkpoint" not in text
     assert text.startswith("# small_run\n")
     step = metrics["test_of_step"]
     assert f"**{100 * metrics['test_accuracy']:.2f} %**, of the checkpoint at step {step}" in text

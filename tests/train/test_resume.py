@@ -8,13 +8,15 @@ import shutil
 import types
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from qresnet_jax.config import default_config, flatten
 from qresnet_jax.errors import CheckpointError
 from qresnet_jax.train.checkpoint import Checkpoints, to_json
+from qresnet_jax.train.evaluator import evaluate_checkpoint, restore_run
 from qresnet_jax.train.resume import check_same_run, continue_run
-from tests.train.tiny_runs import FLOAT, kept, run, tiny_data, tiny_set
+from tests.train.tiny_runs import FLOAT, configuration, kept, run, tiny_data, tiny_set
 
 PLACE = pathlib.Path("runs/a/checkpoints/7")
 
@@ -167,6 +169,31 @@ def test_another_optimizer_is_refused_by_what_differs(float_run, tmp_path):
         run(tmp_path / "run", **FLOAT, **{"optim.momentum": 0.0}, num_epochs=2)
     log = (tmp_path / "run" / "train.log").read_text()
     assert "changed since the checkpoint: " in log and "config.optim.momentum=0.0 (was 0.9)" in log
+
+
+def test_a_run_that_cannot_be_read_or_continued_is_closed(float_run, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(float_run, workdir)
+    (workdir / "checkpoints" / "3" / "state" / "manifest.ocdbt").write_bytes(b"")
+    opened, closed = [], []
+    for name, calls in (("__init__", opened), ("close", closed)):
+        usual = getattr(ocp.CheckpointManager, name)
+
+        def noted(self, *args, usual=usual, calls=calls, **kwargs):
+            calls.append(self)
+            return usual(self, *args, **kwargs)
+
+        monkeypatch.setattr(ocp.CheckpointManager, name, noted)
+    config = configuration(**FLOAT, num_epochs=2)
+    for attempt in (
+        lambda: run(workdir, **FLOAT, num_epochs=2),
+        lambda: run(tmp_path / "new", **FLOAT, init_from=str(workdir)),
+        lambda: restore_run(config, workdir),
+        lambda: evaluate_checkpoint(config, workdir),
+    ):
+        with pytest.raises(CheckpointError, match="its file state/manifest.ocdbt has changed"):
+            attempt()
+    assert len(opened) == 5 and set(map(id, opened)) == set(map(id, closed))
 
 
 def test_a_run_is_not_cut_short(float_run, tmp_path):
