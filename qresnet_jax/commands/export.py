@@ -60,16 +60,16 @@ def export_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[path
 
     images = images[: verify.IMAGES]
     integers = reference.logits(network, images)
-    keep = functools.partial(_write_checked, format=config.export.format, images=images, kind="test images")
+    check = functools.partial(_checked, format=config.export.format, images=images, kind="test images")
     if config.export.format == "qonnx":  # the trained layers themselves
         write = functools.partial(_write_layers, model, network)
-        return keep(write, path, expected=integers * network.logit_scale)
-    files = keep(functools.partial(_write_integers, network, config.export), path, expected=integers)
+        return _keep(check(write, path, expected=integers * network.logit_scale))
+    contents = check(functools.partial(_write_integers, network, config.export), path, expected=integers)
     if config.export.format == "stablehlo":
         write = functools.partial(_write_simulation, model, network)
         path = path.with_name(f"{path.stem}.simulation{path.suffix}")
-        files += keep(write, path, expected=agreement.simulate(model, network, images))
-    return files
+        contents |= check(write, path, expected=agreement.simulate(model, network, images))
+    return _keep(contents)
 
 
 def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -97,7 +97,7 @@ def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[p
     path, network = _path(config.export, workdir), load_packed(config.packed, "numpy").network
     shape = [size or _ANY_SIZE for size in network.image_shape]
     images = np.random.default_rng(0).integers(0, 256, (verify.IMAGES, *shape), np.uint8)
-    return _write_checked(
+    contents = _checked(
         functools.partial(_write_integers, network, config.export),
         path,
         format=config.export.format,
@@ -105,6 +105,7 @@ def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[p
         expected=reference.logits(network, images),
         kind="random images",
     )
+    return _keep(contents)
 
 
 def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -141,7 +142,7 @@ def _image_shape(network: IntegerNetwork) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _write_checked(
+def _checked(
     write: Callable[[pathlib.Path], list[pathlib.Path]],
     path: pathlib.Path,
     *,
@@ -149,8 +150,8 @@ def _write_checked(
     images: np.ndarray,
     expected: np.ndarray,
     kind: str,
-) -> list[pathlib.Path]:
-    """Writes files to a temporary directory, runs them, and puts them in place if they compute what they must.
+) -> dict[pathlib.Path, bytes]:
+    """Writes files to a temporary directory, runs them, and returns them if they compute what they must.
 
     Args:
       write: writes to the path that it is given, and returns the paths of the files.
@@ -158,13 +159,17 @@ def _write_checked(
       format, images, expected, kind: see `verify.check`.
 
     Returns:
-      The final paths of the files.
+      The content of each file by its final path.
     """
     with tempfile.TemporaryDirectory() as directory:
         aside = pathlib.Path(directory) / "files"
         written = write(aside)
         log.info(verify.check(written, format, images, expected, name=path.resolve().name, kind=kind))
-        contents = {path / file.relative_to(aside): file.read_bytes() for file in written}
+        return {path / file.relative_to(aside): file.read_bytes() for file in written}
+
+
+def _keep(contents: dict[pathlib.Path, bytes]) -> list[pathlib.Path]:
+    """Writes all files or none, and returns their paths."""
     write_all(contents)
     for file, content in contents.items():
         log.info("wrote %s, %d bytes", file, len(content))

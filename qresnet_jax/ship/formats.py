@@ -10,14 +10,10 @@ from qresnet_jax.system.files import as_path, missing_directories
 # The formats, and how default names of their files end; the C source is a directory.
 ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".stablehlo"}
 # The formats that a name promises by how it ends, the longest ending first. Any other name is good for any format.
-_PROMISES = {
-    ".qonnx.onnx": ("qonnx",),
-    ".qonnx": ("qonnx",),
+_PROMISES: dict[str, tuple[str, ...]] = {
+    **{".qonnx.onnx": ("qonnx",), ".qonnx": ("qonnx",), ".c": (), ".h": ()},
+    **{ending: (format,) for format, ending in ENDINGS.items() if format != "c"},
     ".onnx": ("onnx", "qonnx"),
-    ".safetensors": ("packed",),
-    ".stablehlo": ("stablehlo",),
-    ".c": (),
-    ".h": (),
 }
 
 

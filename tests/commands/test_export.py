@@ -13,11 +13,12 @@ from qresnet_jax.commands.export import export_packed, export_run
 from qresnet_jax.data import load_dataset
 from qresnet_jax.errors import UserError
 from qresnet_jax.report.runs import read_run
+from qresnet_jax.ship import verify
 from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import read_packed, save_packed
-from qresnet_jax.train.checkpoint import warm_start
 from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed, restore_run
+from qresnet_jax.train.resume import warm_start
 
 
 def small(**model):
@@ -141,6 +142,26 @@ def test_what_a_spoiled_writer_wrote_is_not_kept(run, spoiled, format, tmp_path)
     with pytest.raises(UserError, match="x gives other logits than the network on 256 random images"):
         export_packed(config, tmp_path)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
+def test_of_two_files_none_is_kept_if_the_second_is_wrong(run, tmp_path, monkeypatch):
+    def run_first(files, images, classes):
+        calls.append(files)
+        return verify.RUNNERS["packed"](files, images, classes) if len(calls) == 1 else 1 / 0
+
+    def write_packed(network, path, format, **options):
+        return write_network(network, path, "packed")  # StableHLO would take longer
+
+    calls = []
+    monkeypatch.setitem(verify.RUNNERS, "stablehlo", run_first)
+    monkeypatch.setattr(export, "write_network", write_packed)
+    monkeypatch.setattr(export, "_write_simulation", lambda model, network, path: [path])
+    config = changed(run[0], format="stablehlo", path=str(tmp_path / "new" / "x.stablehlo"))
+    with pytest.raises(
+        UserError, match="x.simulation.stablehlo does not run .division by zero.*, so it is not kept"
+    ):
+        export_run(config, run[1])
+    assert len(calls) == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_packed_file_for_images_of_any_size_is_tried_on_images_of_one(tmp_path, caplog):
