@@ -15,6 +15,7 @@ from qresnet_jax.ship.c.writer import PROFILES, write_c
 from qresnet_jax.ship.load import find_packed, zoo
 from qresnet_jax.ship.packed.file import read_packed
 from qresnet_jax.system.machine import processors
+from tests.ship.random_networks import random_network
 
 STRICT = (
     *("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow"),
@@ -72,3 +73,13 @@ def test_the_code_compiles_without_warnings(compiler, profile, name, tmp_path):
         pytest.skip("the profile fast is not for microcontrollers")
     write_c(read_packed(find_packed(name)), tmp_path, profile=profile)
     assert complaints(compiler, tmp_path, itertools.product(LEVELS, TARGETS[compiler])) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(16))
+def test_the_code_of_random_networks_compiles_without_warnings(seed, tmp_path, compiler):
+    """With the most inlining; other shapes of planes, kernels and levels than the zoo has."""
+    network, size = random_network(seed, ordinary=seed % 2 == 0)
+    free = {} if network.height else {"height": size[0], "width": size[1]}
+    write_c(network, tmp_path, **free)
+    assert complaints(compiler, tmp_path, [("-O3", target) for target in HERE]) == ""

@@ -82,14 +82,14 @@ MODEL_INLINE void model_quantize_steps(const model_quantizer *q, size_t steps, s
                                        uint8_t *levels)
 {
     const size_t plane = q->plane, next = q->channels * plane;
-    size_t c, at;
+    size_t c, at, left;
     for (c = 0; c < q->channels; c++, x += 8 * plane, levels += plane) {
         const size_t row = q->rows == 1 ? 0 : c;
         for (at = 0; at + 32 <= plane; at += 32)
             model_quantize_rows(q, row, steps, planes, x + at, q->mask + at, 32, next, levels + at);
         for (; at + 8 <= plane; at += 8)
             model_quantize_rows(q, row, steps, planes, x + at, q->mask + at, 8, next, levels + at);
-        for (; at < plane; at++)
+        for (left = plane % 8; left > 0; left--, at++) /* at < plane, in such a form that GCC sees how few they are */
             model_quantize_rows(q, row, steps, planes, x + at, q->mask + at, 1, next, levels + at);
     }
 }
