@@ -1,10 +1,15 @@
-"""Measures inference of ResNet-20 W1A2 on a CPU: our engines against onnxruntime on the same network in float and int8.
+"""Measures inference on a CPU: our engines against onnxruntime on the same network in float and int8.
 
-    pip install -e ".[bench]" && python benchmarks/inference.py [--rounds=15] [--threads=1] [--packed=FILE] [--save]
+    pip install -e ".[bench]" && python benchmarks/inference.py [--rounds=15] [--rest=0.2] [--save]
+    python benchmarks/inference.py [--threads=1] [--packed=FILE]        # only one network and number of threads
+
+It measures a ResNet-20 W1A2 with random weights and every network of the zoo, on one thread and on all cores. With `--packed`
+or `--threads` it measures one network, by default the ResNet-20, with one number of threads, by default 1.
 
 The peer is the float twin of `networks.py`. It gets float images, our engines get uint8 pixels. The engines take turns,
-each in a process of its own on the same processors. The ratio of a round is the peer's time over the engine's; the median
-over the rounds is reported. The weights are random unless a packed file is given.
+each in a process of its own on the same processors. Before its turn an engine rests, since the threads of the one before it
+spin for a while after a call, and then makes a call that does not count. The ratio of a round is the peer's time over the
+engine's; the median over the rounds is reported.
 
 Two limits of the machine are measured as well. `sgemm` is the time that the network's multiplications would take at the
 speed of NumPy's large float32 matrix product. `popcount` is the time that its binary multiplications would take as AND,
@@ -33,6 +38,8 @@ from children import answer
 from networks import FLOAT32 as PEER
 from networks import INT8, ONNX_FILES, as_float, pixels, random_network, write_networks
 from results import add_save_option, measured, save, spread
+
+from qresnet_jax.system.machine import processors
 
 NAME = "inference"
 OURS = {"numpy": "reference", "jax": "jax.engine", "c": "c.engine"}
@@ -80,6 +87,7 @@ def serve(which, folder, threads, batch):
     repeats = max(1, round(0.05 / min(seconds(run) for _ in range(5))))
     print("ready", flush=True)
     for _ in sys.stdin:
+        run()  # after a rest
         print(statistics.median(seconds(run) for _ in range(repeats)), flush=True)
     called = resident("VmHWM")
     print(max(peak, called), called - loaded, flush=True)
@@ -151,29 +159,29 @@ def print_limits(folder):
 # The comparison.
 
 
-def command(args, folder):
+def command(threads, folder):
     """Returns the command of a child process, without the option that says what it measures."""
-    return [sys.executable, __file__, f"--threads={args.threads}", f"--folder={folder}"]
+    return [sys.executable, __file__, f"--threads={threads}", f"--folder={folder}"]
 
 
-def measure_limits(args, folder):
+def measure_limits(threads, folder):
     """Measures the limits of this machine in a child process, and prints and returns them."""
     done = subprocess.run(
-        [*command(args, folder), f"--serve={LIMITS}"], check=True, stdout=subprocess.PIPE, timeout=600
+        [*command(threads, folder), f"--serve={LIMITS}"], check=True, stdout=subprocess.PIPE, timeout=600
     )
     limits = json.loads(done.stdout)
     print(
-        f"{limits['multiplications'] / 1e6:.1f} M multiplications an image; limits on {args.threads} thread(s): "
+        f"{limits['multiplications'] / 1e6:.1f} M multiplications an image; limits on {threads} thread(s): "
         f"sgemm {limits['sgemm'] * 1e6:.0f} us, popcount {limits['popcount'] * 1e6:.0f} us an image"
     )
     return limits
 
 
-def compare(engines, folder, batch, args):
-    """Measures all engines at one batch size; prints and returns a row for each."""
+def compare(engines, folder, batch, threads, rounds, rest):
+    """Measures all engines at one batch size, with `rest` seconds before each turn; prints and returns a row for each."""
     children = {
         which: subprocess.Popen(
-            [*command(args, folder), f"--batch={batch}", f"--serve={which}"],
+            [*command(threads, folder), f"--batch={batch}", f"--serve={which}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -186,8 +194,9 @@ def compare(engines, folder, batch, args):
                 other.kill()
             raise SystemExit(f"the engine {which} failed to start; its message stands above")
     times = {which: [] for which in engines}
-    for _ in range(args.rounds):
+    for _ in range(rounds):
         for which, child in children.items():
+            time.sleep(rest)
             child.stdin.write("go\n")
             child.stdin.flush()
             times[which].append(float(answer(child)))
@@ -233,15 +242,48 @@ def available_engines():
     return engines
 
 
+def cases(packed, threads):
+    """Returns what to measure: for each network, which is a packed file or "" for the random one, the numbers of threads."""
+    from qresnet_jax.ship.load import zoo
+
+    if packed or threads:
+        return {packed: [threads or 1]}
+    return {name: sorted({1, processors()}) for name in ("", *zoo())}
+
+
+def measure(network, name, threads, folder, engines, args):
+    """Measures one network with a number of threads; prints the figures, and saves them if `--save` is given."""
+    # XLA and BLAS use as many threads as there are processors.
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(everywhere)[-threads:])
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+    try:
+        print(f"{name}, {threads} thread(s)")
+        limits = measure_limits(threads, folder)
+        print(
+            "batch  engine            ms a call  us image  faster than onnxruntime fp32  MiB process   call"
+        )
+        rows = [
+            row
+            for batch in args.batches.split(",")
+            for row in compare(engines, folder, int(batch), threads, args.rounds, args.rest)
+        ]
+    finally:
+        os.sched_setaffinity(0, everywhere)
+    if args.save:
+        figures = {"network": name, "threads": threads, "limits": limits, "rows": rows}
+        key = f"{name}, {threads} thread{'s' * (threads > 1)}"
+        print("wrote", save(NAME, key, measured(figures, cores=threads), args.save))
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--packed", help="a packed file or a name from the zoo; without it the weights are random"
-    )
+    parser.add_argument("--rest", type=float, default=0.2, help="seconds before each engine's turn")
+    parser.add_argument("--threads", type=int, help="the number of threads")
+    parser.add_argument("--packed", default="", help="a packed file or a name from the zoo")
     parser.add_argument("--batches", default="1,16,128", help="images in a call")
     add_save_option(parser, NAME)
     for hidden, kind in (("--serve", str), ("--folder", pathlib.Path), ("--batch", int)):
@@ -251,31 +293,20 @@ def main():
         return print_limits(args.folder)
     if args.serve:
         return serve(args.serve, args.folder, args.threads, args.batch)
-    # XLA and BLAS use as many threads as there are processors.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads :])
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(args.threads)
     from qresnet_jax.ship.load import find_packed
     from qresnet_jax.ship.packed.file import read_packed
 
-    network = read_packed(find_packed(args.packed)) if args.packed else random_network()
-    if network.height is None or network.width is None:
-        raise SystemExit(f"{args.packed} takes images of any size: give a file with a height and a width")
-    with tempfile.TemporaryDirectory() as folder:
-        write_networks(network, pathlib.Path(folder))
-        engines = available_engines()
-        limits = measure_limits(args, folder)
-        print(
-            "batch  engine            ms a call  us image  faster than onnxruntime fp32  MiB process   call"
-        )
-        rows = [
-            row for batch in args.batches.split(",") for row in compare(engines, folder, int(batch), args)
-        ]
-    if args.save:
-        name = f"{pathlib.Path(args.packed).stem if args.packed else 'ResNet-20 W1A2'}, {shape(network)}"
-        figures = {"network": name, "threads": args.threads, "limits": limits, "rows": rows}
-        key = f"{name}, {args.threads} thread{'s' * (args.threads > 1)}"
-        print("wrote", save(NAME, key, measured(figures, cores=args.threads), args.save))
+    engines = available_engines()
+    for packed, numbers in cases(args.packed, args.threads).items():
+        network = read_packed(find_packed(packed)) if packed else random_network()
+        if network.height is None or network.width is None:
+            raise SystemExit(f"{packed} takes images of any size: give a file with a height and a width")
+        name = f"{pathlib.Path(packed).stem or 'ResNet-20 W1A2'}, {shape(network)}"
+        with tempfile.TemporaryDirectory() as folder:
+            write_networks(network, pathlib.Path(folder))
+            for threads in numbers:
+                measure(network, name, threads, folder, engines, args)
 
 
 def shape(network):

@@ -41,7 +41,11 @@ def _inference_cell(row):
 
 
 def inference_memory(measurements: Measurements) -> str:
-    """Returns, by engine, the peak memory of a process and what the calls add to it, at the largest batch size."""
+    """Returns, by engine, the peak memory of a process and what the calls add to it, at the largest batch size.
+
+    It shows the first measurement, which is that of the largest network on one thread.
+    """
+    measurements = dict(list(measurements.items())[:1])
     rows = [("Engine", "Images in a call", "Memory that calls add", "Peak of the whole process")]
     shown = [
         (run, max((row["batch"] for row in run["rows"]), default=0), heading, engine)

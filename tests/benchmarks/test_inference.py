@@ -1,7 +1,7 @@
 import pytest
 
 from qresnet_jax.ship.costs import network_table
-from qresnet_jax.ship.load import load_packed
+from qresnet_jax.ship.load import load_packed, zoo
 
 ENGINES = {"onnxruntime fp32", "onnxruntime int8", "numpy", "jax", "c"}
 
@@ -29,3 +29,25 @@ def test_ratios_are_those_of_the_rounds(benchmark):
     row = benchmark("inference").row("jax", 16, [1.0, 2.0, 4.0], [2.0, 2.0, 2.0], 2**30, 2**20)
     assert row["ratio"] == {"median": 1.0, "min": 0.5, "max": 2.0, "rounds": 3}
     assert row["seconds"]["median"] == 2.0
+
+
+def test_all_networks_are_measured_on_one_thread_and_on_all_cores_unless_one_is_named(benchmark, monkeypatch):
+    inference = benchmark("inference")
+    monkeypatch.setattr(inference, "processors", lambda: 3)
+    assert inference.cases("", None) == {name: [1, 3] for name in ("", *zoo())}
+    assert inference.cases("a.safetensors", None) == {"a.safetensors": [1]}
+    assert inference.cases("", 2) == {"": [2]}
+    monkeypatch.setattr(inference, "processors", lambda: 1)
+    assert inference.cases("", None) == {name: [1] for name in ("", *zoo())}
+
+
+def test_several_measurements_are_told_apart_and_the_memory_is_that_of_the_first(benchmark, make_measurement):
+    row = benchmark("inference").row("c", 128, [1.0], [2.0], 2**30, 2**20)
+    runs = {
+        name: make_measurement(network=name, threads=threads, limits={}, rows=[row])
+        for name, threads in (("large", 1), ("small", 2))
+    }
+    tables = benchmark("templates").TABLES
+    table = tables["inference"].render(runs)
+    assert "\n| large, 1 thread | 128 | " in table and "\n| small, 2 threads | 128 | " in table
+    assert tables["inference_memory"].render(runs).count("1024 MiB") == 1
