@@ -13,7 +13,6 @@ from qresnet_jax.errors import CompilerError, ExportError, PackedError
 from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import read_packed
-from qresnet_jax.ship.reference import check_images
 from qresnet_jax.system.files import as_path
 
 # Modules of this package, which are imported when they are needed; each has `logits(network, images)`.
@@ -80,8 +79,7 @@ class PackedNetwork:
           ValueError: if the images do not have the network's shape, or are not uint8.
           CompilerError: if the engine "c" was asked for and no C compiler works.
         """
-        check_images(self.network, images)
-        many = self._asked == AUTO and len(images) >= _MANY and _has_accelerator()
+        many = self._asked == AUTO and np.shape(images)[:1] >= (_MANY,) and _has_accelerator()
         engine = "jax" if many else self._usual
         try:
             result = _logits(engine, self.network, images)
