@@ -139,8 +139,13 @@ def _put_back(path: pathlib.Path, old: pathlib.Path, lost: list[pathlib.Path]) -
     """Undoes a rename or a removal that may have happened or not; adds the path to `lost` if that fails."""
     try:
         if os.path.lexists(old):
-            if not (os.path.lexists(path) and os.path.samestat(path.lstat(), old.lstat())):
+            if os.path.lexists(path) and os.path.samestat(path.lstat(), old.lstat()):
+                return
+            try:
                 old.replace(path)
+            except OSError:  # what refused a rename may refuse another
+                path.unlink(missing_ok=True)
+                _keep(old, path)
         elif not path.is_dir():
             path.unlink(missing_ok=True)
     except OSError:

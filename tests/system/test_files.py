@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import re
+import shutil
 
 import pytest
 
@@ -204,18 +205,33 @@ def test_files_are_put_back_where_there_are_no_hard_links(tmp_path, monkeypatch)
     assert contents(tmp_path) == {"a": "old"}
 
 
-def test_what_cannot_be_put_back_either_is_named_and_kept(tmp_path, monkeypatch):
-    (tmp_path / "a").write_text("old")
-    usual = os.replace
+@pytest.fixture
+def no_rename_but_the_first(monkeypatch):
+    """Gives a list of functions of modules that fail together with the second rename, as `(module, name)`."""
+    usual, failing_too = os.replace, [(os, "replace")]
 
-    def once(*paths):
-        monkeypatch.setattr(os, "replace", broken)
-        usual(*paths)
-
-    def broken(*_):
+    def broken(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
 
+    def once(*paths):
+        for module, name in failing_too:
+            monkeypatch.setattr(module, name, broken)
+        usual(*paths)
+
     monkeypatch.setattr(os, "replace", once)
+    return failing_too
+
+
+def test_files_are_put_back_where_no_file_can_be_renamed_any_more(tmp_path, no_rename_but_the_first):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(UserError, match="b cannot be written .Input/output error.: choose another place$"):
+        write_all({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert contents(tmp_path) == {"a": "old"}
+
+
+def test_what_cannot_be_put_back_either_is_named_and_kept(tmp_path, no_rename_but_the_first):
+    (tmp_path / "a").write_text("old")
+    no_rename_but_the_first += [(os, "link"), (shutil, "copy2")]
     with pytest.raises(UserError) as caught:
         write_all({tmp_path / "a": b"new", tmp_path / "b": b"new"})
     assert f"{tmp_path}/a has changed and could not be put back; its former content is in " in str(
@@ -223,7 +239,7 @@ def test_what_cannot_be_put_back_either_is_named_and_kept(tmp_path, monkeypatch)
     )
     (old,) = tmp_path.glob(".*.old")
     assert str(caught.value).endswith(str(old)) and old.read_text() == "old"
-    assert sorted(contents(tmp_path)) == sorted(["a", old.name])
+    assert list(contents(tmp_path)) == [old.name]
 
 
 def test_a_file_system_that_cannot_sync_directories_is_written(tmp_path, monkeypatch):
