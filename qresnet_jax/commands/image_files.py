@@ -102,8 +102,8 @@ def _in_directory(path: pathlib.Path) -> list[pathlib.Path]:
     images = [file for file in files if _is_image(file)]
     if not images:
         raise DataError(
-            f"config.predict.images: the directory {path} has no image file ({' '.join(ENDINGS)}) directly in it, but "
-            f"{len(files)} other files and {len(entries) - len(files)} directories: give '{path / '*'}' to read files "
+            f"config.predict.images: the directory {path} has no image file ({' '.join(ENDINGS)}) directly in it; it "
+            f"has other files: {len(files)}, directories: {len(entries) - len(files)}. Give '{path / '*'}' to read files "
             f"with other endings, or '{path / '**'}' to search the directories too"
         )
     _log(f"{path}: a directory", images, len(entries) - len(images))
@@ -132,5 +132,5 @@ def _is_image(path: pathlib.Path) -> bool:
 
 
 def _log(what: str, images: Sequence[pathlib.Path], others: int) -> None:
-    left_out = f"; {others} others are left out" if others else ""
+    left_out = f"; {others} other{'s are' if others > 1 else ' is'} left out" if others else ""
     log.info("%s with %d image%s%s", what, len(images), "" if len(images) == 1 else "s", left_out)

@@ -110,19 +110,19 @@ def test_the_log_says_what_a_name_was_taken_for(given, text, caplog):
         ("a.png,none/x.png", ["there is no file or directory none/x.png"]),
         ("a.png/x.png", ["there is no file or directory a.png/x.png"]),
         (("none,a.png",), ["there is no file or directory none,a.png"]),
-        ("empty", ["the directory empty has no image file", "0 other files and 0 directories"]),
+        ("empty", ["the directory empty has no image file", "other files: 0, directories: 0"]),
         (
             "texts",
             [
                 "the directory texts has no image file (.avif",
-                "1 other files and 0 directories: give 'texts/*'",
+                "other files: 1, directories: 0. Give 'texts/*'",
             ],
         ),
         (
             "nested",
             [
                 "the directory nested has no image file",
-                "2 directories",
+                "directories: 2",
                 "'nested/**' to search the directories too",
             ],
         ),
