@@ -22,8 +22,8 @@ from qresnet_jax.models.architecture import (
     has_integer_form,
     stage_widths,
 )
-from qresnet_jax.nn.stream import renormalize, to_stream
-from qresnet_jax.quantize.fixed_point import mean_pool, saturating_add
+from qresnet_jax.nn.stream import to_stream
+from qresnet_jax.quantize.fixed_point import mean_pool, round_to_grid, saturating_add
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -37,7 +37,7 @@ class Precision:
       binary: whether the convolutions in the blocks have 1-bit weights.
       weight_scale: "layer" or "channel", see `qresnet_jax.binarize`.
       activation: name of the quantizer, as in the config.
-      fraction_bits: fraction bits of the residual stream's grid, or None for a float stream.
+      fraction_bits: fraction bits of the residual stream's grid, or None for the float stream of a float network.
       dtype: dtype of float layers and of the operands of products.
     """
 
@@ -203,7 +203,7 @@ class ResNet(nnx.Module):
             for block in stage:
                 stream = block(stream)
         if self.final_norm is not None:
-            stream = nnx.relu(renormalize(self.final_norm, stream, self.fraction_bits))
+            stream = nnx.relu(round_to_grid(self.final_norm(stream), self.fraction_bits))
         return self.classifier(mean_pool(stream, self.fraction_bits))
 
 

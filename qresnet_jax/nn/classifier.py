@@ -11,15 +11,19 @@ from qresnet_jax.quantize.straight_through import straight_through
 class Classifier(nnx.Linear):
     """A linear layer that gives the logits. It computes in integers if `fraction_bits` is set.
 
-    Its inputs are then on the residual stream's grid. Its weights are rounded to as many bits (at most 11) as
-    keep every sum below 2**31, and its bias to the unit of the sums; the gradient passes straight through.
-    The whole layer has one scale, so that the largest integer is the largest logit.
+    Its inputs are then on the residual stream's grid. Its weights are rounded to integers of at most 11 bits, with
+    one unit for the whole layer, so that the largest integer is the largest logit. The unit is larger where the sums
+    of a class would otherwise not fit int32. The bias is rounded to the unit of the sums. The gradients pass straight
+    through.
 
     Args:
       in_features: number of input features.
       out_features: number of classes.
       fraction_bits: fraction bits of the residual stream's grid, or None for a float layer.
       rngs: source of the `params` key.
+
+    Raises:
+      ValueError: if there are more than 65,536 input features in integers.
 
     Examples:
       >>> from flax import nnx
@@ -38,9 +42,13 @@ class Classifier(nnx.Linear):
         fraction_bits: int | None = fixed_point.FRACTION_BITS,
         rngs: nnx.Rngs,
     ) -> None:
+        if fraction_bits is not None and in_features > fixed_point.MOST_FEATURES:
+            raise ValueError(
+                f"Classifier takes at most {fixed_point.MOST_FEATURES:,} features in integers, got {in_features:,}: pool "
+                "them, or make a float layer with fraction_bits=None"
+            )
         super().__init__(in_features, out_features, rngs=rngs)
         self.fraction_bits = fraction_bits
-        self.weight_bits = min(11, 32 - 15 - (in_features - 1).bit_length())
 
     def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # takes no sharding
         """Computes logits.
@@ -66,11 +74,9 @@ class Classifier(nnx.Linear):
           `(kernel, bias, unit)`: int32 `[in, out]`, int32 `[out]` and a float32 scalar.
         """
         assert self.fraction_bits is not None  # a float layer has no integers
-        kernel, bias = self.kernel[...], self.bias[...]
-        largest = 2.0 ** (self.weight_bits - 1) - 1
-        factor = jnp.maximum(jnp.max(jnp.abs(kernel)), 1e-12) / largest
+        factor = fixed_point.classifier_unit(self.kernel[...])
         unit = factor * 2.0**-self.fraction_bits
-        # The bias may take what the largest sum leaves of int32, less 1 % because float32 rounds.
-        room = 0.99 * (2.0**31 - self.in_features * fixed_point.STREAM_MAX * largest)
-        bias = jnp.clip(jnp.round(bias / unit), -room, room)
-        return jnp.round(kernel / factor).astype(jnp.int32), bias.astype(jnp.int32), unit
+        kernel = jnp.round(self.kernel[...] / factor)
+        room = fixed_point.bias_room(kernel)
+        bias = jnp.clip(jnp.round(self.bias[...] / unit), -room, room)
+        return kernel.astype(jnp.int32), bias.astype(jnp.int32), unit

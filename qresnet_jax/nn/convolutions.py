@@ -9,9 +9,10 @@ from jax.typing import DTypeLike
 
 from qresnet_jax import pixels
 from qresnet_jax.nn.variables import BinaryKernel
-from qresnet_jax.ops.convolution import accumulate, binary_conv, exact_conv
+from qresnet_jax.ops.convolution import binary_conv, exact_conv
 from qresnet_jax.ops.plain import plain_conv
 from qresnet_jax.quantize import exact
+from qresnet_jax.quantize.fixed_point import stem_unit
 from qresnet_jax.quantize.straight_through import straight_through
 
 WEIGHT_BITS = 11  # bits of a stem's integer weights: more bits change no predicted class, fewer do
@@ -99,20 +100,6 @@ class BinaryConv(nnx.Module):
         """
         self._check(x)
         return binary_conv(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
-
-    def accumulate(
-        self, x: jax.Array, step: jax.Array | None, max_level: int | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns the sums behind `__call__`, whose result is `acc * factor`. It is not meant to be differentiated.
-
-        The arguments and errors are those of `__call__`.
-
-        Returns:
-          `(acc, factor)`: float32 `[N, H', W', out_features]`, with integral values if `step` is given, and
-          float32 `[]` or, with one scale per channel, `[out_features]`.
-        """
-        self._check(x)
-        return accumulate(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
 
     def acc_max(self, max_level: int) -> int:
         """Returns the largest possible `|acc|` for activation levels up to `max_level`."""
@@ -224,8 +211,10 @@ class StemConv(nnx.Module):
         if self.weight_bits is None:
             kernel = self.kernel[...].astype(self.dtype)
             return plain_conv(x.astype(self.dtype), kernel, self.strides, out_dtype=self.dtype)
-        acc, factor = self.accumulate(x)
-        return acc * factor
+        kernel, factor = self.integer_kernel()
+        scaled = x.astype(jnp.float32) * pixels.UNITS
+        integers = straight_through(jnp.clip(jnp.round(scaled), -pixels.LARGEST, pixels.LARGEST), scaled)
+        return exact_conv(integers, kernel, self.strides, self.dtype) * (factor / pixels.UNITS)
 
     def integer_kernel(self) -> tuple[jax.Array, jax.Array]:
         """Returns the integer weights and their scale: the rounded kernel is `q * factor`.
@@ -235,24 +224,9 @@ class StemConv(nnx.Module):
         """
         assert self.weight_bits is not None  # a float convolution has no integers
         kernel = self.kernel[...]
-        largest = 2.0 ** (self.weight_bits - 1) - 1
-        size = jnp.maximum(jnp.max(jnp.abs(kernel), axis=(0, 1, 2)), 1e-12)
-        factor = jax.lax.stop_gradient(size / largest)
+        factor = jax.lax.stop_gradient(stem_unit(kernel, self.weight_bits))
         scaled = kernel / factor
         return straight_through(jnp.round(scaled), scaled), factor
-
-    def accumulate(
-        self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns the sums behind `__call__`, whose result is `acc * factor`.
-
-        Returns:
-          `(acc, factor)`: float32 `[N, H', W', out]` with integral values, and float32 `[out]`.
-        """
-        kernel, factor = self.integer_kernel()
-        scaled = x.astype(jnp.float32) * pixels.UNITS
-        integers = straight_through(jnp.clip(jnp.round(scaled), -pixels.LARGEST, pixels.LARGEST), scaled)
-        return exact_conv(integers, kernel, self.strides, self.dtype), factor / pixels.UNITS
 
     def acc_max(self, max_level: int = pixels.LARGEST) -> int:
         """Returns the largest possible `|acc|`."""

@@ -48,8 +48,3 @@ class BatchNorm(nnx.BatchNorm):
         self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
         self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
         return y.astype(self.dtype)
-
-    def affine(self) -> tuple[jax.Array, jax.Array]:
-        """Returns `(multiplier, offset)`, float32 `[C]` each: evaluation mode computes `x * multiplier + offset`."""
-        multiplier = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
-        return multiplier, self.bias[...] - self.mean[...] * multiplier

@@ -3,19 +3,18 @@
 Between two convolutions lie a scale s, a step alpha / n, a batch norm, a ReLU and a quantizer. They are
 folded in two ways:
 
-- If the result goes to the residual stream, evaluation already computes `(acc * M + C) >> k`; folding stores
-  M, C and k.
-- If the result goes to a quantizer, all of them become thresholds on the integer acc, see
-  `qresnet_jax.ship.thresholds`.
+- If the result goes to the residual stream, they become `(acc * M + C) >> k`, see `qresnet_jax.ship.requantize`.
+- If the result goes to a quantizer, they become thresholds on the integer acc, see `qresnet_jax.ship.thresholds`.
+
+Everything is computed on the host, in float64. So a checkpoint gives the same integers on every platform, and what
+XLA makes of products and sums has no influence on them.
 """
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from flax import nnx
@@ -23,10 +22,10 @@ from flax import nnx
 from qresnet_jax import nn, pixels
 from qresnet_jax.errors import ExportError
 from qresnet_jax.models.resnet import Block, PreactBlock, ResNet
-from qresnet_jax.quantize import fixed_point, weights
-from qresnet_jax.ship import nodes
+from qresnet_jax.ship import nodes, trained
 from qresnet_jax.ship.network import IntegerNetwork
-from qresnet_jax.ship.thresholds import fold_quantizer, unit_of_sums
+from qresnet_jax.ship.requantize import requantizer
+from qresnet_jax.ship.thresholds import fold_quantizer
 
 
 def fold(
@@ -36,7 +35,7 @@ def fold(
     class_names: Sequence[str] | None = None,
     image_shape: tuple[int, int] | None = None,
 ) -> IntegerNetwork:
-    """Returns the integer network that computes what `model` computes in evaluation mode.
+    """Returns the integer network of a trained model. Validation and test run this network.
 
     Args:
       model: a network with binary weights and quantized activations, in any mode. It is not changed.
@@ -53,24 +52,17 @@ def fold(
     """
     if not isinstance(model, ResNet):
         raise TypeError(f"fold takes a network from create_model, got {type(model).__name__}")
+    model = trained.on_host(model)
     _check_foldable(model)
-    if model.fraction_bits is None:
-        warnings.warn(
-            f"this network was trained on a float stream; it ships on the grid 2**-{fixed_point.FRACTION_BITS}, which it has "
-            "not seen in training: check that the integer network agrees well enough with it, or train with "
-            f"model.stream_fraction_bits={fixed_point.FRACTION_BITS}",
-            stacklevel=2,
-        )
-        model = _on_grid(model)
-    model = nnx.view(model, use_running_average=True)
     fraction_bits = model.fraction_bits
-    assert fraction_bits is not None  # as `_on_grid` leaves none
+    assert fraction_bits is not None  # only a float network has a float stream
     folding = _Folding(fraction_bits)
     stream = folding.stem(model, mean)
     for name, block in blocks(model):
         stream = folding.block(name, block, stream)
     if model.final_norm is not None:
-        stream = folding.renormalize(model.final_norm, stream)
+        unit, bound = 2.0**-fraction_bits, -nodes.STREAM_MIN
+        stream = folding.requantize(unit, model.final_norm, bound, stream)
         stream = folding.add(nodes.ReluNode(inputs=(stream,)))
     logit_scale = folding.classifier(model.classifier, folding.add(nodes.MeanPoolNode(inputs=(stream,))))
     height, width = (None, None) if image_shape is None else image_shape
@@ -129,16 +121,6 @@ def binary_layers(block: Block) -> tuple[list[nn.BinaryConv], list[nn.Quantizer]
     return cast(list[nn.BinaryConv], list(block.convs)), cast(list[nn.Quantizer], list(block.acts))
 
 
-def _on_grid(model: ResNet) -> ResNet:
-    """Returns a copy that evaluates in integers, as if it had been trained on the grid."""
-    model = nnx.clone(model)
-    model.fraction_bits = model.classifier.fraction_bits = fixed_point.FRACTION_BITS
-    for _, block in blocks(model):
-        block.fraction_bits = fixed_point.FRACTION_BITS
-    model.stem.weight_bits = model.stem.exact_weight_bits()
-    return model
-
-
 class _Folding:
     """The list of nodes under construction. Every method adds nodes and returns the position of the last one."""
 
@@ -151,15 +133,15 @@ class _Folding:
         return len(self.nodes) - 1
 
     def stem(self, model: ResNet, mean: npt.ArrayLike) -> int:
-        kernel, _ = _integer_kernel(model.stem)
+        weights, unit = trained.stem_weights(model.stem)
         acc = self.add(
             nodes.StemNode(
-                weights=np.asarray(kernel).astype(np.int16),
+                weights=weights,
                 double_mean=pixels.double_mean(mean, model.stem.in_features),
                 stride=model.stem.strides[0],
             )
         )
-        stream = self.requantize(model.stem, model.stem_norm, None, acc)
+        stream = self.requantize(unit, model.stem_norm, model.stem.acc_max(), acc)
         if model.stem_norm is not None:
             stream = self.add(nodes.ReluNode(inputs=(stream,)))
         if model.imagenet_stem:
@@ -177,19 +159,20 @@ class _Folding:
             acc = self.conv(f"{name}.convs.{i}", conv, x)
             if i + 1 < len(convs):
                 x = self.quantize(norms[i + 1], acts[i + 1], acc, conv, acts[i])
-        y = self.requantize(convs[-1], None if preact else norms[-1], acts[-1], acc)
+        y = self.onto_stream(convs[-1], None if preact else norms[-1], acts[-1], acc)
         if block.project is not None:
             project = cast(nn.BinaryConv, block.project)
             acc = self.conv(f"{name}.project", project, first)
-            stream = self.requantize(project, block.project_norm, acts[0], acc)
+            stream = self.onto_stream(project, block.project_norm, acts[0], acc)
         if preact:
             return self.add(nodes.AddNode(name=name, inputs=(y, stream)))
         return self.add(nodes.ReluNode(name=name, inputs=(self.add(nodes.AddNode(inputs=(y, stream))),)))
 
     def conv(self, name: str, conv: nn.BinaryConv, levels: int) -> int:
-        signs = np.where(np.asarray(conv.kernel[...]) >= 0, 1, -1).astype(np.int8)
         return self.add(
-            nodes.BinaryConvNode(name=name, inputs=(levels,), signs=signs, stride=conv.strides[0])
+            nodes.BinaryConvNode(
+                name=name, inputs=(levels,), signs=trained.signs(conv), stride=conv.strides[0]
+            )
         )
 
     def quantize(
@@ -203,75 +186,26 @@ class _Folding:
         """Adds the thresholds on node x, which is the stream, or `conv` of the levels of `act_before`."""
         unit: float | np.ndarray
         if conv is None or act_before is None:
-            unit, bound = 2.0**-self.fraction_bits, fixed_point.STREAM_MAX + 1
+            unit, bound = 2.0**-self.fraction_bits, -nodes.STREAM_MIN
         else:
-            unit, bound = unit_of_sums(conv, act_before), conv.acc_max(act_before.max_level)
+            unit, bound = trained.unit_of_levels(conv, act_before), conv.acc_max(act_before.max_level)
         return self.add(dataclasses.replace(fold_quantizer(norm, act, unit, bound), inputs=(x,)))
 
-    def requantize(
-        self,
-        conv: nn.BinaryConv | nn.StemConv,
-        norm: nn.BatchNorm | None,
-        act: nn.Quantizer | None,
-        acc: int,
-    ) -> int:
-        return self.add(_requantize(_conv_constants(conv, norm, act, self.fraction_bits), acc))
+    def onto_stream(self, conv: nn.BinaryConv, norm: nn.BatchNorm | None, act: nn.Quantizer, acc: int) -> int:
+        """Adds the batch norm on node acc, which is `conv` of the levels of `act`."""
+        unit = np.broadcast_to(trained.unit_of_levels(conv, act), (conv.out_features,))
+        return self.requantize(unit, norm, conv.acc_max(act.max_level), acc)
 
-    def renormalize(self, norm: nn.BatchNorm, stream: int) -> int:
-        return self.add(_requantize(_stream_constants(norm, self.fraction_bits), stream))
+    def requantize(self, unit: float | np.ndarray, norm: nn.BatchNorm | None, bound: int, x: int) -> int:
+        """Adds the batch norm on node x, of which one unit is worth `unit`, and which is `bound` at most."""
+        gamma, beta = trained.affine(norm)
+        multiplier = gamma * unit
+        offset = np.broadcast_to(beta, multiplier.shape)
+        node = requantizer(multiplier, offset, bound, self.fraction_bits)
+        return self.add(dataclasses.replace(node, inputs=(x,)))
 
     def classifier(self, classifier: nn.Classifier, pooled: int) -> float:
         """Adds the last node; returns the logit scale."""
-        kernel, bias, unit = _integer_weights(classifier)
-        self.add(
-            nodes.ClassifierNode(
-                name="classifier",
-                inputs=(pooled,),
-                weights=np.asarray(kernel).astype(np.int16),
-                bias=np.asarray(bias, np.int32),
-            )
-        )
-        return float(unit)
-
-
-def _requantize(constants: fixed_point.Requantizer, x: int) -> nodes.RequantizeNode:
-    return nodes.RequantizeNode(
-        inputs=(x,),
-        multiplier=np.asarray(constants.multiplier, np.int32),
-        offset=constants.offset(),
-        shift=np.asarray(constants.shift).astype(np.uint8),
-    )
-
-
-# These are compiled, as evaluation is: XLA fuses multiplications with additions, so without it some last bits would differ.
-
-
-@nnx.jit(static_argnames="fraction_bits")
-def _conv_constants(
-    conv: nn.BinaryConv | nn.StemConv,
-    norm: nn.BatchNorm | None,
-    act: nn.Quantizer | None,
-    fraction_bits: int,
-) -> fixed_point.Requantizer:
-    """Returns the M, C and k that `stream.to_stream` computes with."""
-    if isinstance(conv, nn.StemConv):
-        factor, acc_max = conv.integer_kernel()[1] / pixels.UNITS, conv.acc_max()
-    else:
-        assert act is not None  # a binary convolution reads levels
-        factor = weights.binary_scale(conv.kernel[...], conv.scale) * act.step
-        acc_max = conv.acc_max(act.max_level)
-    channels = conv.out_features
-    multiplier, offset = (jnp.ones(channels), jnp.zeros(channels)) if norm is None else norm.affine()
-    return fixed_point.requantizer(multiplier * factor, offset, acc_max, fraction_bits)
-
-
-@nnx.jit(static_argnames="fraction_bits")
-def _stream_constants(norm: nn.BatchNorm, fraction_bits: int) -> fixed_point.Requantizer:
-    """Returns the M, C and k that `stream.renormalize` computes with."""
-    multiplier, offset = norm.affine()
-    unit = jnp.float32(2.0**-fraction_bits)
-    return fixed_point.requantizer(multiplier * unit, offset, fixed_point.STREAM_MAX + 1, fraction_bits)
-
-
-_integer_kernel = nnx.jit(nn.StemConv.integer_kernel)
-_integer_weights = nnx.jit(nn.Classifier.integer_weights)
+        weights, bias, unit = trained.classifier_weights(classifier)
+        self.add(nodes.ClassifierNode(name="classifier", inputs=(pooled,), weights=weights, bias=bias))
+        return unit

@@ -7,7 +7,7 @@ stair is found by bisection over all integers that the sum can be:
     threshold_i = min {x : level_index(direction * x) >= i},    i = 1 .. n
 
 So nothing is rounded: at every possible sum the integer network has the level of the formula, ties included.
-Evaluation in float32 may differ from it if the formula comes within 1e-6 of a tie.
+Training computes the formula in float32, and may differ where it comes within 1e-6 of a tie.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qresnet_jax import nn
-from qresnet_jax.ship import nodes
+from qresnet_jax.ship import nodes, trained
 
 
 def fold_quantizer(
@@ -29,44 +29,16 @@ def fold_quantizer(
       unit: what one unit of the integer is worth, scalar or `[C]`.
       bound: the largest possible magnitude of the integer.
     """
-    direction, affine = _batch_norm(norm)
+    multiplier, offset = trained.affine(norm)
+    direction = np.where(multiplier < 0, -1, 1).astype(np.int8)
 
     def stairs(x: np.ndarray) -> np.ndarray:
-        return act.level_index(affine(x * unit))
+        return act.level_index(x * unit * multiplier + offset)
 
     thresholds = find_thresholds(stairs, direction, bound, len(act.levels) - 1)
     return nodes.ThresholdsNode(
         thresholds=thresholds, direction=direction, levels=np.array(act.levels, np.int32)
     )
-
-
-def unit_of_sums(conv: nn.BinaryConv, act: nn.Quantizer) -> np.ndarray:
-    """Returns what one unit of a convolution's sums is worth.
-
-    Args:
-      conv: a binary convolution.
-      act: the quantizer that makes its input.
-
-    Returns:
-      float64 `[]`, or `[out]` with one scale per channel.
-    """
-    size = np.abs(np.asarray(conv.kernel[...], np.float64))
-    scale = size.mean() if conv.scale == "layer" else size.mean((0, 1, 2))
-    return scale * (float(act.clipping_level) / act.max_level)
-
-
-def _batch_norm(norm: nn.BatchNorm | None) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Returns a batch norm's direction per channel, +1 if it rises and -1 if it falls, and its function in float64.
-
-    None stands for the identity.
-    """
-    if norm is None:
-        return np.ones(1, np.int8), lambda x: x
-    mean, var, gamma, beta = (
-        np.asarray(v[...], np.float64) for v in (norm.mean, norm.var, norm.scale, norm.bias)
-    )
-    multiplier = gamma / np.sqrt(var + norm.epsilon)
-    return np.where(gamma < 0, -1, 1).astype(np.int8), lambda x: (x - mean) * multiplier + beta
 
 
 def find_thresholds(
