@@ -63,8 +63,7 @@ def default_config() -> ConfigDict:
     config.model.act_bits = (2, 2, 2)  # for each stage 1 to 8, or 32 for float
     config.model.activation = "pact"  # the quantizer of the activations; "none": float activations
     config.model.stem_weight_bits = 11
-    # Of the residual stream; None: a float stream, for research. Its type is object, so that a flag can set it to None.
-    config.model.stream_fraction_bits = FieldReference(8, field_type=object)
+    config.model.stream_fraction_bits = 8  # of the residual stream's grid
     config.model.sync_bn = True  # batch norm over the images of all devices; False: over each device's own
 
     config.optim = ConfigDict()
@@ -183,8 +182,8 @@ _RULES = {
     "model.activation": (lambda v: v in registry.names(), f"one of {', '.join(registry.names())}"),
     "model.stem_weight_bits": _integer(2, 24),
     "model.stream_fraction_bits": (
-        lambda v: v is None or (type(v) is int and 0 <= v <= 14),
-        "0 to 14, or None for a float stream",
+        lambda v: type(v) is int and 0 <= v <= 14,
+        "an integer from 0 to 14",
     ),
     "model.sync_bn": _FLAG,
     "optim.name": _one_of("sgd", "adamw"),

@@ -5,7 +5,7 @@ integers below 2**24 (`nodes.ACC_LIMIT`), which float32 adds exactly in any orde
 in integers.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: if the images do not have the network's shape, or are not uint8.
     """
-    check_images(network, images)
+    check_images(network.image_shape, images)
     last = len(network.nodes) - 1
     parts = [
         node_values(network, images[i : i + BATCH], [last])[last]
@@ -39,18 +39,20 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def check_images(network: IntegerNetwork, images: Any) -> None:
-    """Checks that images are uint8 `[N, H, W, C]` of the network's size.
+def check_images(image_shape: Sequence[int | None], images: Any) -> None:
+    """Checks that images are uint8 `[N, H, W, C]`.
+
+    Args:
+      image_shape: `(height, width, channels)` that the network takes, with None for a size that may be any.
+      images: the images.
 
     Raises:
       ValueError: if they are not.
     """
     dtype, shape = getattr(images, "dtype", type(images).__name__), np.shape(images)
     is_images = dtype == np.uint8 and len(shape) == 4 and 0 not in shape[1:]
-    if not is_images or not network.takes(shape[1:]):
-        height, width, channels = (
-            size or name for size, name in zip(network.image_shape, "HWC", strict=True)
-        )
+    if not is_images or any(want not in (None, got) for want, got in zip(image_shape, shape[1:], strict=True)):
+        height, width, channels = (size or name for size, name in zip(image_shape, "HWC", strict=True))
         raise ValueError(f"images must be uint8 [N, {height}, {width}, {channels}], got {dtype} {shape}")
 
 

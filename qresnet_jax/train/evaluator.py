@@ -1,5 +1,6 @@
 """Measures loss and accuracy over a whole split, every image once; and restores and tests a run that was trained."""
 
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -15,24 +16,27 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.data import Split, load_dataset
 from qresnet_jax.errors import DataError
-from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
-from qresnet_jax.ship.fold import fold
-from qresnet_jax.ship.jax import engine as jax_engine
+from qresnet_jax.ship.fold import fold, why_float
+from qresnet_jax.ship.jax.engine import logits_on_mesh
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints
 from qresnet_jax.train.parallel import device_mesh, map_eval_step, replicate
-from qresnet_jax.train.step import METRICS, TrainState, init_state, make_eval_step
+from qresnet_jax.train.step import TrainState, init_state, make_eval_step, merge
 
 log = logging.getLogger("qresnet_jax")
 
-BATCH = 512  # images in a batch, over all devices
+FLOAT_BATCH = 512  # images in a batch of a float network, over all devices
+_MEASURED_AT_ONCE = 8192  # images; it limits the memory for their logits
 
 
 class Evaluator:
-    """Evaluates a model on whole splits; it is compiled only once.
+    """Evaluates networks of one architecture on whole splits; each of them is compiled only once.
+
+    What is evaluated is what ships: the network is folded, and the integers compute the logits. Only a network
+    without an integer form is evaluated in float.
 
     Args:
       graphdef: of the model in evaluation mode.
@@ -41,14 +45,14 @@ class Evaluator:
     """
 
     def __init__(self, graphdef: nnx.GraphDef[ResNet], mean: np.ndarray, mesh: Mesh) -> None:
-        self._step = map_eval_step(make_eval_step(graphdef), mesh)
-        self._mean = replicate(jnp.asarray(mean, jnp.float32), mesh)
-        self._batch = -(-BATCH // mesh.size) * mesh.size
+        self._graphdef, self._mean, self._mesh = graphdef, mean, mesh
+        self._float_step = map_eval_step(make_eval_step(graphdef), mesh)
 
     def __call__(self, params: nnx.State, model_state: nnx.State, split: Split) -> dict[str, float]:
         """Returns the mean loss in nats and the accuracy, 0 to 1, over all images of a split.
 
-        The result does not depend on the number of devices.
+        Loss and accuracy are computed from the logits in float64. For an integer network they are therefore the
+        same on all devices, and for any number of them.
 
         Args:
           params, model_state: the parameters and the other variables of the model.
@@ -56,16 +60,47 @@ class Evaluator:
 
         Returns:
           `{"loss": ..., "accuracy": ...}`.
+
+        Raises:
+          ExportError: the network should have an integer form, but has parameters that are not finite.
         """
-        totals = dict.fromkeys(METRICS, 0.0)
-        for start in range(0, len(split.labels), self._batch):
-            pixels, labels = (x[start : start + self._batch] for x in split)
-            missing = self._batch - len(labels)
-            pixels = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            labels = np.pad(labels, (0, missing), constant_values=-1)  # padding counts for nothing
-            sums = jax.device_get(self._step(params, model_state, pixels, labels, self._mean))
-            totals = {name: totals[name] + float(sums[name]) for name in METRICS}
-        return {"loss": totals["loss"] / totals["images"], "accuracy": totals["correct"] / totals["images"]}
+        model = merge(self._graphdef, params, model_state)
+        if why_float(model) is None:
+            logits = functools.partial(self._integer_logits, fold(model, mean=self._mean))
+        else:
+            logits = functools.partial(self._float_logits, params, model_state)
+        sums = np.zeros(2)
+        for start in range(0, len(split.labels), _MEASURED_AT_ONCE):
+            images, labels = (x[start : start + _MEASURED_AT_ONCE] for x in split)
+            sums += measure(logits(images), labels)
+        loss, accuracy = sums / len(split.labels)
+        return {"loss": float(loss), "accuracy": float(accuracy)}
+
+    def _integer_logits(self, network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
+        return logits_on_mesh(network, images, self._mesh) * network.logit_scale
+
+    def _float_logits(
+        self, params: nnx.State, model_state: nnx.State, images: np.ndarray
+    ) -> np.ndarray:
+        batch = -(-FLOAT_BATCH // self._mesh.size) * self._mesh.size
+        mean, parts = jnp.asarray(self._mean, jnp.float32), []
+        for start in range(0, len(images), batch):
+            pixels = images[start : start + batch]
+            filled = np.pad(pixels, ((0, batch - len(pixels)), (0, 0), (0, 0), (0, 0)))
+            parts.append(np.asarray(self._float_step(params, model_state, filled, mean))[: len(pixels)])
+        return np.concatenate(parts)
+
+
+def measure(logits: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+    """Returns the sum of the cross-entropy losses in nats, and the number of images whose class is right.
+
+    Args:
+      logits: float `[N, classes]`; of equal ones, the first is the predicted class.
+      labels: the right classes, integers `[N]`.
+    """
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(labels)), labels]
+    return losses.sum(), np.sum(logits.argmax(-1) == labels)
 
 
 class TrainedRun(NamedTuple):
@@ -150,7 +185,8 @@ def evaluate_checkpoint(
 
     Returns:
       `{"test_loss", "test_accuracy", "test_of_step"}`: the loss in nats, the accuracy between 0 and 1, and the step of
-      the checkpoint. If the network has an integer form, `"shipped_accuracy"` is the accuracy of that form.
+      the checkpoint. If the network has an integer form, that is what is measured, and `"shipped_accuracy"` is the
+      same accuracy.
 
     Raises:
       UserError: the config is wrong, there is no usable checkpoint, or the data set is missing or does not fit.
@@ -163,20 +199,17 @@ def evaluate_checkpoint(
     configs.validate_dataset(config, dataset)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
     result = evaluate(run.state.params, run.state.model_state, dataset.test)
+    reason = why_float(run.model())
     log.info(
-        "%s, checkpoint at step %d: test accuracy %.2f %%, loss %.4f",
+        "%s, checkpoint at step %d, %s: test accuracy %.2f %%, loss %.4f",
         workdir,
         run.step,
+        "integer network" if reason is None else "float network",
         100 * result["accuracy"],
         result["loss"],
     )
     values = {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": run.step}
-    if has_integer_form(config.model):
-        network = fold_run(run)
-        images, labels = dataset.test
-        values["shipped_accuracy"] = float(np.mean(jax_engine.logits(network, images).argmax(-1) == labels))
-        log.info("integer network: test accuracy %.2f %%", 100 * values["shipped_accuracy"])
-    return values
+    return values if reason else values | {"shipped_accuracy": result["accuracy"]}
 
 
 def evaluate_packed(config: ConfigDict) -> dict[str, float]:

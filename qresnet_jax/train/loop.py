@@ -147,6 +147,10 @@ class _Training:
             bits,
             as_text(self.layers),
         )
+        what = "the integer network that ships"
+        if not has_integer_form(config.model):
+            what = "the float network, as float weights or activations have no integer form"
+        log.info("validation and test measure %s", what)
 
     def train(self, stop: StopSignal) -> dict[str, float]:
         """Trains from the latest checkpoint to the end, or until `stop` is set; returns the last metrics."""

@@ -95,19 +95,19 @@ def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> TrainS
     return jax.jit(mapped, donate_argnums=0, compiler_options=_compiler_options(mesh))
 
 
-def map_eval_step(step: EvalStep, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
-    """Compiles `(params, model_state, pixels, labels, mean) -> sums` over all devices.
+def map_eval_step(step: EvalStep, mesh: Mesh) -> EvalStep:
+    """Compiles `(params, model_state, pixels, mean) -> logits` over all devices.
 
     Args:
-      step: one replica's step, from `make_eval_step`. Pixels and labels are divided over the replicas.
+      step: one replica's step, from `make_eval_step`. Pixels and logits are divided over the replicas.
       mesh: the devices, from `device_mesh`; their number must divide the number of images.
     """
     everywhere, shared = PartitionSpec(), PartitionSpec(AXIS)
     mapped = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(everywhere, everywhere, shared, shared, everywhere),
-        out_specs=everywhere,
+        in_specs=(everywhere, everywhere, shared, everywhere),
+        out_specs=shared,
         check_vma=False,
     )
     return jax.jit(mapped, compiler_options=_compiler_options(mesh))

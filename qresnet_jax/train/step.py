@@ -46,7 +46,7 @@ class TrainData(NamedTuple):
 
 METRICS = ("loss", "correct", "images")
 TrainStep = Callable[[TrainState, TrainData], TrainState]
-EvalStep = Callable[[nnx.State, nnx.State, jax.Array, jax.Array, jax.Array], dict[str, jax.Array]]
+EvalStep = Callable[[nnx.State, nnx.State, jax.Array, jax.Array], jax.Array]
 Model = TypeVar("Model", bound=nnx.Module)
 
 
@@ -141,30 +141,17 @@ def make_train_step(
 
 
 def make_eval_step(graphdef: nnx.GraphDef[ResNet]) -> EvalStep:
-    """Builds `(params, model_state, pixels, labels, mean) -> sums`, which evaluates one device's share of a batch.
+    """Builds `(params, model_state, pixels, mean) -> logits`, which evaluates one device's share of a batch in float.
 
-    `pixels` are uint8 `[N, H, W, C]`, `labels` int32 `[N]`, `mean` is float32 `[C]`. The result has the sums of
-    `METRICS` over all devices, float32 `[]` each. Images with a negative label are padding and do not count.
+    `pixels` are uint8 `[N, H, W, C]`, `mean` is float32 `[C]`, and the logits are float32 `[N, classes]`.
 
     Args:
       graphdef: of the model in evaluation mode.
     """
 
     def step(
-        params: nnx.State,
-        model_state: nnx.State,
-        pixels: jax.Array,
-        labels: jax.Array,
-        mean: jax.Array,
-    ) -> dict[str, jax.Array]:
-        logits = merge(graphdef, params, model_state)(normalize(pixels, mean))
-        real = labels >= 0
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-        sums = {
-            "loss": jnp.sum(jnp.where(real, losses, 0)),
-            "correct": jnp.sum(real & (logits.argmax(-1) == labels)),
-            "images": jnp.sum(real),
-        }
-        return jax.lax.psum(jax.tree.map(jnp.float32, sums), AXIS)
+        params: nnx.State, model_state: nnx.State, pixels: jax.Array, mean: jax.Array
+    ) -> jax.Array:
+        return merge(graphdef, params, model_state)(normalize(pixels, mean))
 
     return step

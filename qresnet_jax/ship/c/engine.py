@@ -56,7 +56,7 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
       CompilerError: if no C compiler works.
       ValueError: if the images do not have the network's shape, or are not uint8.
     """
-    check_images(network, images)
+    check_images(network.image_shape, images)
     libraries = _compiled.setdefault(network, {})
     size = images.shape[1:3]
     if size not in libraries:

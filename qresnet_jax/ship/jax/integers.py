@@ -1,15 +1,18 @@
 """Computes requantization, thresholds and mean pooling of an `IntegerNetwork` in JAX, exactly, without 64-bit types.
 
-The functions take the node's arrays as NumPy constants, and a tensor whose channels lie along `axis`.
-Whatever can be decided from the constants and from the range of the input is decided while tracing.
+A node's arrays are turned into constants on the host, by `requantizer_constants` and `threshold_constants`. Their
+values may be tracers where they are used, so everything that a program depends on is known from the node's place
+in the network, not from its values.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from qresnet_jax.ship import nodes
 
@@ -18,40 +21,62 @@ _UNROLLED_THRESHOLDS = 16
 _SPLIT = 12
 
 
-def requantize(node: nodes.RequantizeNode, x: jax.Array, bound: int, axis: int) -> jax.Array:
-    """Computes `saturate((x * multiplier + offset) >> shift)`.
+class Split(NamedTuple):
+    """The constants of a `RequantizeNode` whose sums fit 32 bits in two parts, see `ship.requantize`: int32 `[C]` each."""
+
+    multiplier: ArrayLike
+    high: ArrayLike  # C >> first
+    low: ArrayLike  # the rest of C
+    first: ArrayLike  # min(k, 12)
+    second: ArrayLike  # k - first, at most 31
+
+
+class Whole(NamedTuple):
+    """The constants of a `RequantizeNode` whose sums fit 32 bits: int32 `[C]` each."""
+
+    multiplier: ArrayLike
+    offset: ArrayLike
+    shift: ArrayLike  # at most 31
+
+
+class Wide(NamedTuple):
+    """The constants of any other `RequantizeNode`: int32 `[C]` each, but for the uint32 low word."""
+
+    multiplier: ArrayLike
+    offset_low: ArrayLike
+    offset_high: ArrayLike
+    shift: ArrayLike
+
+
+class Thresholds(NamedTuple):
+    """The constants of a `ThresholdsNode`."""
+
+    thresholds: ArrayLike  # int16 or int32 [C, n], of rising channels
+    falling: ArrayLike | None  # bool [C], or None if no channel may fall
+
+
+def requantizer_constants(node: nodes.RequantizeNode, bound: int, is_narrow: bool) -> Whole | Split | Wide:
+    """Prepares a node for `requantize`.
 
     Args:
-      node: the node, whose arrays are constants.
-      x: integers of any dtype, `|x| <= bound`.
-      bound: the largest possible `|x|`, at most `2**24`.
-      axis: the axis of the channels of `x`.
+      node: the node.
+      bound: the largest possible `|x|` of its input, at most `2**24`.
+      is_narrow: whether inputs are so small that the whole sums may fit 32 bits. What `fold` made then does.
 
     Returns:
-      int16, of the shape of `x`.
+      The constants of the cheapest form that is exact.
     """
-    x = x.astype(jnp.int32)
-    for split in (0, _SPLIT):
-        constants = _split_constants(node, bound, split)
-        if constants is not None:
-            m, high, low, first, second = (
-                _along(constant.astype(np.int32), x, axis) for constant in constants
-            )
-            if split == 0:
-                return saturate((x * m + high) >> second)
-            x_high = x >> first
-            x_low = x - (x_high << first)
-            return saturate((x_high * m + high + ((x_low * m + low) >> first)) >> second)
-    return _wide_requantize(node, x, axis)
+    if is_narrow and (parts := _split(node, bound, 0)):
+        return Whole(parts.multiplier, parts.high, parts.second)
+    if parts := _split(node, bound, _SPLIT):
+        return parts
+    high = (node.offset >> 32).astype(np.int32)
+    low = (node.offset & 0xFFFFFFFF).astype(np.uint32)
+    return Wide(node.multiplier, low, high, node.shift.astype(np.int32))
 
 
-def _split_constants(
-    node: nodes.RequantizeNode, bound: int, split: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Returns `(M, C_high, C_low, S, k - S)` with `S = min(k, split)`, the constants of the form in `fixed_point`.
-
-    It returns None if an intermediate value would not fit 32 bits.
-    """
+def _split(node: nodes.RequantizeNode, bound: int, split: int) -> Split | None:
+    """Returns the constants for `S = min(k, split)`, or None if an intermediate value would not fit 32 bits."""
     multiplier, shift = node.multiplier.astype(np.int64), node.shift.astype(np.int64)
     first = np.minimum(shift, split)
     high, low = node.offset >> first, node.offset & ((1 << first) - 1)
@@ -60,15 +85,41 @@ def _split_constants(
     if np.any(largest >= 2**31) or np.any((size + 1) << first >= 2**31):
         return None
     # A shift of an int32 by 31 leaves only the sign, so a longer shift gives the same.
-    return multiplier, high, low, first, np.minimum(shift - first, 31)
-
-
-def _wide_requantize(node: nodes.RequantizeNode, x: jax.Array, axis: int) -> jax.Array:
-    """Requantizes with 64-bit sums in two words, for any multiplier and offset that a node may have."""
-    words = _low_word(node.offset), (node.offset >> 32).astype(np.int32)
-    offset_low, offset_high, m, shift = (
-        _along(constant, x, axis) for constant in (*words, node.multiplier, node.shift.astype(np.int32))
+    return Split(
+        *(x.astype(np.int32) for x in (multiplier, high, low, first, np.minimum(shift - first, 31)))
     )
+
+
+def requantize(constants: Whole | Split | Wide, x: jax.Array, axis: int) -> jax.Array:
+    """Computes `saturate((x * multiplier + offset) >> shift)`.
+
+    Args:
+      constants: from `requantizer_constants`.
+      x: integers of any dtype within the bound of the constants.
+      axis: the axis of the channels of `x`.
+
+    Returns:
+      int16, of the shape of `x`.
+    """
+    x = x.astype(jnp.int32)
+    along = [_along(constant, x, axis) for constant in constants]
+    match constants:
+        case Whole():
+            m, offset, shift = along
+            return saturate((x * m + offset) >> shift)
+        case Split():
+            m, high, low, first, second = along
+            x_high = x >> first
+            x_low = x - (x_high << first)
+            return saturate((x_high * m + high + ((x_low * m + low) >> first)) >> second)
+        case Wide():
+            return _wide_requantize(x, *along)
+
+
+def _wide_requantize(
+    x: jax.Array, m: jax.Array, offset_low: jax.Array, offset_high: jax.Array, shift: jax.Array
+) -> jax.Array:
+    """Requantizes with 64-bit sums in two words, for any multiplier and offset that a node may have."""
     high, low = _product(x, m)
     total = low + offset_low
     high += offset_high + (total < low)  # the carry
@@ -94,10 +145,6 @@ def _product(x: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     return high, x.astype(jnp.uint32) * m.astype(jnp.uint32)
 
 
-def _low_word(x: np.ndarray) -> np.ndarray:
-    return (x & 0xFFFFFFFF).astype(np.uint32)
-
-
 def saturate(x: jax.Array) -> jax.Array:
     """Clips integers to int16."""
     return jnp.clip(x, nodes.STREAM_MIN, nodes.STREAM_MAX).astype(jnp.int16)
@@ -108,39 +155,49 @@ def saturating_add(a: jax.Array, b: jax.Array) -> jax.Array:
     return saturate(a.astype(jnp.int32) + b.astype(jnp.int32))
 
 
-def levels(node: nodes.ThresholdsNode, x: jax.Array, bound: int, axis: int) -> jax.Array:
-    """Returns `node.levels[i]`, where i counts the thresholds of the channel with `direction * x >= threshold`.
+def threshold_constants(node: nodes.ThresholdsNode, bound: int) -> Thresholds:
+    """Prepares a node for `levels`.
 
     Since `-x >= t` is the same as `not x >= 1 - t`, a falling channel is computed as a rising one that counts
     down from the top. So x is not negated, which int16 would not allow for -32768.
 
     Args:
-      node: the node, whose arrays are constants.
-      x: int16 or int32, `|x| <= bound`.
-      bound: the largest possible `|x|`.
-      axis: the axis of the channels of `x`.
-
-    Returns:
-      int16, of the shape of `x`.
+      node: the node.
+      bound: the largest possible `|x|` of its input.
     """
     falling = node.direction < 0
     thresholds = node.thresholds.astype(np.int64)
     thresholds = np.where(falling[:, None], 1 - thresholds, thresholds)
     thresholds = np.clip(thresholds, -bound, bound + 1)  # every x passes -bound, and no x passes bound + 1
-    if thresholds.max() > nodes.STREAM_MAX:
-        x = x.astype(jnp.int32)
-    thresholds = thresholds.astype(x.dtype)
-    steps = np.diff(node.levels).astype(np.int16)
-    climbed = _climbed(x, thresholds, steps, axis)
-    if not falling.any():
+    dtype = np.int16 if bound < nodes.STREAM_MAX else np.int32
+    may_fall = len(falling) > 1 or falling[0]
+    return Thresholds(thresholds.astype(dtype), falling if may_fall else None)
+
+
+def levels(levels: Sequence[int], constants: Thresholds, x: jax.Array, axis: int) -> jax.Array:
+    """Returns `levels[i]`, where i counts the thresholds of the channel with `direction * x >= threshold`.
+
+    Args:
+      levels: the levels of the node.
+      constants: from `threshold_constants`.
+      x: int16 or int32 within the bound of the constants.
+      axis: the axis of the channels of `x`.
+
+    Returns:
+      int16, of the shape of `x`.
+    """
+    thresholds = jnp.asarray(constants.thresholds)
+    steps = np.diff(levels).astype(np.int16)
+    climbed = _climbed(x.astype(thresholds.dtype), thresholds, steps, axis)
+    if constants.falling is None:
         return climbed
-    return jnp.where(_along(falling, x, axis), node.levels[-1].astype(np.int16) - climbed, climbed)
+    return jnp.where(_along(constants.falling, x, axis), np.int16(levels[-1]) - climbed, climbed)
 
 
-def _climbed(x: jax.Array, thresholds: np.ndarray, steps: np.ndarray, axis: int) -> jax.Array:
+def _climbed(x: jax.Array, thresholds: jax.Array, steps: np.ndarray, axis: int) -> jax.Array:
     """Returns the sum of `steps[i]` over the thresholds i that x passes."""
 
-    def add(total: jax.Array, thresholds: Any, steps: Any) -> jax.Array:
+    def add(total: jax.Array, thresholds: jax.Array, steps: np.ndarray | jax.Array) -> jax.Array:
         for i in range(len(steps)):
             total += jnp.where(x >= _along(thresholds[:, i], x, axis), steps[i], jnp.int16(0))
         return total
@@ -185,7 +242,7 @@ def mean_pool(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
     return 256 * quotient + ((2 * rest + np.uint32(count)) // np.uint32(2 * count)).astype(jnp.int32)
 
 
-def _along(constant: jax.Array | np.ndarray, x: jax.Array, axis: int) -> jax.Array:
+def _along(constant: ArrayLike, x: jax.Array, axis: int) -> jax.Array:
     """Reshapes `[C]` or `[1]` so that it broadcasts against x along its `axis`."""
     shape = [1] * x.ndim
     shape[axis] = -1

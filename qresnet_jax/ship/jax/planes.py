@@ -15,6 +15,7 @@ add nothing.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -106,7 +107,7 @@ class Window(NamedTuple):
 def window_sum(
     window: Window,
     phases: tuple[jax.Array, ...],
-    weights: np.ndarray,
+    weights: jax.Array | np.ndarray,
     product: Callable[[jax.Array, jax.Array], jax.Array],
     apart: Callable[..., Any],
     max_terms: int = MAX_TERMS,
@@ -159,7 +160,7 @@ def window_sum(
     return total + part([x[looped:] for x in phases], weights[looped:])
 
 
-def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: np.ndarray) -> jax.Array:
+def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: jax.Array) -> jax.Array:
     """Sums products of pixels and weights over taps and input channels, by one matrix product for each tap.
 
     It does not use a convolution, for which libraries may choose algorithms whose intermediate results are
@@ -188,9 +189,9 @@ def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: np.ndarra
 # Bit planes.
 
 
-def plane_bits(levels: np.ndarray) -> list[int]:
+def plane_bits(levels: Sequence[int]) -> list[int]:
     """Returns the numbers of the bits that are set in any of the levels, from the lowest."""
-    present = int(np.bitwise_or.reduce(levels))
+    present = functools.reduce(operator.or_, levels)
     return [k for k in range(present.bit_length()) if present >> k & 1]
 
 
@@ -231,7 +232,7 @@ def sign_words(signs: np.ndarray) -> np.ndarray:
 def plane_sum(
     window: Window,
     planes: list[tuple[jax.Array, ...]],
-    weights: np.ndarray,
+    weights: jax.Array | np.ndarray,
     bits: list[int],
     dtype: DTypeLike,
     apart: Callable[..., Any],
