@@ -17,7 +17,7 @@ from qresnet_jax import config as configs
 from qresnet_jax.data import Split, load_dataset
 from qresnet_jax.errors import DataError
 from qresnet_jax.models.resnet import ResNet, create_model
-from qresnet_jax.ship.fold import fold, why_float
+from qresnet_jax.ship.fold import fold
 from qresnet_jax.ship.jax.engine import logits_on_mesh
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
@@ -65,10 +65,10 @@ class Evaluator:
           ExportError: the network should have an integer form, but has parameters that are not finite.
         """
         model = merge(self._graphdef, params, model_state)
-        if why_float(model) is None:
-            logits = functools.partial(self._integer_logits, fold(model, mean=self._mean))
-        else:
+        if model.fraction_bits is None:
             logits = functools.partial(self._float_logits, params, model_state)
+        else:
+            logits = functools.partial(self._integer_logits, fold(model, mean=self._mean))
         sums = np.zeros(2)
         for start in range(0, len(split.labels), _MEASURED_AT_ONCE):
             images, labels = (x[start : start + _MEASURED_AT_ONCE] for x in split)
@@ -199,17 +199,17 @@ def evaluate_checkpoint(
     configs.validate_dataset(config, dataset)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
     result = evaluate(run.state.params, run.state.model_state, dataset.test)
-    reason = why_float(run.model())
+    is_float = run.model().fraction_bits is None
     log.info(
         "%s, checkpoint at step %d, %s: test accuracy %.2f %%, loss %.4f",
         workdir,
         run.step,
-        "integer network" if reason is None else "float network",
+        "float network" if is_float else "integer network",
         100 * result["accuracy"],
         result["loss"],
     )
     values = {"test_loss": result["loss"], "test_accuracy": result["accuracy"], "test_of_step": run.step}
-    return values if reason else values | {"shipped_accuracy": result["accuracy"]}
+    return values if is_float else values | {"shipped_accuracy": result["accuracy"]}
 
 
 def evaluate_packed(config: ConfigDict) -> dict[str, float]:

@@ -294,21 +294,6 @@ def test_a_float_network_has_float_parameters_and_no_grid():
     np.testing.assert_allclose(twice - logits, 2 * (once - logits), rtol=0, atol=0.1 * largest)
 
 
-def test_a_float_stream_can_be_asked_for():
-    model = create_model(model_config(stream_fraction_bits=None), rngs=nnx.Rngs(0))
-    assert (model.fraction_bits, model.stem.weight_bits) == (None, None)
-    assert jax.tree.leaves(nnx.state(model, nn.BinaryKernel))
-
-
-@pytest.mark.parametrize("block", ["basic", pytest.param("bottleneck", marks=pytest.mark.slow)])
-def test_evaluation_gives_the_same_bits_with_and_without_jit(block):
-    model, x = as_trained(create_model(smallest(block), rngs=nnx.Rngs(0))), images()
-    jitted, eager = evaluate(model, x), np.asarray(model(x))
-    *_, unit = model.classifier.integer_weights()
-    np.testing.assert_array_equal(np.round(jitted / unit), np.round(eager / unit))  # the integers that ship
-    np.testing.assert_allclose(jitted, eager, rtol=1e-6)  # their common float32 unit may differ by a rounding
-
-
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_bfloat16_changes_no_bit_of_what_a_binary_network_computes(training):
     config = smallest("basic", "pact")

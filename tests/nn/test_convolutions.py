@@ -51,30 +51,32 @@ def test_the_float_twins_convolve_like_the_binary_convolution_pads(weight_bits):
 
 
 @pytest.mark.parametrize("scale", ["layer", "channel"])
-def test_binary_conv_times_its_factor_is_its_output(scale):
+def test_binary_conv_sums_levels_and_signs_and_scales_them(scale):
     conv = nn.BinaryConv(5, 7, 3, scale=scale, rngs=RNGS)
     q = np.random.default_rng(0).integers(0, 4, (1, 5, 3, 5))
     x, step = jnp.float32(q) * jnp.float32(0.3), jnp.float32(0.3)
-    acc, factor = conv.accumulate(x, step)
-    np.testing.assert_array_equal(acc, integer_conv(q, np.where(conv.kernel[...] >= 0, 1, -1)))
-    np.testing.assert_allclose(conv(x, step), acc * factor, rtol=1e-6)  # one float32 product
-    np.testing.assert_allclose(conv(x), acc * factor, atol=1e-5)  # 45 float32 products
+    kernel = np.asarray(conv.kernel[...], np.float64)
+    s = np.abs(kernel).mean(None if scale == "layer" else (0, 1, 2))
+    expected = integer_conv(q, np.where(kernel >= 0, 1, -1)) * (s * float(step))
+    np.testing.assert_allclose(conv(x, step), expected, rtol=1e-6)  # a float32 mean and two products
+    np.testing.assert_allclose(conv(x), expected, atol=1e-5)  # 45 float32 products
 
 
 def test_binary_conv_refuses_unknown_scales_and_other_channels():
     with pytest.raises(ValueError, match="scale must be one of .*, got 'network'"):
         nn.BinaryConv(3, 4, 3, scale="network", rngs=RNGS)
     conv, x = nn.BinaryConv(3, 4, 3, rngs=RNGS), jnp.zeros((1, 3, 5, 5), jnp.float32)
-    for call in (conv, lambda x: conv.accumulate(x, jnp.float32(1))):
-        with pytest.raises(ValueError, match=r"BinaryConv expects \[N, H, W, 3\], got shape \(1, 3, 5, 5\)"):
-            call(x)
+    with pytest.raises(ValueError, match=r"BinaryConv expects \[N, H, W, 3\], got shape \(1, 3, 5, 5\)"):
+        conv(x)
 
 
 @pytest.mark.parametrize("name, bits", [("pact", 2), ("pact", 8), ("power_of_two", 4)])
 def test_acc_max_is_reached_and_never_passed(name, bits):
     act, conv = nn.activation(name, bits), nn.BinaryConv(17, 3, 3, rngs=RNGS)
-    conv.kernel[...] = conv.kernel[...].at[..., 0].set(1.0).at[..., 1].set(-1.0)
-    acc, _ = conv.accumulate(act(jnp.full((1, 5, 5, 17), 1e9, jnp.float32)), act.step)
+    # Kernels of magnitude 1, and so of the scale 1.
+    conv.kernel[...] = jnp.sign(conv.kernel[...]).at[..., 0].set(1.0).at[..., 1].set(-1.0)
+    levels = act(jnp.full((1, 5, 5, 17), 1e9, jnp.float32)) / act.step
+    acc = np.asarray(conv(levels, jnp.float32(1)))
     acc_max = conv.acc_max(act.max_level)
     assert acc[..., 0].max() == acc_max == act.max_level * 9 * 17
     assert acc[..., 1].min() == -acc_max
@@ -93,9 +95,8 @@ def test_stem_sums_are_exact_integers_below_2_to_the_24(in_channels):
     np.testing.assert_array_equal(q, np.round(q))
     np.testing.assert_array_equal(np.abs(q).max((0, 1, 2)), np.array([1, 0, 1, 1, 1]) * (2 ** (bits - 1) - 1))
     assert np.all(np.abs(q * factor - kernel) <= factor * 0.5001)  # half a unit, in float32
-    acc, unit = stem.accumulate(jnp.float32(x / 128))
-    np.testing.assert_array_equal(acc, integer_conv(x, np.asarray(q)))
-    np.testing.assert_array_equal(unit, factor / 128)
+    acc = integer_conv(x, np.asarray(q))
+    np.testing.assert_array_equal(stem(jnp.float32(x / 128)), np.float32(acc) * (factor / 128))
     assert np.abs(acc).max() == stem.acc_max() < 2**24
 
 

@@ -37,7 +37,6 @@ ARCHITECTURES = {
     "preact": ({"depth": 8, "block": "preact_basic", "activation": "fixed"}, (16, 13, 3)),
     "preact bottleneck": ({"depth": 11, "block": "preact_bottleneck", "weight_scale": "channel"}, (8, 8, 3)),
     "powers of two": ({"depth": 8, "activation": "power_of_two", "act_bits": (2, 3, 3)}, (8, 8, 3)),
-    "float stream": ({"depth": 8, "stream_fraction_bits": None}, (8, 8, 3)),
     "float": ({"depth": 8, "weight_bits": 32, "activation": "none"}, (32, 32, 3)),
     "float weights": ({"depth": 8, "weight_bits": 32}, (8, 8, 3)),
     "float activations": ({"depth": 8, "activation": "none"}, (8, 8, 3)),

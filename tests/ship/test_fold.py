@@ -2,6 +2,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,13 +35,11 @@ def test_signs_are_those_of_the_kernels_and_zero_is_plus_one(build_model):
 
 
 def test_folding_leaves_the_model_as_it_is(build_model):
-    model = build_model(stream_fraction_bits=None)
+    model = build_model()
     model.train()
     before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    with pytest.warns(UserWarning, match="trained on a float stream.*model.stream_fraction_bits=8"):
-        network = fold(model)
-    assert network.fraction_bits == 8
-    assert (model.fraction_bits, model.stem.weight_bits, model.classifier.fraction_bits) == (None, None, None)
+    fold(model)
+    assert isinstance(model.stem.kernel[...], jax.Array)
     assert not model.stages[0][0].norms[0].use_running_average
     after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     np.testing.assert_array_equal(before["stem"]["kernel"], after["stem"]["kernel"])
@@ -80,7 +79,6 @@ def test_float_networks_are_refused(build_model, changes, message):
         {"weight_bits": 32},
         {"activation": "none"},
         {"act_bits": (2, 2, 32)},
-        {"stream_fraction_bits": None},
     ],
 )
 def test_a_config_says_as_much_as_its_network(make_model, changes):

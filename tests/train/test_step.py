@@ -196,25 +196,19 @@ def test_the_temperature_goes_from_start_to_end_over_training():
 # ---- Evaluation --------------------------------------------------------------------------------------------
 
 
-def test_evaluation_sums_over_real_images_only(after_an_epoch):
+def test_evaluation_in_float_gives_the_logits_of_the_model(after_an_epoch):
     trainer = after_an_epoch
-    rng = np.random.default_rng(1)
-    pixels, labels = rng.integers(0, 256, (8, 8, 8, 1), np.uint8), rng.integers(0, 10, 8, np.int32)
-    labels[[2, 7]] = -1
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 8, 1), np.uint8)
     step = map_eval_step(make_eval_step(trainer.eval_graphdef), trainer.mesh)
     state = trainer.state
-    sums = jax.device_get(step(state.params, state.model_state, pixels, labels, trainer.data.mean))
+    logits = step(state.params, state.model_state, pixels, trainer.data.mean)
 
     def model(images):
         return merge(trainer.eval_graphdef, state.params, state.model_state)(images)
 
-    logits = np.asarray(jax.jit(model)((pixels.astype(np.float32) - 127.5) / 64), np.float64)
-    real = labels >= 0
-    shifted = logits - logits.max(1, keepdims=True)
-    losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(8), np.maximum(labels, 0)]
-    assert sums["images"] == 6
-    assert sums["correct"] == (logits.argmax(1) == labels)[real].sum()
-    np.testing.assert_allclose(sums["loss"], losses[real].sum(), rtol=1e-5)  # float32 logits
+    expected = np.asarray(jax.jit(model)((pixels.astype(np.float32) - 127.5) / 64))
+    # The same program up to XLA's choices. A stream on the grid may stand at an edge, here in one image at most.
+    assert np.sum(np.any(np.abs(logits - expected) > 1e-5, axis=1)) <= 1
 
 
 def test_evaluation_uses_running_statistics_and_changes_nothing(after_an_epoch):
@@ -224,11 +218,8 @@ def test_evaluation_uses_running_statistics_and_changes_nothing(after_an_epoch):
     step = map_eval_step(make_eval_step(trainer.eval_graphdef), trainer.mesh)
     args = trainer.state.params, trainer.state.model_state
 
-    def losses(chosen):
-        labels = np.where(np.isin(np.arange(8), chosen), 3, -1).astype(np.int32)
-        return float(step(*args, pixels, labels, trainer.data.mean)["loss"])
-
-    # An image's loss does not depend on what else is in the batch: sums differ in float32's last digits.
-    assert losses(range(8)) == pytest.approx(sum(losses([i]) for i in range(8)), rel=1e-6)
+    logits = np.asarray(step(*args, pixels, trainer.data.mean))
+    # An image's logits do not depend on what else is in the batch.
+    np.testing.assert_array_equal(np.asarray(step(*args, pixels[::-1], trainer.data.mean))[::-1], logits)
     for a, b in zip(*map(jax.tree.leaves, (before, trainer.state)), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from qresnet_jax.config import default_config
-from qresnet_jax.models.resnet import create_model
+from qresnet_jax.models.resnet import Precision, ResNet
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
@@ -184,7 +184,6 @@ def configuration():
     config.batch_size = 4
     config.data.crop_padding, config.data.flip = 0, False
     config.model.depth, config.model.in_channels = 8, 1
-    config.model.stream_fraction_bits = None  # a stream on the grid has an edge every 1/256
     config.optim.label_smoothing, config.optim.weight_decay = 0.1, 1e-3
     config.optim.hysteresis.threshold = 0.1
     return config
@@ -202,7 +201,9 @@ def both():
     """Our step and the reference's, from the same start: alphas low enough to clip, batch norms off their start."""
     rng = np.random.default_rng(SEED)
     config = configuration()
-    model = create_model(config.model, rngs=nnx.Rngs(SEED))
+    # A stream on the grid has an edge every 1/256, so that the reference would have to round as float32 does.
+    precision = Precision(True, "layer", "pact", fraction_bits=None, dtype=jnp.dtype("float32"))
+    model = ResNet(config.model, precision, rngs=nnx.Rngs(SEED))
     model.set_attributes(BatchNorm, axis_name=AXIS)
     graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
     for path, variable in nnx.to_flat_state(params):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from qresnet_jax.ship import nodes, reference
 from qresnet_jax.ship.jax import engine as jax_engine
 from qresnet_jax.ship.jax import trace as jax_trace
+from qresnet_jax.ship.jax.lower import lower
 from qresnet_jax.ship.network import IntegerNetwork
 
 
@@ -117,7 +118,7 @@ def random_network(seed, height, width):
 
 
 def traced(network, processor):
-    function = functools.partial(jax_trace.logits, network, processor=processor)
+    function = functools.partial(jax_trace.logits, *lower(network), processor=processor)
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})  # compiles faster
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.jax import integers
+from qresnet_jax.ship.jax.lower import NARROW
 
 INT16, INT32 = np.iinfo(np.int16), np.iinfo(np.int32)
 CHANNELS, PIXELS = 5, 64  # one shape, so that each operation compiles once
@@ -33,7 +34,8 @@ def assert_requantizes(node, x, bound):
         [saturate((int(v) * int(m) + int(c)) // 2 ** int(k)) for v in row]
         for row, m, c, k in zip(x, node.multiplier, node.offset, node.shift, strict=True)
     ]
-    result = integers.requantize(node, jnp.asarray(x), bound, axis=0)
+    constants = integers.requantizer_constants(node, bound, is_narrow=bound < NARROW)
+    result = integers.requantize(constants, jnp.asarray(x), axis=0)
     assert result.dtype == jnp.int16
     np.testing.assert_array_equal(result, expected)
 
@@ -76,7 +78,8 @@ def test_requantization_as_folded_takes_no_64_bit_sums(bound, multiplier, offset
 
 def assert_levels(node, x, bound):
     """Of x `[C, L]`, one comparison after the other, in int64."""
-    result = integers.levels(node, jnp.asarray(x), bound, axis=0)
+    constants = integers.threshold_constants(node, bound)
+    result = integers.levels(node.levels.tolist(), constants, jnp.asarray(x), axis=0)
     assert result.dtype == jnp.int16
     directed = node.direction[:, None].astype(np.int64) * x
     passed = (directed[:, :, None] >= node.thresholds[:, None, :].astype(np.int64)).sum(-1)
