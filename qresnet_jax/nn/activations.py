@@ -111,8 +111,10 @@ class ClippedQuantizer(Quantizer):
     def clipping_level(self) -> jax.Array:
         # Our optimizer keeps alpha above the minimum. This does so with any optimizer, and alpha can grow again.
         alpha = self.alpha[...]
-        if isinstance(alpha, np.ndarray):  # in a network that lies on the host, where `fold` asks hundreds of times
-            return np.maximum(alpha, np.float32(activations.MIN_CLIPPING_LEVEL))  # type: ignore[unreachable]
+        if isinstance(
+            alpha, np.ndarray
+        ):  # in a network that lies on the host, where `fold` asks hundreds of times
+            return np.maximum(alpha, np.float32(activations.MIN_CLIPPING_LEVEL))
         return straight_through(jnp.maximum(alpha, activations.MIN_CLIPPING_LEVEL), alpha)
 
     @property

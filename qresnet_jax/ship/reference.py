@@ -51,7 +51,9 @@ def check_images(image_shape: Sequence[int | None], images: Any) -> None:
     """
     dtype, shape = getattr(images, "dtype", type(images).__name__), np.shape(images)
     is_images = dtype == np.uint8 and len(shape) == 4 and 0 not in shape[1:]
-    if not is_images or any(want not in (None, got) for want, got in zip(image_shape, shape[1:], strict=True)):
+    if not is_images or any(
+        want not in (None, got) for want, got in zip(image_shape, shape[1:], strict=True)
+    ):
         height, width, channels = (size or name for size, name in zip(image_shape, "HWC", strict=True))
         raise ValueError(f"images must be uint8 [N, {height}, {width}, {channels}], got {dtype} {shape}")
 

@@ -79,15 +79,15 @@ class Evaluator:
     def _integer_logits(self, network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
         return logits_on_mesh(network, images, self._mesh) * network.logit_scale
 
-    def _float_logits(
-        self, params: nnx.State, model_state: nnx.State, images: np.ndarray
-    ) -> np.ndarray:
+    def _float_logits(self, params: nnx.State, model_state: nnx.State, images: np.ndarray) -> np.ndarray:
         batch = -(-FLOAT_BATCH // self._mesh.size) * self._mesh.size
         mean, parts = jnp.asarray(self._mean, jnp.float32), []
         for start in range(0, len(images), batch):
             pixels = images[start : start + batch]
             filled = np.pad(pixels, ((0, batch - len(pixels)), (0, 0), (0, 0), (0, 0)))
-            parts.append(np.asarray(self._float_step(params, model_state, filled, mean))[: len(pixels)])
+            parts.append(
+                np.asarray(self._float_step(params, model_state, jnp.asarray(filled), mean))[: len(pixels)]
+            )
         return np.concatenate(parts)
 
 

@@ -1,7 +1,7 @@
 """Maps one replica's pure step over all devices, by `shard_map` or `pmap`; each core of a CPU may be a device."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax

@@ -149,9 +149,7 @@ def make_eval_step(graphdef: nnx.GraphDef[ResNet]) -> EvalStep:
       graphdef: of the model in evaluation mode.
     """
 
-    def step(
-        params: nnx.State, model_state: nnx.State, pixels: jax.Array, mean: jax.Array
-    ) -> jax.Array:
+    def step(params: nnx.State, model_state: nnx.State, pixels: jax.Array, mean: jax.Array) -> jax.Array:
         return merge(graphdef, params, model_state)(normalize(pixels, mean))
 
     return step

@@ -44,7 +44,9 @@ def test_classifier_sums_do_not_overflow(inputs):
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    st.sampled_from([1, 7, 64, 2048, 5000, 2**16]), st.sampled_from([0, 1e-6, 1, 1e9]), st.integers(0, 2**32 - 1)
+    st.sampled_from([1, 7, 64, 2048, 5000, 2**16]),
+    st.sampled_from([0, 1e-6, 1, 1e9]),
+    st.integers(0, 2**32 - 1),
 )
 def test_weights_use_the_range_of_int32_and_never_leave_it(inputs, size, seed):
     """For any weights: from the sparse ones of a trained layer to equal ones; in both libraries that compute units."""

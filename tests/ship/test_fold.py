@@ -14,7 +14,8 @@ from qresnet_jax.config import default_config
 from qresnet_jax.errors import ExportError, UserError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.ship import nodes, reference
-from qresnet_jax.ship.fold import fold, why_float
+from qresnet_jax.ship.fold import blocks, fold, why_float
+from qresnet_jax.ship.jax.stablehlo import simulation
 
 RNGS = nnx.Rngs(0)
 
@@ -43,6 +44,35 @@ def test_folding_leaves_the_model_as_it_is(build_model):
     assert not model.stages[0][0].norms[0].use_running_average
     after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     np.testing.assert_array_equal(before["stem"]["kernel"], after["stem"]["kernel"])
+
+
+def test_integers_and_simulation_agree(trained, make_images):
+    """The simulation rounds in float32, and the multipliers onto the stream in full: single values move by a unit."""
+    model, network = trained
+    images = make_images(64, (network.height, network.width, network.channels))
+    integers = reference.logits(network, images) * network.logit_scale
+    simulated = np.asarray(jax.jit(simulation(model, network.mean))(images))
+    assert len(np.unique(integers.argmax(-1))) > 1
+    assert np.mean(integers.argmax(-1) == simulated.argmax(-1)) >= 0.95
+    assert np.abs(integers - simulated).mean() < 0.02 * np.abs(simulated).max()
+
+
+def test_each_layer_moves_single_values_by_a_unit_of_the_stream(trained, make_images):
+    """Each simulated layer reads what the layer before it gives in the integer network."""
+    model, network = trained
+    images = make_images(16, (network.height, network.width, network.channels))
+    values = reference.node_values(network, images)
+    position = {node.name: i for i, node in enumerate(network.nodes)}
+    model = nnx.view(model, use_running_average=True)
+    stream = values[position["stem"]]
+    for name, block in blocks(model):
+        unit = 2.0**-network.fraction_bits
+        simulated = np.asarray(nnx.jit(lambda block, x: block(x))(block, jnp.float32(stream * unit)))
+        stream = values[position[name]]
+        units = np.abs(stream - simulated / unit)
+        # A level at an edge of float32 moves what it is summed into by more.
+        assert np.mean(units > 1) < 1e-3, name
+        assert np.mean(units > 0) < 0.2, name
 
 
 def test_what_training_knew_is_kept(trained_named):

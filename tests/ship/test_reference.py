@@ -6,7 +6,6 @@ import pytest
 from qresnet_jax.ship import nodes, reference
 from qresnet_jax.ship.network import IntegerNetwork
 
-
 # The definitions once more, pixel by pixel, in Python's integers.
 
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
 
 from qresnet_jax.ship import nodes
 
@@ -20,39 +19,41 @@ MAX_POOLED_PIXELS = 2**22  # the sums of `mean_pool` then fit 32 bits
 _UNROLLED_THRESHOLDS = 16
 _SPLIT = 12
 
+Array = jax.Array | np.ndarray
+
 
 class Split(NamedTuple):
     """The constants of a `RequantizeNode` whose sums fit 32 bits in two parts, see `ship.requantize`: int32 `[C]` each."""
 
-    multiplier: ArrayLike
-    high: ArrayLike  # C >> first
-    low: ArrayLike  # the rest of C
-    first: ArrayLike  # min(k, 12)
-    second: ArrayLike  # k - first, at most 31
+    multiplier: Array
+    high: Array  # C >> first
+    low: Array  # the rest of C
+    first: Array  # min(k, 12)
+    second: Array  # k - first, at most 31
 
 
 class Whole(NamedTuple):
     """The constants of a `RequantizeNode` whose sums fit 32 bits: int32 `[C]` each."""
 
-    multiplier: ArrayLike
-    offset: ArrayLike
-    shift: ArrayLike  # at most 31
+    multiplier: Array
+    offset: Array
+    shift: Array  # at most 31
 
 
 class Wide(NamedTuple):
     """The constants of any other `RequantizeNode`: int32 `[C]` each, but for the uint32 low word."""
 
-    multiplier: ArrayLike
-    offset_low: ArrayLike
-    offset_high: ArrayLike
-    shift: ArrayLike
+    multiplier: Array
+    offset_low: Array
+    offset_high: Array
+    shift: Array
 
 
 class Thresholds(NamedTuple):
     """The constants of a `ThresholdsNode`."""
 
-    thresholds: ArrayLike  # int16 or int32 [C, n], of rising channels
-    falling: ArrayLike | None  # bool [C], or None if no channel may fall
+    thresholds: Array  # int16 or int32 [C, n], of rising channels
+    falling: Array | None  # bool [C], or None if no channel may fall
 
 
 def requantizer_constants(node: nodes.RequantizeNode, bound: int, is_narrow: bool) -> Whole | Split | Wide:
@@ -85,9 +86,7 @@ def _split(node: nodes.RequantizeNode, bound: int, split: int) -> Split | None:
     if np.any(largest >= 2**31) or np.any((size + 1) << first >= 2**31):
         return None
     # A shift of an int32 by 31 leaves only the sign, so a longer shift gives the same.
-    return Split(
-        *(x.astype(np.int32) for x in (multiplier, high, low, first, np.minimum(shift - first, 31)))
-    )
+    return Split(*(x.astype(np.int32) for x in (multiplier, high, low, first, np.minimum(shift - first, 31))))
 
 
 def requantize(constants: Whole | Split | Wide, x: jax.Array, axis: int) -> jax.Array:
@@ -242,7 +241,7 @@ def mean_pool(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
     return 256 * quotient + ((2 * rest + np.uint32(count)) // np.uint32(2 * count)).astype(jnp.int32)
 
 
-def _along(constant: ArrayLike, x: jax.Array, axis: int) -> jax.Array:
+def _along(constant: Array, x: jax.Array, axis: int) -> jax.Array:
     """Reshapes `[C]` or `[1]` so that it broadcasts against x along its `axis`."""
     shape = [1] * x.ndim
     shape[axis] = -1

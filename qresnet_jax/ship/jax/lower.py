@@ -6,12 +6,11 @@ networks of one architecture share a compiled program, and what is trained furth
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax.typing import ArrayLike
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.jax import integers
+from qresnet_jax.ship.jax.integers import Array
 from qresnet_jax.ship.jax.planes import sign_words
 from qresnet_jax.ship.network import IntegerNetwork
 
@@ -39,33 +38,26 @@ class Program(NamedTuple):
 class Stem(NamedTuple):
     """The constants of a `StemNode`."""
 
-    weights: ArrayLike  # float32 [kh, kw, in, out]
-    double_mean: ArrayLike  # int16 [in]
+    weights: Array  # float32 [kh, kw, in, out]
+    double_mean: Array  # int16 [in]
 
 
 class Signs(NamedTuple):
     """The constants of a `BinaryConvNode`."""
 
-    signs: ArrayLike  # int8 [kh, kw, in, out]
-    words: ArrayLike  # from `sign_words`
+    signs: Array  # int8 [kh, kw, in, out]
+    words: Array  # from `sign_words`
 
 
 class Classifier(NamedTuple):
     """The constants of a `ClassifierNode`."""
 
-    weights: ArrayLike  # int32 [classes, in]
-    bias: ArrayLike  # int32 [classes, 1]
+    weights: Array  # int32 [classes, in]
+    bias: Array  # int32 [classes, 1]
 
 
 Constants = (
-    Stem
-    | Signs
-    | integers.Thresholds
-    | integers.Whole
-    | integers.Split
-    | integers.Wide
-    | Classifier
-    | None
+    Stem | Signs | integers.Thresholds | integers.Whole | integers.Split | integers.Wide | Classifier | None
 )
 
 
@@ -88,9 +80,7 @@ def _lower(
     match node:
         case nodes.StemNode():
             # The bound of a stem's sums depends on its weights.
-            step = step._replace(
-                bound=nodes.ACC_LIMIT, kernel=node.weights.shape[:2], stride=node.stride
-            )
+            step = step._replace(bound=nodes.ACC_LIMIT, kernel=node.weights.shape[:2], stride=node.stride)
             return step, Stem(node.weights.astype(np.float32), node.double_mean)
         case nodes.BinaryConvNode():
             step = step._replace(kernel=node.signs.shape[:2], stride=node.stride)

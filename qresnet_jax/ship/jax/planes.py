@@ -160,7 +160,7 @@ def window_sum(
     return total + part([x[looped:] for x in phases], weights[looped:])
 
 
-def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: jax.Array) -> jax.Array:
+def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: jax.Array | np.ndarray) -> jax.Array:
     """Sums products of pixels and weights over taps and input channels, by one matrix product for each tap.
 
     It does not use a convolution, for which libraries may choose algorithms whose intermediate results are
@@ -253,7 +253,7 @@ def plane_sum(
     groups, kh, kw, _ = weights.shape
     count_dtype = jnp.uint16 if groups * WORD * kh * kw < 2**16 else jnp.uint32
 
-    def and_count(pixels: jax.Array, weights: jax.Array) -> jax.Array:
+    def and_count(pixels: jax.Array, weights: jax.Array | np.ndarray) -> jax.Array:
         return lax.population_count(pixels & weights).astype(count_dtype)
 
     max_terms = MAX_TERMS // len(planes)

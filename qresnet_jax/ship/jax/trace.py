@@ -80,9 +80,7 @@ class _Trace:
 
     def __init__(self, steps: tuple[Step, ...], images: jax.Array, processor: bool) -> None:
         self.steps, self.images, self.processor = steps, images, processor
-        widest = max(
-            step.kernel[1] for step in steps if step.kind in (nodes.StemNode, nodes.BinaryConvNode)
-        )
+        widest = max(step.kernel[1] for step in steps if step.kind in (nodes.StemNode, nodes.BinaryConvNode))
         self.margin = (widest - 1) // 2
         # This is always true, because bytes are not negative; but XLA does not know that.
         self.always = jnp.sum(images[0, 0, 0].astype(jnp.int32)) >= 0
