@@ -66,9 +66,7 @@ def export_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[path
 
         write = functools.partial(_write_simulation, model, network)
         path = path.with_name(f"{path.stem}.simulation{path.suffix}")
-        contents |= check(
-            write, path, expected=np.asarray(jax.jit(simulation(model, network.mean))(images))
-        )
+        contents |= check(write, path, expected=np.asarray(jax.jit(simulation(model, network.mean))(images)))
     return _keep(contents)
 
 
