@@ -52,8 +52,11 @@ def fold(
     """
     if not isinstance(model, ResNet):
         raise TypeError(f"fold takes a network from create_model, got {type(model).__name__}")
-    model = trained.on_host(model)
     _check_foldable(model)
+    graphdef, state = nnx.split(model)
+    state = jax.device_get(state)
+    _check_finite(state)
+    model = nnx.merge(graphdef, state)  # a copy on the host, so that nothing below computes on a device
     fraction_bits = model.fraction_bits
     assert fraction_bits is not None  # only a float network has a float stream
     folding = _Folding(fraction_bits)
@@ -108,7 +111,10 @@ def _check_foldable(model: ResNet) -> None:
                 f"{name} has sums of up to {largest:,}, but only sums below 2**24 are exact: train with fewer "
                 "config.model.act_bits (for the stem, stem_weight_bits), or a smaller config.model.width"
             )
-    for path, value in jax.tree.leaves_with_path(nnx.state(model)):
+
+
+def _check_finite(state: nnx.State) -> None:
+    for path, value in jax.tree.leaves_with_path(state):
         if not np.all(np.isfinite(value)):
             raise ExportError(
                 f"{jax.tree_util.keystr(path)} is not finite, so this network cannot be shipped: export an earlier "

@@ -1,21 +1,11 @@
-"""Reads the layers of a trained network in float64 NumPy, which computes the same on every platform.
-
-A network is fetched from its devices once; after that nothing here runs JAX.
-"""
+"""Reads the layers of a trained network in float64 NumPy, which computes the same on every platform."""
 
 import jax
 import numpy as np
 from flax import nnx
 
 from qresnet_jax import nn, pixels
-from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.quantize import fixed_point
-
-
-def on_host(model: ResNet) -> ResNet:
-    """Returns a copy of a network whose arrays are NumPy's."""
-    graphdef, state = nnx.split(model)
-    return nnx.merge(graphdef, jax.device_get(state))
 
 
 def array(variable: nnx.Variable[jax.Array]) -> np.ndarray:
