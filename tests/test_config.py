@@ -347,7 +347,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused():
 
 def test_a_data_set_of_other_channels_or_classes_is_refused():
     split = Split(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
-    dataset = ImageDataset("grey", split, None, split, ("a", "b"), np.zeros(1), np.ones(1))
+    dataset = ImageDataset(name="grey", train=split, test=split, class_names=("a", "b"))
     with pytest.raises(ConfigError, match=r"^config\.model\.in_channels=3: must be 1 for grey$"):
         validate_dataset(default_config(), dataset)
     with pytest.raises(ConfigError, match=r"^config\.model\.num_classes=10: must be 2 for grey$"):
@@ -357,7 +357,7 @@ def test_a_data_set_of_other_channels_or_classes_is_refused():
 
 def test_more_steps_than_int32_counts_are_refused():
     split = Split(np.zeros((300, 8, 8, 1), np.uint8), np.zeros(300, np.int32))
-    dataset = ImageDataset("grey", split, None, split, ("a", "b"), np.zeros(1), np.ones(1))
+    dataset = ImageDataset(name="grey", train=split, test=split, class_names=("a", "b"))
     fields = {"model.in_channels": 1, "model.num_classes": 2, "batch_size": 100}
     validate_dataset(changed(**fields, num_epochs=INT32 // 3), dataset)
     with pytest.raises(

@@ -12,15 +12,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.data import load_dataset
-from qresnet_jax.errors import ConfigError
+from qresnet_jax.data import ImageDataset, check_dataset, load_dataset
+from qresnet_jax.errors import ConfigError, DataError
 from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.ship import reference, verify
 from qresnet_jax.ship.formats import ENDINGS, check_path, write_network
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import as_path, write_all
-from qresnet_jax.train.evaluator import fold_run, restore_run
+from qresnet_jax.train.evaluator import TrainedRun, check_data_of_run, fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
 
@@ -32,19 +32,24 @@ def export(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.
     return export_packed(config, workdir) if config.packed else export_run(config, workdir)
 
 
-def export_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+def export_run(
+    config: ConfigDict, workdir: str | os.PathLike[str], *, dataset: ImageDataset | None = None
+) -> list[pathlib.Path]:
     """Folds a run's best checkpoint to integers, writes it, and checks the files on images of the test set.
+
+    Where the test set cannot be loaded, as that of a run on arrays, the files are checked on random images.
 
     Args:
       config: the config of the run; `export.format` says what is written, and `export.path` where, by default in
         `workdir`.
       workdir: the directory of the run.
+      dataset: arrays whose test images are taken, instead of those of the set that the run's config names.
 
     Returns:
       The paths of the files.
 
     Raises:
-      UserError: there is no checkpoint or data set, the network has no integer form, or a written file computes
+      UserError: there is no checkpoint, the data set is another one than that of the run, the network has no integer form, or a written file computes
         something else and is not kept.
     """
     configs.validate(config)
@@ -52,11 +57,9 @@ def export_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[path
     run = restore_run(config, workdir)
     config = run.config
     model, network = run.model(), fold_run(run)
-    dataset = load_dataset(config.data)
-    configs.validate_dataset(config, dataset)
-    images = dataset.test.images[: verify.IMAGES]
+    images, kind = _images_of_run(run, network, dataset)
     integers = reference.logits(network, images)
-    check = functools.partial(_checked, format=config.export.format, images=images, kind="test images")
+    check = functools.partial(_checked, format=config.export.format, images=images, kind=kind)
     if config.export.format == "qonnx":  # the trained layers themselves
         write = functools.partial(_write_layers, model, network)
         return _keep(check(write, path, expected=integers * network.logit_scale))
@@ -93,8 +96,7 @@ def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[p
             "the format onnx"
         )
     path, network = _path(config.export, workdir), load_packed(config.packed, "numpy").network
-    shape = [size or _ANY_SIZE for size in network.image_shape]
-    images = np.random.default_rng(0).integers(0, 256, (verify.IMAGES, *shape), np.uint8)
+    images = _random_images(network)
     contents = _checked(
         functools.partial(_write_integers, network, config.export),
         path,
@@ -104,6 +106,26 @@ def export_packed(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[p
         kind="random images",
     )
     return _keep(contents)
+
+
+def _images_of_run(
+    run: TrainedRun, network: IntegerNetwork, dataset: ImageDataset | None
+) -> tuple[np.ndarray, str]:
+    """Returns the images to check the files of a run on, and what messages call them."""
+    if dataset is None:
+        try:
+            dataset = load_dataset(run.config.data)
+        except DataError as error:
+            log.info("the files are checked on random images, as the test set cannot be loaded: %s", error)
+            return _random_images(network), "random images"
+    configs.validate_dataset(run.config, check_dataset(dataset))
+    check_data_of_run(run, dataset)
+    return dataset.test.images[: verify.IMAGES], "test images"
+
+
+def _random_images(network: IntegerNetwork) -> np.ndarray:
+    shape = [size or _ANY_SIZE for size in network.image_shape]
+    return np.random.default_rng(0).integers(0, 256, (verify.IMAGES, *shape), np.uint8)
 
 
 def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:

@@ -1,7 +1,16 @@
 """Image sets as uint8 arrays in memory: the published archives, TFDS directories made from them, and splits."""
 
-from qresnet_jax.data.dataset import ImageDataset, Split
-from qresnet_jax.data.sets import load_dataset, prepare_dataset
+from qresnet_jax.data.dataset import ARRAYS, ImageDataset, Split, check_dataset
+from qresnet_jax.data.sets import load_dataset, prepare_dataset, take_dataset
 from qresnet_jax.errors import DataError
 
-__all__ = ["DataError", "ImageDataset", "Split", "load_dataset", "prepare_dataset"]
+__all__ = [
+    "ARRAYS",
+    "DataError",
+    "ImageDataset",
+    "Split",
+    "check_dataset",
+    "load_dataset",
+    "prepare_dataset",
+    "take_dataset",
+]

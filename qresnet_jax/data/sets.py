@@ -2,6 +2,7 @@
 
     digits                                    scikit-learn's 8x8 digits, which are always available
     cifar10, cifar100, mnist, fashion_mnist   TFDS directories, prepared on first use (see `builders`)
+    arrays                                    what `train_and_evaluate(..., dataset=...)` was given; not loaded here
     any other name                            an image classification set that TFDS has prepared as ArrayRecord files
 
 The validation split is the end of train.
@@ -15,9 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qresnet_jax.data import builders, prepared
-from qresnet_jax.data.dataset import ImageDataset, Split
+from qresnet_jax.data.dataset import ARRAYS, ImageDataset, Split, check_dataset
 from qresnet_jax.errors import DataError
-from qresnet_jax.pixels import round_mean
 
 log = logging.getLogger("qresnet_jax")
 
@@ -43,12 +43,11 @@ def load_dataset(data_config: ConfigDict) -> ImageDataset:
     """
     name, data_dir, raw_dir = _fields(data_config)
     holdout = getattr(data_config, "holdout", 0.1)
-    if not 0 <= holdout < 1:
-        raise DataError(
-            f"config.data.holdout={holdout}: expected a fraction of train, at least 0 and below 1."
-        )
+    _check_holdout(holdout)
     if name == "digits":
         train, test, class_names = _digits()
+    elif name == ARRAYS:
+        raise _unknown(name, data_dir)
     else:
         directory = builders.prepared_dir(name, data_dir)
         if directory is None:
@@ -57,16 +56,59 @@ def load_dataset(data_config: ConfigDict) -> ImageDataset:
             log.info("%s is not prepared in %s: preparing it now", name, builders.data_root(data_dir))
             directory = builders.prepare(name, data_dir, raw_dir)
         train, test, class_names = prepared.read(directory)
-    kept = len(train.labels) - math.floor(len(train.labels) * holdout)
-    validation = Split(train.images[kept:], train.labels[kept:]) if kept < len(train.labels) else None
-    train = Split(train.images[:kept], train.labels[:kept])
-    if len(np.unique(train.labels)) == 1:
+    return _hold_out(ImageDataset(train=train, test=test, class_names=class_names, name=name), holdout)
+
+
+def take_dataset(dataset: ImageDataset, data_config: ConfigDict) -> ImageDataset:
+    """Returns a set that was handed over as arrays, with a validation split if it has none yet.
+
+    The validation split is the end of train, as in `load_dataset`. Images that are sorted by class are shuffled before,
+    always in the same way, since the last ones would otherwise be of one class.
+
+    Args:
+      dataset: the set; its arrays are not changed.
+      data_config: `holdout` is the fraction of train that becomes the validation split.
+
+    Raises:
+      DataError: `dataset` is no ImageDataset, or `holdout` is no such fraction.
+    """
+    labels = check_dataset(dataset).train.labels
+    if dataset.validation is None and data_config.holdout and _is_sorted(labels):
+        log.info("%s: the train images are sorted by class, so they are shuffled now", dataset.name)
+        order = np.random.RandomState(0).permutation(len(labels))  # the same in every version of NumPy
+        dataset = dataset.with_train(Split(dataset.train.images[order], labels[order]))
+    return _hold_out(dataset, data_config.holdout)
+
+
+def _hold_out(dataset: ImageDataset, holdout: float) -> ImageDataset:
+    """Returns the set with the end of train as validation split, if it has none and something is to be held out."""
+    _check_holdout(holdout)
+    images, labels = dataset.train
+    kept = len(labels) - math.floor(len(labels) * holdout)
+    if dataset.validation is None and kept < len(labels):
+        dataset = dataset.with_train(
+            Split(images[:kept], labels[:kept]), validation=Split(images[kept:], labels[kept:])
+        )
+    if len(np.unique(dataset.train.labels)) == 1:
         log.warning(
             "%s: all train images are of class %r, so there is nothing to learn",
-            name,
-            class_names[train.labels[0]],
+            dataset.name,
+            dataset.class_names[dataset.train.labels[0]],
         )
-    return ImageDataset(name, train, validation, test, class_names, *_channel_statistics(train.images))
+    return dataset
+
+
+def _is_sorted(labels: np.ndarray) -> bool:
+    """Returns whether all images of a class follow each other, and some class has several."""
+    classes = len(np.unique(labels))
+    return classes < len(labels) and np.count_nonzero(np.diff(labels)) == classes - 1
+
+
+def _check_holdout(holdout: float) -> None:
+    if not 0 <= holdout < 1:
+        raise DataError(
+            f"config.data.holdout={holdout}: expected a fraction of train, at least 0 and below 1."
+        )
 
 
 def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
@@ -90,7 +132,7 @@ def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
         return pathlib.Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
     if name in builders.STANDARD:
         return builders.prepare(name, data_dir, raw_dir)
-    if done := builders.prepared_dir(name, data_dir):
+    if name != ARRAYS and (done := builders.prepared_dir(name, data_dir)):
         prepared.describe(done)
         log.info("%s is already prepared in %s", name, done)
         return done
@@ -102,6 +144,11 @@ def _fields(data_config: ConfigDict) -> tuple[str, str, str]:
 
 
 def _unknown(name: str, data_dir: str) -> DataError:
+    if name == ARRAYS:
+        return DataError(
+            "config.data.name='arrays': a command cannot read arrays. In Python, train_and_evaluate, evaluate_checkpoint, "
+            "evaluate_packed and export_run take them as dataset=qresnet_jax.ImageDataset(...)."
+        )
     root = builders.data_root(data_dir)
     if name.startswith("imagenet"):
         return DataError(
@@ -125,20 +172,3 @@ def _digits() -> tuple[Split, Split, tuple[str, ...]]:
     labels = digits.target.astype(np.int32)
     cut = len(labels) - DIGITS_TEST
     return Split(images[:cut], labels[:cut]), Split(images[cut:], labels[cut:]), tuple("0123456789")
-
-
-def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean, rounded to multiples of 1/2, and the standard deviation of each channel, float64 [C] each.
-
-    The images are uint8 [N, H, W, C]. Both come from exact counts of the 256 values, since a copy of the images in
-    float64 would take eight times their memory.
-    """
-    values = np.arange(256, dtype=np.float64)
-    counts = np.zeros((images.shape[-1], 256), np.int64)
-    for start in range(0, len(images), 1000):
-        for c, channel in enumerate(counts):
-            channel += np.bincount(images[start : start + 1000, ..., c].ravel(), minlength=256)
-    weights = counts / counts.sum(axis=1, keepdims=True)
-    mean = weights @ values
-    variance = (weights * (values - mean[:, None]) ** 2).sum(axis=1)
-    return round_mean(mean), np.where(variance > 0, np.sqrt(variance), 1.0)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.data import Split, load_dataset
+from qresnet_jax.data import ImageDataset, Split, check_dataset, load_dataset
 from qresnet_jax.errors import DataError
 from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.ship.fold import fold
@@ -174,13 +174,18 @@ def fold_run(run: TrainedRun) -> IntegerNetwork:
 
 
 def evaluate_checkpoint(
-    config: ConfigDict, workdir: str | os.PathLike[str], *, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    dataset: ImageDataset | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, float]:
     """Measures a run on the test set, at its best checkpoint or, if nothing was held out, at its latest one.
 
     Args:
       config: the config of the run.
       workdir: the directory of the run; it is only read.
+      dataset: arrays whose test split is taken, instead of the set that the run's config names.
       devices: the devices to use; all by default.
 
     Returns:
@@ -195,8 +200,9 @@ def evaluate_checkpoint(
     mesh = device_mesh(devices)
     run = restore_run(config, workdir, mesh=mesh)
     config = run.config
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data) if dataset is None else check_dataset(dataset)
     configs.validate_dataset(config, dataset)
+    check_data_of_run(run, dataset)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
     result = evaluate(run.state.params, run.state.model_state, dataset.test)
     is_float = run.model().fraction_bits is None
@@ -212,11 +218,30 @@ def evaluate_checkpoint(
     return values if is_float else values | {"shipped_accuracy": result["accuracy"]}
 
 
-def evaluate_packed(config: ConfigDict) -> dict[str, float]:
+def check_data_of_run(run: TrainedRun, dataset: ImageDataset) -> None:
+    """Refuses a data set that is not the one of a run, as far as its class names and the size of its images tell.
+
+    Raises:
+      DataError: the message names what differs.
+    """
+    names, shape = tuple(run.meta["class_names"]), tuple(run.meta["image_shape"])
+    for what, trained, given in (
+        ("images of", "x".join(map(str, shape)), "x".join(map(str, dataset.test.images.shape[1:]))),
+        ("the classes", ", ".join(names), ", ".join(dataset.class_names)),
+    ):
+        if trained != given:
+            raise DataError(
+                f"the run was trained on {what} {trained}, but {dataset.name} has {what} {given}: give the data set that "
+                "it was trained on"
+            )
+
+
+def evaluate_packed(config: ConfigDict, *, dataset: ImageDataset | None = None) -> dict[str, float]:
     """Measures a packed file on the test set.
 
     Args:
       config: `packed` is the path of the file or the name of a zoo model; `data` describes the data set.
+      dataset: arrays whose test split is taken, instead of the set that the config names.
 
     Returns:
       `{"shipped_accuracy"}`, the accuracy between 0 and 1.
@@ -226,7 +251,7 @@ def evaluate_packed(config: ConfigDict) -> dict[str, float]:
     """
     configs.validate(config)
     packed = load_packed(config.packed)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data) if dataset is None else check_dataset(dataset)
     images, labels = dataset.test
     if not packed.network.takes(images.shape[1:]):
         expected, got = (

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.data import load_dataset
+from qresnet_jax.data import ARRAYS, ImageDataset, load_dataset, take_dataset
 from qresnet_jax.errors import DivergedError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
@@ -56,7 +56,11 @@ DIAGNOSED_IMAGES = 128  # of the training set; the activations are measured in a
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | os.PathLike[str], *, devices: Sequence[jax.Device] | None = None
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    dataset: ImageDataset | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, float]:
     """Trains the run in `workdir`, or continues it, and measures the network on the test split at the end.
 
@@ -66,6 +70,7 @@ def train_and_evaluate(
     Args:
       config: see `qresnet_jax.config.default_config`.
       workdir: the directory of the run; it is made if necessary.
+      dataset: arrays to train on instead of the set that `config.data.name` names; the run's config then says "arrays".
       devices: the devices to use; all by default.
 
     Returns:
@@ -75,11 +80,14 @@ def train_and_evaluate(
     Raises:
       UserError: a config, data set, checkpoint or workdir cannot be used, or the loss is not finite.
     """
+    if dataset is not None:
+        config = config.copy_and_resolve_references()
+        config.data.name = ARRAYS
     configs.validate(config)
     mesh = device_mesh(devices)
     configs.validate_devices(config, mesh.size)
     with claim_workdir(workdir) as directory, log_to(directory), StopSignal() as stop:
-        run = _Training(config, directory, mesh)
+        run = _Training(config, directory, mesh, dataset)
         if stop:
             log.info("stopped by %s before the first step", stop)
             return {}
@@ -89,9 +97,11 @@ def train_and_evaluate(
 class _Training:
     """Holds the parts of a run that do not change while it trains."""
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> None:
+    def __init__(
+        self, config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, arrays: ImageDataset | None = None
+    ) -> None:
         self.config, self.workdir, self.mesh = config, workdir, mesh
-        self.dataset = load_dataset(config.data)
+        self.dataset = load_dataset(config.data) if arrays is None else take_dataset(arrays, config.data)
         configs.validate_dataset(config, self.dataset)
         self.steps_per_epoch = steps_per_epoch(len(self.dataset.train.labels), config.batch_size)
         self.total_steps = self.steps_per_epoch * config.num_epochs
@@ -113,6 +123,8 @@ class _Training:
             "mean": self.dataset.mean.tolist(),
             "image_shape": list(self.dataset.train.images.shape[1:]),
         }
+        if arrays is not None:  # other sets are known by their names
+            self.meta["checksum"] = self.dataset.checksum()
         self.layers = self._layers(model)
 
     def _layers(self, model: ResNet) -> list[LayerCost]:

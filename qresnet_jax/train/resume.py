@@ -26,6 +26,7 @@ _OF_THE_DATA = {
     "class_names": "the class names were {} and are {}",
     "image_shape": "the image shape was {} and is {}",
     "mean": "the pixel means were {} and are {}",
+    "checksum": "the checksum of the train arrays was {} and is {}",
 }
 
 
@@ -82,10 +83,10 @@ def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], checkpoin
             f"values, or {elsewhere}"
         )
     for name, words in _OF_THE_DATA.items():
-        before, now = (str(meta.get(name, given[name]))[:60] for meta in (saved, given))
-        if saved.get(name, given[name]) != given[name]:
+        before, now = (meta.get(name) for meta in (saved, given))
+        if before is not None and now is not None and before != now:
             raise CheckpointError(
-                f"the checkpoint {checkpoint} belongs to a run on other data: {words.format(before, now)}. "
+                f"the checkpoint {checkpoint} belongs to a run on other data: {words.format(str(before)[:60], str(now)[:60])}. "
                 f"Restore the data set, or give {elsewhere}"
             )
 

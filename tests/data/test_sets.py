@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from qresnet_jax.data import DataError, Split, builders, load_dataset, prepare_dataset
-from qresnet_jax.data.sets import _channel_statistics
 from tests.data.set_cases import config, write_mnist
 
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
@@ -62,18 +61,6 @@ def test_train_images_of_a_single_class_are_reported(monkeypatch, caplog):
 def test_a_holdout_that_is_no_fraction_is_refused(holdout):
     with pytest.raises(DataError, match="data.holdout=.*at least 0 and below 1"):
         load_dataset(config("digits", holdout=holdout))
-
-
-def test_statistics_are_exact_and_the_mean_is_a_half_integer():
-    images = np.random.default_rng(0).integers(0, 256, (2345, 5, 3, 3), np.uint8)
-    images[..., 1] = images[..., 1] // 3
-    images[..., 2] = 7
-    mean, std = _channel_statistics(images)
-    exact = images.astype(np.float64)
-    np.testing.assert_array_equal(mean, np.round(exact.mean(axis=(0, 1, 2)) * 2) / 2)
-    np.testing.assert_allclose(std[:2], exact.std(axis=(0, 1, 2))[:2], rtol=1e-12)  # order of summation
-    assert std[2] == 1 and mean[2] == 7
-    assert mean.dtype == std.dtype == np.float64
 
 
 # ---- Preparing -----------------------------------------------------------------------------------------------

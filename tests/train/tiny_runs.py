@@ -27,7 +27,7 @@ def tiny_set(data_config):
 
     train, validation, test = split(40), split(16), split(20)
     validation = validation if data_config.holdout else None
-    return ImageDataset("tiny", train, validation, test, tuple("abcd"), np.array([80.5]), np.ones(1))
+    return ImageDataset(train=train, validation=validation, test=test, class_names=tuple("abcd"), name="tiny")
 
 
 @contextlib.contextmanager
