@@ -16,9 +16,9 @@ from qresnet_jax import config as configs
 from qresnet_jax.commands.image_files import find_images
 from qresnet_jax.errors import DataError
 from qresnet_jax.pixels import normalize
-from qresnet_jax.ship.load import load_packed
+from qresnet_jax.ship.load import PackedNetwork, load_packed
 from qresnet_jax.system.files import as_path
-from qresnet_jax.train.evaluator import restore_run
+from qresnet_jax.train.evaluator import fold_run, restore_run
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -195,12 +195,13 @@ def predict_files(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[l
 
 def _from_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Classifies:
     run = restore_run(config, workdir)
-    mean, model = jnp.asarray(run.meta["mean"]), run.model()
-    return (
-        lambda pixels: model(normalize(pixels, mean)),
-        tuple(run.meta["image_shape"]),
-        run.meta["class_names"],
-    )
+    shape, names = tuple(run.meta["image_shape"]), run.meta["class_names"]
+    model = run.model()
+    if model.fraction_bits is None:
+        mean = jnp.asarray(run.meta["mean"])
+        return lambda pixels: model(normalize(jnp.asarray(pixels), mean)), shape, names
+    packed = PackedNetwork(fold_run(run), nbytes=0)  # what ships, as in validation and test
+    return lambda pixels: packed.logits(pixels) * packed.logit_scale, shape, names
 
 
 def _from_packed(path: str | os.PathLike[str]) -> Classifies:

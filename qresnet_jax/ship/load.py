@@ -26,7 +26,7 @@ class PackedNetwork:
 
     Args:
       network: the integer network to run.
-      nbytes: size of the file that it came from, in bytes.
+      nbytes: size of the file that it came from, in bytes; 0 for none.
       engine: "auto", "jax", "c" or "numpy", see `load_packed`.
 
     Attributes:

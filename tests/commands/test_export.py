@@ -6,10 +6,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import qresnet_jax
 from qresnet_jax.commands import export
 from qresnet_jax.commands.export import export_packed, export_run
+from qresnet_jax.commands.predict import predict_files
 from qresnet_jax.data import load_dataset
 from qresnet_jax.errors import UserError
 from qresnet_jax.report.runs import read_run
@@ -62,6 +64,18 @@ def test_evaluation_measures_what_ships(run):
     for name in ("test_accuracy", "test_of_step"):
         assert values[name] == trained[name]
     assert values["shipped_accuracy"] == values["test_accuracy"]
+
+
+def test_a_run_predicts_what_its_file_predicts(run, as_trained, tmp_path):
+    config, workdir, _ = run
+    (tmp_path / "x").write_bytes(as_trained)
+    for i, image in enumerate(load_dataset(config.data).test.images[:20]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+    config = config.copy_and_resolve_references()
+    config.predict.images = str(tmp_path / "*.png")
+    of_the_run = predict_files(config, workdir)
+    config.packed = str(tmp_path / "x")
+    assert predict_files(config, workdir) == of_the_run and len(of_the_run) == 20
 
 
 def changed(config, **export):
