@@ -16,9 +16,6 @@ REPO = pathlib.Path(__file__).parents[1]
 
 # Before JAX is imported. Tests that need one device say so; what a jitted function computes on is one in any case.
 DEVICES = "--xla_force_host_platform_device_count={}"
-# The tests compile thousands of programs and run most of them once. From level 1 on, LLVM contracts products and sums
-# as it does at XLA's level, 3; at level 0 it does not, and last bits differ.
-QUICKLY = "--xla_backend_optimization_level=1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XDG_CACHE_HOME", str(REPO / ".cache"))
 # JAX writes its cache's files in place: each parallel worker has its own, so that none reads a half-written one.
@@ -27,9 +24,8 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
     os.environ.get("PYTEST_XDIST_WORKER", ""),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-for flag in (DEVICES.format(8), QUICKLY):
-    if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+if DEVICES.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES.format(8)}".strip()
 
 # Files that take longest come first, so that no parallel worker is left alone with one at the end.
 LONGEST = (
@@ -63,7 +59,7 @@ def _command(program, args, devices, env):
     environment = {
         **kept,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{DEVICES.format(devices)} {QUICKLY}",
+        "XLA_FLAGS": DEVICES.format(devices),
         "PYTHONUNBUFFERED": "1",
     }
     return [*map(str, program), *map(str, args)], {**environment, **env}

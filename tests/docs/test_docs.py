@@ -60,7 +60,6 @@ class Worker:
             "GLIBC_TUNABLES": "",  # no restart of the process
             "OPENBLAS_NUM_THREADS": "1",  # no threads before a fork
             "JAX_NUM_CPU_DEVICES": "1",
-            "XLA_FLAGS": "--xla_backend_optimization_level=1",
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.docs.worker"],
