@@ -6,17 +6,11 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
+from qresnet_jax.data.pictures import ENDINGS
 from qresnet_jax.errors import ConfigError, DataError
 from qresnet_jax.system.files import as_path
 
 log = logging.getLogger("qresnet_jax")
-
-# Which files of a directory are images, by the endings of their names in lower case. Pillow reads more formats, but some
-# of them only with other programs. A file that is named itself is read whatever its ending.
-ENDINGS = (
-    *(".avif", ".bmp", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pfm", ".pgm"),
-    *(".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-)
 
 
 def find_images(given: str | Sequence[str]) -> list[pathlib.Path]:

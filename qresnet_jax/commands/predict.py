@@ -5,7 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import IO
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,12 @@ from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.commands.image_files import find_images
+from qresnet_jax.data.pictures import PictureError, decode, fit, unreadable
 from qresnet_jax.errors import DataError
 from qresnet_jax.pixels import normalize
 from qresnet_jax.ship.load import PackedNetwork, load_packed
 from qresnet_jax.system.files import as_path
 from qresnet_jax.train.evaluator import fold_run, restore_run
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 log = logging.getLogger("qresnet_jax")
 
@@ -44,10 +42,8 @@ class Picture:
 def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> Picture:
     """Reads an image file of any size and mode.
 
-    The largest part in the middle that has the network's proportions is cut out and resized with antialiasing. Of
-    several frames or pages, the first is read. Transparent parts become black, unless the network takes RGBA. Values of
-    more than 8 bits are reduced to 8; those of a file that does not say how many bits they have are taken as 0 to 1 (only
-    fractions), 0 to 255 or 0 to 65535, the least range that holds them.
+    It is decoded as `pictures.decode` describes, and the largest part in the middle that has the network's proportions is
+    cut out and resized with antialiasing.
 
     Args:
       path: the path of a file that Pillow can read.
@@ -57,50 +53,29 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> P
       DataError: there is no such file, or it cannot be read as an image, or it has values that are no brightness; or the
         network takes another number of channels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     height, width, _ = shape
     mode = _mode(shape)
     try:
-        # Not by the path: Pillow maps an uncompressed TIFF into memory then, and scrambles it if it is turned by a quarter.
-        with (
-            warnings.catch_warnings(action="ignore"),
-            open(as_path(path), "rb") as stream,
-            Image.open(stream) as file,
-        ):
-            frames = getattr(file, "n_frames", 1)
-            file.load()
-            picture = ImageOps.exif_transpose(file)  # a camera stores how it was held
-            steps = [f"{picture.width}x{picture.height} {picture.mode}"]
-            if picture.mode.startswith("I") or picture.mode == "F":
-                picture = _in_eight_bits(picture, file.format)
-            picture = _converted(picture, mode)
+        with warnings.catch_warnings(action="ignore"), _opened(path) as stream:
+            picture, was = decode(stream, mode)
     except FileNotFoundError as error:
         raise DataError(
             f"config.predict.images: there is no file {path}; give paths from the current directory"
         ) from error
-    except _BadPixelError as error:
+    except PictureError as error:
         raise DataError(f"config.predict.images: {path} {error}") from error
-    except Exception as error:  # whatever a decoder meets first in a damaged file
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "of no format that is known" if unknown else " ".join(str(error).split())
-        raise DataError(
-            f"config.predict.images: {path} cannot be read as an image ({reason}): give a PNG, a JPEG, or another format "
-            "that Pillow reads"
-        ) from error
-    if frames > 1:
-        steps[0] += f", the first of {frames} frames"
+    picture, done = fit(picture, width, height)
+    how = " -> ".join([was, *done, f"{width}x{height} {picture.mode}"])
+    return Picture(np.asarray(picture, np.uint8).reshape(shape), how)
 
-    scale = min(picture.width / width, picture.height / height)
-    cut = (max(round(scale * width), 1), max(round(scale * height), 1))
-    left, top = (picture.width - cut[0]) // 2, (picture.height - cut[1]) // 2
-    if cut != picture.size:
-        steps.append(f"middle {cut[0]}x{cut[1]}")
-        picture = picture.crop((left, top, left + cut[0], top + cut[1]))
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    steps.append(f"{width}x{height} {picture.mode}")
-    return Picture(np.asarray(picture, np.uint8).reshape(shape), " -> ".join(steps))
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    try:
+        return open(as_path(path), "rb")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable(error) from error
 
 
 def _mode(shape: tuple[int, int, int]) -> str:
@@ -115,48 +90,6 @@ def _mode(shape: tuple[int, int, int]) -> str:
             "(grey), 3 (RGB) or 4 (RGBA): give it arrays in Python, with load_packed(...).predict"
         )
     return _MODES[shape[2]]
-
-
-class _BadPixelError(Exception):
-    """A pixel has a value that is no brightness; the message follows the name of the file."""
-
-
-def _in_eight_bits(picture: "Image.Image", format: str | None) -> "Image.Image":
-    """Returns a picture of integers or floats in mode L, or LA if one of its values means transparent."""
-    from PIL import Image
-
-    values = np.asarray(picture, np.float64)
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and format in ("PNG", "PPM")):
-        limit = 65535  # the file says so
-    else:
-        limit = 1 if picture.mode == "F" and values.max() <= 1 else 255 if values.max() <= 255 else 65535
-    with np.errstate(invalid="ignore"):
-        scaled = np.round(values * (255 / limit))
-    wrong = ~((scaled >= 0) & (scaled <= 255))  # also what is not a number
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        kind = "float" if picture.mode == "F" else "integer"
-        raise _BadPixelError(
-            f"has the value {values[row, column]:g} in row {row}, column {column} (counted from 0), but the values of "
-            f"{kind} images must be from 0 to 65535: correct it, or save the image with 8 bits"
-        )
-    transparent = picture.info.get("transparency")
-    picture = Image.fromarray(scaled.astype(np.uint8))
-    if isinstance(transparent, int):
-        picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return picture
-
-
-def _converted(picture: "Image.Image", mode: str) -> "Image.Image":
-    from PIL import Image
-
-    if picture.mode.endswith(("A", "a")) or "transparency" in picture.info:
-        picture = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
-        if mode != "RGBA":
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-    elif picture.mode not in ("1", "L", "P"):
-        picture = picture.convert("RGB")  # from which every other mode can be reached
-    return picture.convert(mode)
 
 
 def predict_files(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[list[tuple[str, float]]]:
