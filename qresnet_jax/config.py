@@ -43,9 +43,15 @@ def default_config() -> ConfigDict:
     config.packed = ""  # a packed file, or the name of a zoo model, to work with instead of a run
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"
+    config.data.name = "cifar10"  # see docs/data.md
     config.data.data_dir = ""  # "": $TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.data.raw_dir = ""  # where the published archives lie; "": they are downloaded
+    # Where the published archives lie, or "": they are downloaded; for data.name="folder", the folder or its archive.
+    config.data.raw_dir = ""
+    # Of a folder: the height and width that the middle square of each image is resized to; 0: they have one size.
+    config.data.image_size = 0
+    config.data.skip_broken = (
+        False  # of a folder: whether files that cannot be decoded are left out, or else refused
+    )
     # The fraction of train that is kept for validation. 0: no validation, and the last checkpoint is the result.
     config.data.holdout = 0.1
     config.data.crop_padding = 4  # pixels added on each side before a random crop; 0: no crop
@@ -167,6 +173,8 @@ _RULES = {
     "data.name": (lambda v: _TEXT[0](v) and v != "", "the name of a data set"),
     "data.data_dir": _TEXT,
     "data.raw_dir": _TEXT,
+    "data.image_size": _integer(0, 4096),
+    "data.skip_broken": _FLAG,
     "data.holdout": _number(lambda v: 0 <= v < 1, "a fraction of train, at least 0 and below 1"),
     "data.crop_padding": _integer(0, 4096),
     "data.flip": _FLAG,

@@ -50,6 +50,8 @@ IMPOSSIBLE = {
     "data.data_dir": ([7], "a string"),
     "data.raw_dir": ([7], "a string"),
     "data.holdout": ([-0.1, 1.0, NOT_A_NUMBER, False], "a fraction of train, at least 0 and below 1"),
+    "data.image_size": ([-1, 4097, 32.0, True], "an integer from 0 to 4096"),
+    "data.skip_broken": ([0, "no"], "True or False"),
     "data.crop_padding": ([-1, 4097, True], "an integer from 0 to 4096"),
     "data.flip": ([1, "yes"], "True or False"),
     "model.depth": ([0, -20, 60_002, True], "an integer from 1 to 10000"),

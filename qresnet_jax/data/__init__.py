@@ -1,11 +1,12 @@
 """Image sets as uint8 arrays in memory: the published archives, TFDS directories made from them, and splits."""
 
-from qresnet_jax.data.dataset import ARRAYS, ImageDataset, Split, check_dataset
+from qresnet_jax.data.dataset import ARRAYS, FOLDER, ImageDataset, Split, check_dataset
 from qresnet_jax.data.sets import load_dataset, prepare_dataset, take_dataset
 from qresnet_jax.errors import DataError
 
 __all__ = [
     "ARRAYS",
+    "FOLDER",
     "DataError",
     "ImageDataset",
     "Split",

@@ -92,16 +92,20 @@ def _not_found(name: str, root: pathlib.Path) -> DataError:
     )
 
 
-def _read_all(stream: IO[bytes] | gzip.GzipFile, where: object) -> bytes:
-    """Returns the rest of a stream, unless it is so long that it was packed to fill the memory."""
-    blocks, room = [], MOST_BYTES
+def read_all(stream: IO[bytes] | gzip.GzipFile, where: object, most: int) -> bytes:
+    """Returns the rest of a stream, unless it has more than `most` bytes, as if it was packed to fill the memory.
+
+    Raises:
+      DataError: it has more; the message begins with `where`.
+    """
+    blocks, room = [], most
     while block := stream.read(1 << 20):
         blocks.append(block)
         room -= len(block)
         if room < 0:
             raise DataError(
-                f"{where}: it unpacks to more than {MOST_BYTES} bytes, but no published file does: get the archive from "
-                "its publisher."
+                f"{where}: it unpacks to more than {most} bytes, but no file of this kind is so large: get the archive "
+                "from its publisher."
             )
     return b"".join(blocks)
 
@@ -125,7 +129,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     if data[:2] == b"\x1f\x8b":
         try:
             with gzip.open(io.BytesIO(data)) as stream:
-                data = _read_all(stream, path)
+                data = read_all(stream, path, MOST_BYTES)
         except (EOFError, OSError, zlib.error) as error:
             raise DataError(
                 f"{path}: the gzip stream is cut or damaged ({error}): copy the file again."
@@ -219,7 +223,7 @@ def _members(source: pathlib.Path, wanted: set[str]) -> dict[str, bytes]:
             for member in tar:
                 file = pathlib.PurePosixPath(member.name).name
                 if file in wanted and member.isreg() and (content := tar.extractfile(member)):
-                    members[file] = _read_all(content, f"{source}, {file}")
+                    members[file] = read_all(content, f"{source}, {file}", MOST_BYTES)
     except DataError:
         raise
     except Exception as error:  # tarfile and the decompressors raise exceptions of many types

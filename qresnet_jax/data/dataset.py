@@ -12,6 +12,7 @@ from qresnet_jax.errors import DataError
 from qresnet_jax.pixels import round_mean
 
 ARRAYS = "arrays"  # what `config.data.name` says of a set that was handed over as arrays
+FOLDER = "folder"  # and of a folder of image files
 
 
 class Split(NamedTuple):

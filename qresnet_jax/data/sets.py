@@ -2,10 +2,11 @@
 
     digits                                    scikit-learn's 8x8 digits, which are always available
     cifar10, cifar100, mnist, fashion_mnist   TFDS directories, prepared on first use (see `builders`)
+    folder                                    a folder, or an archive, of image files (see `folder`)
     arrays                                    what `train_and_evaluate(..., dataset=...)` was given; not loaded here
     any other name                            an image classification set that TFDS has prepared as ArrayRecord files
 
-The validation split is the end of train.
+The validation split is the end of train, unless a folder has one of its own.
 """
 
 import logging
@@ -16,7 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qresnet_jax.data import builders, prepared
-from qresnet_jax.data.dataset import ARRAYS, ImageDataset, Split, check_dataset
+from qresnet_jax.data.dataset import ARRAYS, FOLDER, ImageDataset, Split, check_dataset
+from qresnet_jax.data.folder import prepare_folder, read_folder
 from qresnet_jax.errors import DataError
 
 log = logging.getLogger("qresnet_jax")
@@ -30,7 +32,8 @@ def load_dataset(data_config: ConfigDict) -> ImageDataset:
     Args:
       data_config: has the field `name` and may have these:
         `data_dir`: the directory of prepared sets; if empty, $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        `raw_dir`: where the published archive lies; if empty, it is downloaded.
+        `raw_dir`: where the published archive lies; if empty, it is downloaded. Or the folder of images.
+        `image_size`, `skip_broken`: for a folder, see `prepare_folder`.
         `holdout`: the fraction of train that becomes the validation split, by default 0.1. The split has the last
         floor(N * holdout) images of train; with 0 there is none.
 
@@ -42,10 +45,14 @@ def load_dataset(data_config: ConfigDict) -> ImageDataset:
         classes.
     """
     name, data_dir, raw_dir = _fields(data_config)
+    validation = None
     holdout = getattr(data_config, "holdout", 0.1)
     _check_holdout(holdout)
     if name == "digits":
         train, test, class_names = _digits()
+    elif name == FOLDER:
+        splits, class_names = read_folder(_prepare_folder(data_config))
+        train, validation, test = splits["train"], splits.get("validation"), splits["test"]
     elif name == ARRAYS:
         raise _unknown(name, data_dir)
     else:
@@ -56,7 +63,8 @@ def load_dataset(data_config: ConfigDict) -> ImageDataset:
             log.info("%s is not prepared in %s: preparing it now", name, builders.data_root(data_dir))
             directory = builders.prepare(name, data_dir, raw_dir)
         train, test, class_names = prepared.read(directory)
-    return _hold_out(ImageDataset(train=train, test=test, class_names=class_names, name=name), holdout)
+    dataset = ImageDataset(train=train, validation=validation, test=test, class_names=class_names, name=name)
+    return _hold_out(dataset, holdout)
 
 
 def take_dataset(dataset: ImageDataset, data_config: ConfigDict) -> ImageDataset:
@@ -73,6 +81,7 @@ def take_dataset(dataset: ImageDataset, data_config: ConfigDict) -> ImageDataset
       DataError: `dataset` is no ImageDataset, or `holdout` is no such fraction.
     """
     labels = check_dataset(dataset).train.labels
+    _fields(data_config)  # of which arrays use none
     if dataset.validation is None and data_config.holdout and _is_sorted(labels):
         log.info("%s: the train images are sorted by class, so they are shuffled now", dataset.name)
         order = np.random.RandomState(0).permutation(len(labels))  # the same in every version of NumPy
@@ -130,6 +139,8 @@ def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
 
         log.info("digits comes with scikit-learn: there is nothing to prepare")
         return pathlib.Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
+    if name == FOLDER:
+        return _prepare_folder(data_config)
     if name in builders.STANDARD:
         return builders.prepare(name, data_dir, raw_dir)
     if name != ARRAYS and (done := builders.prepared_dir(name, data_dir)):
@@ -139,7 +150,22 @@ def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
     raise _unknown(name, data_dir)
 
 
+def _prepare_folder(data_config: ConfigDict) -> pathlib.Path:
+    _, data_dir, raw_dir = _fields(data_config)
+    return prepare_folder(
+        raw_dir,
+        builders.data_root(data_dir),
+        image_size=getattr(data_config, "image_size", 0),
+        skip_broken=getattr(data_config, "skip_broken", False),
+    )
+
+
 def _fields(data_config: ConfigDict) -> tuple[str, str, str]:
+    if data_config.name != FOLDER and (size := getattr(data_config, "image_size", 0)):
+        raise DataError(
+            f"config.data.image_size={size}: only the images of a folder (config.data.name='folder') are resized, and not "
+            f"those of {data_config.name}: set it to 0."
+        )
     return data_config.name, getattr(data_config, "data_dir", ""), getattr(data_config, "raw_dir", "")
 
 
@@ -157,7 +183,7 @@ def _unknown(name: str, data_dir: str) -> DataError:
         )
     here = sorted({path.relative_to(root).parts[0] for path in root.glob("*/**/dataset_info.json")})
     return DataError(
-        f"config.data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, and the sets that "
+        f"config.data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, folder, and the sets that "
         f"are prepared in config.data.data_dir={str(root)!r}: {', '.join(here) or 'none yet'}. To prepare another "
         f"set of TFDS there, run this on a machine with TensorFlow: "
         f"tfds build {name} --file_format=array_record --data_dir={root}"

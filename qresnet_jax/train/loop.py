@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.data import ARRAYS, ImageDataset, load_dataset, take_dataset
+from qresnet_jax.data import ARRAYS, FOLDER, ImageDataset, load_dataset, take_dataset
 from qresnet_jax.errors import DivergedError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
@@ -123,7 +123,7 @@ class _Training:
             "mean": self.dataset.mean.tolist(),
             "image_shape": list(self.dataset.train.images.shape[1:]),
         }
-        if arrays is not None:  # other sets are known by their names
+        if config.data.name in (ARRAYS, FOLDER):  # the name does not say which images they are
             self.meta["checksum"] = self.dataset.checksum()
         self.layers = self._layers(model)
 

@@ -183,6 +183,12 @@ def test_every_shipped_config_says_its_command_accuracy_time_and_hardware(name):
     [
         ("fashion_mnist_fp32", "fashion_mnist_w1a2", {"model.weight_bits", "model.activation"}),
         ("cifar10_fp32", "cifar10_w1a2", {"model.weight_bits", "model.activation", "optim.weight_decay"}),
+        ("cifar10_jpeg_w1a2", "cifar10_w1a2", {"data.name", "data.raw_dir"}),
+        (
+            "cifar10_jpeg_fp32",
+            "cifar10_jpeg_w1a2",
+            {"model.weight_bits", "model.activation", "optim.weight_decay"},
+        ),
         ("cifar100_w1a2", "cifar10_w1a2", {"data.name", "model.num_classes"}),
     ],
 )

@@ -1,0 +1,18 @@
+"""ResNet-20 in float on CIFAR-10-JPEG: the float twin of `cifar10_jpeg_w1a2`. Only its weight decay is stronger.
+
+    qresnet --config=cifar10_jpeg_fp32
+
+Accuracy: not measured yet.
+Time: not measured yet.
+Hardware: any CPU or GPU.
+"""
+
+from qresnet_jax import load_config
+
+
+def get_config():
+    config = load_config("cifar10_jpeg_w1a2")
+    config.model.weight_bits = 32
+    config.model.activation = "none"
+    config.optim.weight_decay = 5e-4
+    return config
