@@ -90,10 +90,13 @@ COMMANDS = {
     ),
     "prepare_data": Command(
         function="prepare_data.prepare_data",
-        does="Downloads and prepares the data set of the config, or prepares it from the archives in "
-        "--config.data.raw_dir.",
+        does="Downloads and prepares the data set of the config, or prepares it from the archives or the folder of "
+        "images in --config.data.raw_dir.",
         writes="Writes the data set into --config.data.data_dir, by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
-        examples=("--config=cifar10_w1a2 --mode=prepare_data --config.data.raw_dir=downloads",),
+        examples=(
+            "--config=cifar10_w1a2 --mode=prepare_data --config.data.raw_dir=downloads",
+            "--config=folder --mode=prepare_data --config.data.raw_dir=photos.zip",
+        ),
         takes_packed=False,
     ),
 }

@@ -26,7 +26,7 @@ _OF_THE_DATA = {
     "class_names": "the class names were {} and are {}",
     "image_shape": "the image shape was {} and is {}",
     "mean": "the pixel means were {} and are {}",
-    "checksum": "the checksum of the train arrays was {} and is {}",
+    "checksum": "the checksum of the train images was {} and is {}",
 }
 
 

@@ -5,6 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import qresnet_jax
 from qresnet_jax.commands import COMMANDS
@@ -156,3 +157,25 @@ def test_a_command_that_needs_the_arrays_says_in_one_line_what_takes_them(run, t
         "config.data.name='arrays': a command cannot read arrays. In Python, "
     )
     assert "train_and_evaluate, evaluate_checkpoint" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_on_a_folder_goes_on_with_the_same_images_only(tmp_path):
+    data = tiny_set(configuration(**{"data.holdout": 0}).data)
+    for part, (images, labels) in (("train", data.train), ("test", data.test)):
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            file = tmp_path / "images" / part / "abcd"[label] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(file)
+    changes = {
+        "data.name": "folder",
+        "data.raw_dir": str(tmp_path / "images"),
+        "data.data_dir": str(tmp_path),
+    }
+    result = train(tmp_path / "run", None, **changes)
+    measured = evaluate_checkpoint(configuration(**changes), tmp_path / "run")
+    assert measured["test_accuracy"] == result["test_accuracy"]
+    file.unlink()  # a test image: the train images are still the same
+    assert train(tmp_path / "run", None, **changes) == result
+    next((tmp_path / "images/train/a").iterdir()).unlink()
+    with pytest.raises(CheckpointError, match="run on other data: the (pixel means|checksum of the train)"):
+        train(tmp_path / "run", None, **changes)

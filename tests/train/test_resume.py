@@ -95,7 +95,7 @@ def test_everything_else_may_change(field):
     [
         ("mean", [81.0], "the pixel means were [80.5] and are [81.0]"),
         ("class_names", ["b", "a"], "the class names were ['a', 'b'] and are ['b', 'a']"),
-        ("checksum", "12345678", "the checksum of the train arrays was 90abcdef and is 12345678"),
+        ("checksum", "12345678", "the checksum of the train images was 90abcdef and is 12345678"),
         ("image_shape", [9, 8, 1], "the image shape was [8, 8, 1] and is [9, 8, 1]"),
     ],
 )

@@ -1,6 +1,6 @@
 """Says which split and which class each image file of a folder belongs to.
 
-    train/CLASS/*, test/CLASS/*     val or validation instead of test; with both of them, val is the validation split
+    train/CLASS/*, test/CLASS/*     val, valid or validation instead of test; beside test, it is the validation split
     CLASS/*                         every tenth image of each class is the test split, as it also is without a test split
 
 A class folder may have folders of its own. What lies in a single folder with all of this in it is found, too.
@@ -17,7 +17,13 @@ from qresnet_jax.data.folder.source import Listing
 from qresnet_jax.errors import DataError
 
 PARTS = ("train", "validation", "test")
-_NAMES = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
+_NAMES = {
+    "train": "train",
+    "test": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
 TEST_EVERY = 10  # of a set without a test split, every tenth image of each class is kept for it
 
 

@@ -71,16 +71,10 @@ def prepare_folder(
     else:
         try:
             make_directory(target.parent)
-            temporary = target.with_name(f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
-            temporary.mkdir()
-            try:
-                about = _prepare(source, temporary, image_size, skip_broken)
-                with contextlib.suppress(OSError):  # another run may have been faster
-                    temporary.rename(target)
-                if not target.is_dir():
-                    raise DataError(f"{target} cannot be made: choose another config.data.data_dir.")
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if not os.access(target.parent, os.W_OK):
+                raise PermissionError("it cannot be written")
+            about, arrays = _prepare(source, image_size, skip_broken)
+            _save(target, about, arrays)
         except OSError as error:
             raise DataError(
                 f"{raw_dir} could not be prepared in {target.parent}: {error}. Mend this, or choose another "
@@ -125,8 +119,27 @@ def _damaged(directory: pathlib.Path, error: Exception) -> DataError:
     return DataError(f"{directory} is damaged ({error}): delete it, and the folder is prepared again.")
 
 
-def _prepare(source: Source, directory: pathlib.Path, image_size: int, skip_broken: bool) -> dict[str, Any]:
-    """Writes the prepared form into a directory, and returns its description."""
+def _save(target: pathlib.Path, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Writes the prepared form into a new directory, which gets its name when it is complete."""
+    temporary = target.with_name(f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir()
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array)
+        (temporary / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():  # another run has been faster
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prepare(
+    source: Source, image_size: int, skip_broken: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns the description of a set, and its arrays by their names."""
     layout = lay_out(source.listing, source.path)
     total = sum(map(len, layout.splits.values()))
     log.info("decoding %d images of %d classes in %s", total, len(layout.class_names), source.path)
@@ -137,9 +150,9 @@ def _prepare(source: Source, directory: pathlib.Path, image_size: int, skip_brok
     broken = _decode_all(source, position, pixels, image_size, skip_broken)
     notes = list(layout.notes)
     if image_size and pixels.fitted:
-        notes.append(f"the middle square of {pixels.fitted} images is resized to {image_size}x{image_size}")
+        notes.append(f"images whose middle square is resized to {image_size}x{image_size}: {pixels.fitted}")
     if broken:
-        notes.append(f"{len(broken)} files cannot be decoded and are skipped: {', '.join(broken[:3])}, ...")
+        notes.append(f"files that cannot be decoded and are skipped: {len(broken)}, such as {broken[0]}")
     labels = np.array([label for part in layout.splits.values() for _, label in part], np.int32)
     _check_what_is_left(source, layout, labels, pixels.filled)
     sizes = [len(layout.splits[part]) for part in layout.splits]
@@ -150,10 +163,8 @@ def _prepare(source: Source, directory: pathlib.Path, image_size: int, skip_brok
         "notes": notes,
         "source": str(source.path.absolute()),
     }
-    np.save(directory / "images.npy", pixels.images if pixels.filled.all() else pixels.images[pixels.filled])
-    np.save(directory / "labels.npy", labels[pixels.filled])
-    (directory / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-    return about
+    images = pixels.images if pixels.filled.all() else pixels.images[pixels.filled]
+    return about, {"images": images, "labels": labels[pixels.filled]}
 
 
 class Pixels:
@@ -285,6 +296,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """Shows how many of `total` images are done, in a bar on a terminal or else in a line now and then."""
     done, said = 0, time.monotonic()
     with contextlib.ExitStack() as closing:
+        bar = None
         if sys.stdout.isatty():
             from rich import get_console, progress
 
@@ -294,7 +306,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         def advance(count: int) -> None:
             nonlocal done, said
             done += count
-            if sys.stdout.isatty():
+            if bar:
                 bar.update(task, completed=done)
             elif time.monotonic() - said > LOG_SECONDS:
                 said = time.monotonic()

@@ -19,7 +19,7 @@ def files(found, part):
     return sorted(found.splits[part])
 
 
-@pytest.mark.parametrize("test", ["test", "val", "validation", "Test"])
+@pytest.mark.parametrize("test", ["test", "val", "valid", "validation", "Test"])
 def test_the_folders_of_splits_are_found_with_the_classes_in_sorted_order(test):
     found = layout(*(path.replace("test/", f"{test}/") for path in SPLIT))
     assert found.class_names == ("cat", "dog") and set(found.splits) == {"train", "test"}
