@@ -81,7 +81,7 @@ def train_and_evaluate(
       UserError: a config, data set, checkpoint or workdir cannot be used, or the loss is not finite.
     """
     if dataset is not None:
-        config = config.copy_and_resolve_references()
+        config = ConfigDict(config).copy_and_resolve_references()  # also of a frozen one
         config.data.name = ARRAYS
     configs.validate(config)
     mesh = device_mesh(devices)

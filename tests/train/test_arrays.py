@@ -5,6 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 
 import qresnet_jax
@@ -52,8 +53,9 @@ def test_arrays_train_to_a_test_accuracy(run):
     assert restore_run(configuration(), workdir).config.data.name == "arrays"
 
 
-def test_the_callers_config_stays_as_it_was(tmp_path):
-    config = configuration()
+@pytest.mark.parametrize("kind", [ConfigDict, ConfigDict.lock, FrozenConfigDict])
+def test_the_callers_config_stays_as_it_was(tmp_path, kind):
+    config = kind(configuration())
     with pytest.raises(ConfigError, match="config.model.num_classes=4: must be 5 for pets"):
         five = arrays(class_names=list("abcde"), name="pets")
         qresnet_jax.train_and_evaluate(config, tmp_path, dataset=five)
