@@ -1,3 +1,4 @@
+import hashlib
 import pathlib
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.ship import nodes, reference
 from qresnet_jax.ship.fold import blocks, fold, why_float
 from qresnet_jax.ship.jax.stablehlo import simulation
+from qresnet_jax.ship.packed.file import packed_bytes
 
 RNGS = nnx.Rngs(0)
 
@@ -73,6 +75,17 @@ def test_each_layer_moves_single_values_by_a_unit_of_the_stream(trained, make_im
         # A level at an edge of float32 moves what it is summed into by more.
         assert np.mean(units > 1) < 1e-3, name
         assert np.mean(units > 0) < 0.2, name
+
+
+def test_the_same_parameters_fold_to_the_same_bytes_on_every_platform(build_model):
+    """They are multiples of 1/1024, since random floats of NumPy's are not the same everywhere to the last bit."""
+    model, rng = build_model("pact", "preact_basic", act_bits=(2, 4)), np.random.default_rng(0)
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        low, high = (100, 3000) if path[-1] in ("var", "alpha") else (-1000, 1000)
+        variable[...] = jnp.float32(rng.integers(low, high, variable.shape) / 1024)
+    network = fold(model, mean=[127.5, 0, 255], class_names="abcde", image_shape=(8, 8))
+    digest = hashlib.sha256(packed_bytes(network)).hexdigest()
+    assert digest == "6017ff745c978b2d75cf8d3c2da414b87827d3b40f4d94c2cefe99d6620a636b"
 
 
 def test_what_training_knew_is_kept(trained_named):
