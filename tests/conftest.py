@@ -31,10 +31,10 @@ if DEVICES.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
 LONGEST = (
     "test_interrupted_runs.py",
     "test_loop.py",
-    "test_resnet.py",
+    "test_wheel.py",
     "test_parallel.py",
     "test_docs.py",
-    "test_wheel.py",
+    "test_resnet.py",
 )
 
 KEPT = ("PATH", "HOME", "XDG_CACHE_HOME", "TMPDIR", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")

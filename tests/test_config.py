@@ -68,7 +68,7 @@ IMPOSSIBLE = {
     ),
     "model.activation": (["relu"], f"one of {', '.join(registry.names())}"),
     "model.stem_weight_bits": ([0, 1, -11, 2**31], "an integer from 2 to 24"),
-    "model.stream_fraction_bits": ([-1, 15, 2.5, "8", True], "0 to 14, or None for a float stream"),
+    "model.stream_fraction_bits": ([-1, 15, 2.5, "8", True, None], "an integer from 0 to 14"),
     "model.sync_bn": ([1], "True or False"),
     "optim.name": (["adam"], "one of sgd, adamw"),
     "optim.learning_rate": ([0.0, -0.1, NOT_A_NUMBER, INFINITY, 1e39, 1e-39, 10**39, True], ABOVE_0),
@@ -418,7 +418,7 @@ def test_main_refuses_before_it_reads_data_or_makes_a_file(run_main, tmp_path, f
 
 
 def test_main_takes_valid_overrides_and_then_meets_the_data_set(run_main, tmp_path):
-    flags = ["--config.model.stream_fraction_bits=None", "--config.model.act_bits=(1, 32, 8)", UNREADABLE]
+    flags = ["--config.model.stream_fraction_bits=7", "--config.model.act_bits=(1, 32, 8)", UNREADABLE]
     result = run_main("--config=configs/digits.py", f"--workdir={tmp_path}/run", *flags)
     assert "data.name='no_such_set' is not known" in short_error(result)
 
@@ -457,7 +457,7 @@ def test_help_exits_with_0_and_names_the_flags(run_main):
 
 
 def test_a_config_comes_back_from_json_without_the_fields_that_are_gone_and_newer_ones_have_their_defaults():
-    config = changed(**{"model.act_bits": (4, 4, 4), "model.stream_fraction_bits": None, "seed": 7})
+    config = changed(**{"model.act_bits": (4, 4, 4), "model.stream_fraction_bits": 5, "seed": 7})
     saved = json.loads(json.dumps(config.to_dict()))
     assert flatten(from_json(saved)) == flatten(config)
     del saved["bench"], saved["packed"]

@@ -42,6 +42,7 @@ def test_load_and_predict_names_real_images_correctly(run_main, digits, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_train_and_ship_trains_and_ships_the_same_network(run_main, digits, tmp_path):
     printed = example(run_main, "train_and_ship.py", "--epochs=2", cwd=tmp_path)
     path = tmp_path / "runs" / "train_and_ship" / "model.safetensors"

@@ -131,7 +131,7 @@ def test_without_a_place_for_the_compile_cache_it_works_and_says_so(run_main, tm
     assert "compiled programs are not kept: " in result.stdout and "set XDG_CACHE_HOME" in result.stdout
 
 
-@pytest.mark.parametrize("format, count", [("packed", 1), ("c", 3), ("onnx", 1), ("stablehlo", 1)])
+@pytest.mark.parametrize("format, count", [("packed", 1), ("c", 3), ("onnx", 1)])
 def test_a_packed_file_is_exported(run_main, tmp_path, format, count):
     workdir = tmp_path / "run"
     result = run_main(*DIGITS, "--mode=export", f"--config.export.format={format}", f"--workdir={workdir}")

@@ -1,4 +1,7 @@
-"""Turns scale and batch norm in front of the residual stream into integers: `stream = (acc * M + C) >> k`."""
+"""Turns scale and batch norm in front of the residual stream into integers.
+
+stream = (acc * M + C) >> k          M, C, k per channel, saturated to int16
+"""
 
 import numpy as np
 

@@ -111,13 +111,14 @@ def test_a_tilde_is_the_home_directory(run, as_trained, home):
         ("c", ["model.h", "model.c", "example.c"], ["model_c gives the same logits on 256 test images"]),
         ("onnx", ["model.onnx"], ["model.onnx gives the same logits on 256 test images"]),
         ("qonnx", ["model.qonnx.onnx"], ["model.qonnx.onnx gives the same classes on 16 test images"]),
-        (
+        pytest.param(
             "stablehlo",
             ["model.stablehlo", "model.simulation.stablehlo"],
             [
                 "model.stablehlo gives the same logits on 256 test images",
                 "model.simulation.stablehlo gives the same classes on 256 test images",
             ],
+            marks=pytest.mark.slow,  # docs/onnx.md exports the same
         ),
     ],
 )
@@ -187,6 +188,7 @@ def test_a_packed_file_for_images_of_any_size_is_tried_on_images_of_one(tmp_path
     assert "checked: any.onnx gives the same logits on 256 random images" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_float_network_has_no_integer_form(tmp_path):
     config = small(weight_bits=32, activation="none")
     trained = qresnet_jax.train_and_evaluate(config, tmp_path, devices=jax.devices()[:1])

@@ -246,9 +246,8 @@ def test_imagenet_networks_reduce_the_image_32_times(depth, block):
 @pytest.mark.parametrize(
     "block",
     [
-        "basic",
         "preact_bottleneck",
-        *(pytest.param(b, marks=pytest.mark.slow) for b in ("bottleneck", "preact_basic")),
+        *(pytest.param(b, marks=pytest.mark.slow) for b in ("basic", "bottleneck", "preact_basic")),
     ],
 )
 def test_every_network_trains_and_evaluates(block):

@@ -86,7 +86,7 @@ def test_bfloat16_is_normalised_in_float32():
     assert (dx.dtype, dgamma.dtype, dbeta.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
 
 
-@pytest.mark.parametrize("how", ["shard_map", "vmap"])
+@pytest.mark.parametrize("how", ["shard_map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_shards_of_a_batch_are_normalised_like_the_whole(how):
     x, gamma, beta, g = case((4, 3, 5, 6))
 

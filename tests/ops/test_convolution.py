@@ -123,7 +123,10 @@ def test_binary_conv_without_a_step_takes_any_activations(shape, outputs, k, str
 
 
 # bfloat16 rounds the incoming gradients to 8 bits, and the sums again: some thousandths of the largest
-@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    "dtype, tolerance",
+    [(jnp.float32, 1e-5), pytest.param(jnp.bfloat16, 2e-2, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("step, max_level", [(0.7, 3), (0.7, None), (None, None)])
 @pytest.mark.parametrize("scale", ["layer", "channel"])
 def test_gradients_are_those_of_the_float_convolution_passed_straight_through(
@@ -146,7 +149,10 @@ def test_gradients_are_those_of_the_float_convolution_passed_straight_through(
 
 
 @pytest.mark.parametrize("scale", ["layer", "channel"])
-@pytest.mark.parametrize("shape, outputs, k, stride", CASES[:3])
+@pytest.mark.parametrize(
+    "shape, outputs, k, stride",
+    [CASES[2], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[:2])],
+)
 def test_the_way_that_gpus_take_leads_to_the_same_result(shape, outputs, k, stride, scale, monkeypatch):
     q, w, _ = case(shape, outputs, k)
     x = jnp.float32(q) * jnp.float32(0.7)

@@ -164,6 +164,7 @@ def test_mistakes_are_named(run, tmp_path):
     assert not (workdir / "report.md").exists()
 
 
+@pytest.mark.slow
 def test_a_float_run_has_no_pictures_of_signs_and_levels(tmp_path):
     config = small(weight_bits=32, activation="none")
     config.num_epochs, config.data.holdout = 1, 0.0

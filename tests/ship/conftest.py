@@ -92,7 +92,15 @@ def _trained(name):
     return model, folded(model, (*size, model.stem.in_features), [127.5, 10, 200.5], "abcde")
 
 
-@pytest.fixture(params=[*NETWORKS, "resnet20"])
+QUICK = ("basic pact", "preact_bottleneck sigmoid", "basic power_of_two", "basic lsq imagenet")
+
+
+@pytest.fixture(
+    params=[
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*NETWORKS, "resnet20")
+    ]
+)
 def trained(request):
     """`(model, network)`, of each of `NETWORKS` and of the default one."""
     return _trained(request.param)

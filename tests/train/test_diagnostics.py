@@ -97,6 +97,7 @@ def test_weight_diagnostics_are_what_numpy_counts(walk, relative):
     assert want["held_back"] > 0 and 0 < want["never_flipped"] < 1
 
 
+@pytest.mark.slow
 def test_dead_band_follows_the_scale_per_channel(walk_per_channel):
     _, states = walk_per_channel
     latent = of(states[-1], "latent").astype(np.float64)
@@ -184,6 +185,7 @@ def test_saturation_of_the_stream_is_counted_at_each_blocks_output():
     assert values["saturation/stages.0.0"] == 0
 
 
+@pytest.mark.slow
 def test_occupancies_of_a_layer_sum_to_one():
     _, model = small(act_bits=(1, 2, 4))
     values = diagnostics.activation_diagnostics(model, jax.random.normal(jax.random.key(0), (2, 8, 8, 1)))
@@ -193,6 +195,7 @@ def test_occupancies_of_a_layer_sum_to_one():
         np.testing.assert_allclose(sum(shares), 1, rtol=1e-6)  # float32 shares
 
 
+@pytest.mark.slow
 def test_many_levels_are_not_listed():
     _, model = small(act_bits=(8, 2, 2))
     values = diagnostics.activation_diagnostics(model, jnp.zeros((1, 8, 8, 1)))

@@ -322,6 +322,7 @@ def test_a_second_interrupt_stops_at_once_and_keeps_the_checkpoints(finished_flo
     assert without_speed(lines(tmp_path)) == without_speed(lines(finished_float))
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(finished_float, tmp_path, monkeypatch):
     year, now, validate = 365 * 86400, time.time, loop.Evaluator.__call__
 

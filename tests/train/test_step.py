@@ -167,6 +167,7 @@ def test_bfloat16_keeps_parameters_statistics_and_latents_in_float32(weight_bits
     assert {kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_with_binary_weights():
     state = Trainer(configuration(dtype="bfloat16")).advance(STEPS_PER_EPOCH)
     assert int(state.first_bad_step) == -1

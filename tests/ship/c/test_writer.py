@@ -87,7 +87,9 @@ def test_many_random_networks_are_exact_and_defined(seed, profile, tmp_path, mak
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("seed, sanitizer", [(3, "gcc"), (2, "clang")])  # they see different things
+@pytest.mark.parametrize(  # they see different things
+    "seed, sanitizer", [pytest.param(3, "gcc", marks=pytest.mark.slow), (2, "clang")]
+)
 def test_nothing_is_undefined_and_no_access_out_of_bounds(
     seed, sanitizer, profile, tmp_path, make_images, compiler
 ):
@@ -173,7 +175,9 @@ def processor_has(features):
     return set(features.split()) <= set(flags)
 
 
-@pytest.mark.parametrize("vectors", VECTORS)
+@pytest.mark.parametrize(
+    "vectors", ["plain C", pytest.param("SSE2", marks=pytest.mark.slow), "AVX2", "AVX-512"]
+)
 def test_every_kind_of_vector_is_exact(vectors, tmp_path, make_images, compiler):
     features, flags = VECTORS[vectors]
     if not processor_has(features):

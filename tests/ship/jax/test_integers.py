@@ -86,9 +86,9 @@ def assert_levels(node, x, bound):
     np.testing.assert_array_equal(result, node.levels[passed])
 
 
-@LAWS
+@settings(LAWS, max_examples=40)  # each number of levels is another program
 @given(
-    st.sampled_from([1, 2, 3, 15, 16, 17, 40, 255]),
+    st.sampled_from([1, 3, 16, 17, 40]),
     st.sampled_from([1, CHANNELS]),
     st.sampled_from([1, 20, 1000, 32768, 2**24 - 1]),
     st.booleans(),

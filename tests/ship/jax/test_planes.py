@@ -49,7 +49,7 @@ def images(x, window):
 
 
 def bits_of(levels):
-    return plane_bits(np.unique(levels)) or [0]
+    return plane_bits(np.unique(levels).tolist()) or [0]
 
 
 def apart(compute, *operands):
@@ -111,8 +111,8 @@ def test_counts_beyond_16_bits():
 
 
 def test_the_bits_that_occur():
-    assert plane_bits(np.array([0, 1, 2, 3])) == [0, 1]
-    assert plane_bits(np.array([0, 4, 6, 16384])) == [1, 2, 14]
+    assert plane_bits([0, 1, 2, 3]) == [0, 1]
+    assert plane_bits([0, 4, 6, 16384]) == [1, 2, 14]
 
 
 def test_a_word_holds_16_channels_the_first_lowest():

@@ -113,6 +113,7 @@ CLASSIFIER_MACS = 64 * 10
 BINARY_WEIGHTS, STEM_WEIGHTS = 269_824, 9 * 3 * 16
 
 
+@pytest.mark.slow
 def test_resnet_20_is_counted_right(trained_named, write):
     path = write(*trained_named("resnet20"))
     cost = inference_cost(str(path), discount_sparsity=False)["total_cost"]
