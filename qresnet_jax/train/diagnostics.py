@@ -248,7 +248,7 @@ def make_diagnose(graphdef: nnx.GraphDef[ResNet], threshold: float, relative: bo
     """Builds the compiled function that measures a training state.
 
     Args:
-      graphdef: of the model in evaluation mode, since it is measured as it would ship.
+      graphdef: of the model in evaluation mode, whose activations are nearly those of the integer network.
       threshold, relative: of the hysteresis loop, see `hysteresis_binarize`.
 
     Returns:

@@ -107,10 +107,10 @@ class _Training:
         self.total_steps = self.steps_per_epoch * config.num_epochs
 
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
-        as_shipped = nnx.graphdef(nnx.view(model, use_running_average=True))
-        self.evaluate = Evaluator(as_shipped, self.dataset.mean, mesh)
+        in_evaluation = nnx.graphdef(nnx.view(model, use_running_average=True))
+        self.evaluate = Evaluator(in_evaluation, self.dataset.mean, mesh)
         loop = config.optim.hysteresis
-        self.diagnose = make_diagnose(as_shipped, loop.threshold, loop.relative)
+        self.diagnose = make_diagnose(in_evaluation, loop.threshold, loop.relative)
         if config.model.sync_bn:
             model.set_attributes(BatchNorm, axis_name=AXIS)
         self.graphdef, self.params, *others = nnx.split(model, nnx.Param, ...)
