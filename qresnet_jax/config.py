@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from qresnet_jax.errors import ConfigError
+from qresnet_jax.errors import ConfigError, shown
 from qresnet_jax.models import architecture
 from qresnet_jax.quantize import registry
 from qresnet_jax.quantize.exact import SUM_LIMIT
@@ -272,7 +272,7 @@ def validate(config: ConfigDict) -> None:
         if name not in fields:
             raise ConfigError(f"config.{name} is missing; start from qresnet_jax.config.default_config()")
         if not test(fields[name]):
-            raise ConfigError(f"config.{name}={_shown(fields[name])}: must be {expected}")
+            raise ConfigError(f"config.{name}={shown(fields[name])}: must be {expected}")
     _validate_model(config.model)
     if config.steps_per_dispatch > config.log_every_steps:
         raise ConfigError(
@@ -285,14 +285,6 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python prints no integers of more than 4,300 digits
-        return "(a very long number)"
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
 def _validate_model(model: ConfigDict) -> None:
     try:
         stages = architecture.blocks_per_stage(model.depth, model.block, model.stem)
@@ -300,7 +292,7 @@ def _validate_model(model: ConfigDict) -> None:
         raise ConfigError(f"config.{error}") from None
     if len(model.act_bits) != len(stages):
         raise ConfigError(
-            f"config.model.act_bits={_shown(model.act_bits)}: must have {len(stages)} entries, one per stage of this network"
+            f"config.model.act_bits={shown(model.act_bits)}: must have {len(stages)} entries, one per stage of this network"
         )
     _validate_sizes(model)
     if quantizer := registry.QUANTIZERS.get(model.activation):

@@ -26,8 +26,17 @@ class DivergedError(UserError):
 
 
 class ExportError(UserError):
-    """A network has no integer form, or one that does not agree with it."""
+    """A network has no integer form, or a file that was written from it computes something else."""
 
 
 class PackedError(UserError):
     """A packed file is missing or damaged, has a newer version, or is another kind of file."""
+
+
+def shown(value: object) -> str:
+    """Returns a value as a message shows it, at most 100 characters long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integers of more than 4,300 digits
+        return "(a very long number)"
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from qresnet_jax.data.pictures import ENDINGS
+from qresnet_jax.data.pictures import ENDINGS, is_image
 from qresnet_jax.errors import ConfigError, DataError
 from qresnet_jax.system.files import as_path
 
@@ -93,7 +93,7 @@ def _in_directory(path: pathlib.Path) -> list[pathlib.Path]:
     except OSError as error:
         raise DataError(f"config.predict.images: {path} cannot be read ({error.strerror})") from error
     files = [entry for entry in entries if entry.is_file()]
-    images = [file for file in files if _is_image(file)]
+    images = [file for file in files if is_image(file)]
     if not images:
         raise DataError(
             f"config.predict.images: the directory {path} has no image file ({' '.join(ENDINGS)}) directly in it; it "
@@ -116,13 +116,9 @@ def _matching(pattern: pathlib.Path) -> list[pathlib.Path]:
             + ("" if matches else f"; patterns are from the current directory, {os.getcwd()}")
         )
     # Where no file has the ending of an image, all of them are meant.
-    images = [file for file in files if _is_image(file)] or files
+    images = [file for file in files if is_image(file)] or files
     _log(f"{pattern}: a pattern", images, len(matches) - len(images))
     return images
-
-
-def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in ENDINGS
 
 
 def _log(what: str, images: Sequence[pathlib.Path], others: int) -> None:

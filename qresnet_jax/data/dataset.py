@@ -8,11 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qresnet_jax.errors import DataError
+from qresnet_jax.errors import DataError, shown
 from qresnet_jax.pixels import round_mean
 
 ARRAYS = "arrays"  # what `config.data.name` says of a set that was handed over as arrays
 FOLDER = "folder"  # and of a folder of image files
+
+
+TEST_EVERY = 10  # of a set without a test split, every tenth image of each class is kept for it
 
 
 class Split(NamedTuple):
@@ -126,6 +129,11 @@ def check_dataset(dataset: ImageDataset) -> ImageDataset:
     return dataset
 
 
+def shuffled(count: int) -> np.ndarray:
+    """Returns 0 to `count - 1` in an order that is random, but the same in every run and every version of NumPy."""
+    return np.random.RandomState(0).permutation(count)
+
+
 def check_classes(name: object, class_names: Sequence[str]) -> None:
     """Refuses a set of fewer than two classes.
 
@@ -165,7 +173,7 @@ def _class_names(name: str, given: Sequence[str]) -> tuple[str, ...]:
     names = () if given is None or isinstance(given, str) else tuple(given)
     if isinstance(given, str) or not all(isinstance(x, str) for x in names):
         raise DataError(
-            f"{name}: class_names={_short(given)}: expected the names of the classes in the order of the labels, as in "
+            f"{name}: class_names={shown(given)}: expected the names of the classes in the order of the labels, as in "
             '["cat", "dog"].'
         )
     if twice := sorted({x for x in names if names.count(x) > 1}):
@@ -245,8 +253,3 @@ def _labels(where: str, labels: np.ndarray, classes: int) -> np.ndarray:
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."

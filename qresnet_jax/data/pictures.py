@@ -3,6 +3,8 @@
 Pillow is imported where it is used, as most commands do not need it.
 """
 
+import os
+import pathlib
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,11 @@ ENDINGS = (
     *(".avif", ".bmp", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pfm", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+
+
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file is taken for an image by the ending of its name."""
+    return pathlib.PurePath(path).suffix.lower() in ENDINGS
 
 
 class PictureError(Exception):

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qresnet_jax.data.dataset import Split, check_classes
+from qresnet_jax.data.dataset import TEST_EVERY, Split, check_classes, shuffled
 from qresnet_jax.errors import DataError
 
 log = logging.getLogger("qresnet_jax")
 
 HELD_OUT = ("test", "validation", "val")  # the first of these splits that a set has is its test split
-TEST_EVERY = 10  # of a set that has a train split only, every tenth image of each class is the test split
 
 
 class Description(NamedTuple):
@@ -100,7 +99,7 @@ def read(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...]]:
     if about.info.disable_shuffling:
         # The images may be sorted by class, and the last ones become the validation split.
         log.info("%s was prepared without shuffling: its train split is shuffled now", name)
-        order = np.random.RandomState(0).permutation(len(train.labels))  # the same in every version of NumPy
+        order = shuffled(len(train.labels))
         train = Split(train.images[order], train.labels[order])
     held_out = next((split for split in HELD_OUT if sizes.get(split)), None)
     if unused := ", ".join(split for split in sizes if split not in ("train", held_out)):

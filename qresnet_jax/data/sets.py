@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qresnet_jax.data import builders, prepared
-from qresnet_jax.data.dataset import ARRAYS, FOLDER, ImageDataset, Split, check_dataset
+from qresnet_jax.data.dataset import ARRAYS, FOLDER, ImageDataset, Split, check_dataset, shuffled
 from qresnet_jax.data.folder import prepare_folder, read_folder
 from qresnet_jax.errors import DataError
 
@@ -84,7 +84,7 @@ def take_dataset(dataset: ImageDataset, data_config: ConfigDict) -> ImageDataset
     _fields(data_config)  # of which arrays use none
     if dataset.validation is None and data_config.holdout and _is_sorted(labels):
         log.info("%s: the train images are sorted by class, so they are shuffled now", dataset.name)
-        order = np.random.RandomState(0).permutation(len(labels))  # the same in every version of NumPy
+        order = shuffled(len(labels))
         dataset = dataset.with_train(Split(dataset.train.images[order], labels[order]))
     return _hold_out(dataset, data_config.holdout)
 

@@ -1,6 +1,5 @@
 """Measures loss and accuracy over a whole split, every image once; and restores and tests a run that was trained."""
 
-import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -16,9 +15,10 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.data import ImageDataset, Split, check_dataset, load_dataset
 from qresnet_jax.errors import DataError
+from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.ship.fold import fold
-from qresnet_jax.ship.jax.engine import logits_on_mesh
+from qresnet_jax.ship.jax.engine import in_batches, logits_on_mesh
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.train import optimizer as optim
@@ -29,7 +29,7 @@ from qresnet_jax.train.step import TrainState, init_state, make_eval_step, merge
 log = logging.getLogger("qresnet_jax")
 
 FLOAT_BATCH = 512  # images in a batch of a float network, over all devices
-_MEASURED_AT_ONCE = 8192  # images; it limits the memory for their logits
+_MEASURED_AT_ONCE = 8192  # images; it limits the memory for their logits in float64
 
 
 class Evaluator:
@@ -66,29 +66,24 @@ class Evaluator:
         """
         model = merge(self._graphdef, params, model_state)
         if model.fraction_bits is None:
-            logits = functools.partial(self._float_logits, params, model_state)
+            logits, unit = self._float_logits(params, model_state, split.images), 1.0
         else:
-            logits = functools.partial(self._integer_logits, fold(model, mean=self._mean))
+            network = fold(model, mean=self._mean)
+            logits, unit = logits_on_mesh(network, split.images, self._mesh), network.logit_scale
         sums = np.zeros(2)
         for start in range(0, len(split.labels), _MEASURED_AT_ONCE):
-            images, labels = (x[start : start + _MEASURED_AT_ONCE] for x in split)
-            sums += measure(logits(images), labels)
+            part = slice(start, start + _MEASURED_AT_ONCE)
+            sums += measure(logits[part] * unit, split.labels[part])
         loss, accuracy = sums / len(split.labels)
         return {"loss": float(loss), "accuracy": float(accuracy)}
 
-    def _integer_logits(self, network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
-        return logits_on_mesh(network, images, self._mesh) * network.logit_scale
-
     def _float_logits(self, params: nnx.State, model_state: nnx.State, images: np.ndarray) -> np.ndarray:
-        batch = -(-FLOAT_BATCH // self._mesh.size) * self._mesh.size
-        mean, parts = jnp.asarray(self._mean, jnp.float32), []
-        for start in range(0, len(images), batch):
-            pixels = images[start : start + batch]
-            filled = np.pad(pixels, ((0, batch - len(pixels)), (0, 0), (0, 0), (0, 0)))
-            parts.append(
-                np.asarray(self._float_step(params, model_state, jnp.asarray(filled), mean))[: len(pixels)]
-            )
-        return np.concatenate(parts)
+        mean = jnp.asarray(self._mean, jnp.float32)
+        return in_batches(
+            lambda pixels: self._float_step(params, model_state, jnp.asarray(pixels), mean),
+            images,
+            -(-FLOAT_BATCH // self._mesh.size) * self._mesh.size,
+        )
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
@@ -205,7 +200,7 @@ def evaluate_checkpoint(
     check_data_of_run(run, dataset)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
     result = evaluate(run.state.params, run.state.model_state, dataset.test)
-    is_float = run.model().fraction_bits is None
+    is_float = not has_integer_form(config.model)
     log.info(
         "%s, checkpoint at step %d, %s: test accuracy %.2f %%, loss %.4f",
         workdir,

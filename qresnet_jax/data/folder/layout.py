@@ -10,9 +10,7 @@ import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from qresnet_jax.data.dataset import check_classes
+from qresnet_jax.data.dataset import TEST_EVERY, check_classes, shuffled
 from qresnet_jax.data.folder.source import Listing
 from qresnet_jax.errors import DataError
 
@@ -24,7 +22,6 @@ _NAMES = {
     "valid": "validation",
     "validation": "validation",
 }
-TEST_EVERY = 10  # of a set without a test split, every tenth image of each class is kept for it
 
 
 class Layout(NamedTuple):
@@ -92,8 +89,7 @@ def lay_out(listing: Listing, where: object) -> Layout:
         for part in PARTS
         if part in files
     }
-    order = np.random.RandomState(0).permutation(len(splits["train"]))  # the same in every version of NumPy
-    splits["train"] = [splits["train"][i] for i in order]
+    splits["train"] = [splits["train"][i] for i in shuffled(len(splits["train"]))]
     return Layout(names, splits, notes)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, TypeVar
 
 from qresnet_jax.data.archives import read_all
-from qresnet_jax.data.pictures import ENDINGS
+from qresnet_jax.data.pictures import is_image
 from qresnet_jax.errors import DataError
 from qresnet_jax.system.files import as_path
 
@@ -103,7 +103,7 @@ class Directory(Source):
                 if entry.is_dir():
                     folders.append(path)
                     visit(directory / entry.name, f"{path}/", above | {here})
-                elif _is_image(entry.name):
+                elif is_image(entry.name):
                     status = entry.stat()  # of a link that leads nowhere, this is refused
                     if stat.S_ISREG(status.st_mode):
                         images[path] = status.st_size
@@ -149,7 +149,7 @@ class _Archive(Source):
                 continue
             if size is None:
                 folders.append(path)
-            elif size >= 0 and _is_image(path):
+            elif size >= 0 and is_image(path):
                 images[path] = size
             else:
                 others += 1
@@ -231,7 +231,3 @@ class Zip(_Archive):
 def _clean(name: str) -> str:
     """Returns a member's path without a root and without "." parts; one with ".." counts as hidden."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS)

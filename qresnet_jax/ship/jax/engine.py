@@ -23,8 +23,8 @@ PROCESSOR_BATCH = 16
 ACCELERATOR_BATCH = 256
 _ONE_BY_ONE = 8  # up to so many images are computed one by one, which takes less time than a padded batch
 
-_Run = Callable[[np.ndarray], jax.Array]
-_compiled: weakref.WeakKeyDictionary[IntegerNetwork, _Run] = weakref.WeakKeyDictionary()
+Run = Callable[[np.ndarray], jax.Array]
+_compiled: weakref.WeakKeyDictionary[IntegerNetwork, Run] = weakref.WeakKeyDictionary()
 
 
 def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
             compiler_options=_options(jax.default_backend()),
         )
     batch = 1 if len(images) <= _ONE_BY_ONE else _batch(jax.default_backend())
-    return _in_batches(_compiled[network], network, images, batch)
+    return _logits(_compiled[network], network, images, batch)
 
 
 def logits_on_mesh(network: IntegerNetwork, images: np.ndarray, mesh: Mesh) -> np.ndarray:
@@ -73,7 +73,7 @@ def logits_on_mesh(network: IntegerNetwork, images: np.ndarray, mesh: Mesh) -> n
     program, constants = lower(network)
     constants = jax.device_put(constants, NamedSharding(mesh, PartitionSpec()))
     run = functools.partial(_run_on_mesh(mesh, platform), program, constants)
-    return _in_batches(run, network, images, mesh.size * _batch(platform))
+    return _logits(run, network, images, mesh.size * _batch(platform))
 
 
 def make_logits(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
@@ -101,9 +101,23 @@ def _run_on_mesh(mesh: Mesh, platform: str) -> Callable[[Program, list[Constants
     return jax.jit(run, static_argnums=0, compiler_options=_options(platform))
 
 
-def _in_batches(run: _Run, network: IntegerNetwork, images: np.ndarray, batch: int) -> np.ndarray:
+def _logits(run: Run, network: IntegerNetwork, images: np.ndarray, batch: int) -> np.ndarray:
     reference.check_images(network.image_shape, images)
-    parts, running = [np.zeros((0, network.classes), np.int32)], None
+    if len(images) == 0:
+        return np.zeros((0, network.classes), np.int32)
+    return in_batches(run, images, batch)
+
+
+def in_batches(run: Run, images: np.ndarray, batch: int) -> np.ndarray:
+    """Returns the results of `run` for batches of one size, joined; the last batch is padded with black images.
+
+    Args:
+      run: a jitted function from `batch` images to as many results. It is compiled only once.
+      images: uint8 `[N, H, W, C]`, N above 0.
+      batch: the number of images in a batch.
+    """
+    parts: list[np.ndarray] = []
+    running = None
     for i in range(0, len(images), batch):
         part = images[i : i + batch]
         missing = batch - len(part)
@@ -112,8 +126,7 @@ def _in_batches(run: _Run, network: IntegerNetwork, images: np.ndarray, batch: i
         if running is not None:  # fetched while the device works on the next batch
             parts.append(np.asarray(running))
         running = result
-    if running is not None:
-        parts.append(np.asarray(running))
+    parts.append(np.asarray(running))
     return np.concatenate(parts)[: len(images)]
 
 
