@@ -11,8 +11,8 @@ from qresnet_jax import create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train import parallel
-from qresnet_jax.train.batches import epoch_order, steps_per_epoch
-from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+from qresnet_jax.train.batches import ResidentData, epoch_order, steps_per_epoch
+from qresnet_jax.train.step import AXIS, init_state, make_train_step
 
 SIZE = 32  # height and width of the images
 
@@ -41,8 +41,8 @@ class Training:
         rng = np.random.default_rng(0)
         pixels = jnp.asarray(rng.integers(0, 256, (images, SIZE, SIZE, 3)), jnp.uint8)
         labels = jnp.asarray(rng.integers(0, 10, images), jnp.int32)
-        order = epoch_order(jax.random.key(0), 0, images)
-        data = TrainData(pixels, labels, jnp.full(3, 127.5), order, jax.random.key(1))
+        order = epoch_order(0, 0, images)
+        data = ResidentData(pixels, labels, order, jnp.full(3, 127.5), jax.random.key(1))
         self.data = parallel.replicate(data, mesh)
         self.state = parallel.replicate(init_state(params, model_state, tx), mesh)
 

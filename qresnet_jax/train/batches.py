@@ -1,16 +1,64 @@
-"""The input pipeline on the device: the order of the images, batches and augmentation, as pure functions.
+"""Which images a step sees: the order of the images, batches and augmentation, as pure functions.
 
-The whole set lies on each device as uint8. What a step sees depends only on (seed, step): neither on the number of
-devices nor on where a run was interrupted.
+What a step sees depends only on (seed, step): neither on the number of devices or processes, nor on where a run was
+interrupted.
 """
+
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def epoch_order(key: jax.Array, epoch: jax.Array, num_images: int) -> jax.Array:
-    """Returns a random order of all images, int32 `[num_images]`, which depends only on (key, epoch)."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
+class TrainData(Protocol):
+    """What a step reads, apart from the state. It is a pytree of arrays on the devices."""
+
+    @property
+    def mean(self) -> jax.Array:
+        """The pixel means, float32 `[C]`, multiples of 1/2 in units of pixel values."""
+
+    @property
+    def key(self) -> jax.Array:
+        """The PRNG key `[]` from which every batch's augmentation is drawn."""
+
+    def share(
+        self, step_in_epoch: jax.Array, batch_size: int, shard: jax.Array, num_shards: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns one device's share of a batch as it was stored: uint8 images `[share, H, W, C]` and their labels.
+
+        Args:
+          step_in_epoch: int32, from 0.
+          batch_size: the number of images over all devices, a multiple of `num_shards`.
+          shard: int32, the index of this device.
+          num_shards: the number of devices.
+        """
+
+
+class ResidentData(NamedTuple):
+    """The whole training set, which lies on every device, and the order of this epoch (see `TrainData`)."""
+
+    images: jax.Array  # uint8 [N, H, W, C]
+    labels: jax.Array  # int32 [N]
+    order: jax.Array  # int32 [N], from `epoch_order`
+    mean: jax.Array
+    key: jax.Array
+
+    def share(
+        self, step_in_epoch: jax.Array, batch_size: int, shard: jax.Array, num_shards: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the images at one device's positions in the order, and their labels."""
+        positions = batch_positions(step_in_epoch, batch_size, shard, num_shards)
+        chosen = self.order[positions % len(self.order)]
+        return self.images[chosen], self.labels[chosen]
+
+
+def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    """Returns a random order of all images, int32 `[num_images]`, which depends only on (seed, epoch).
+
+    NumPy promises that this generator's numbers never change.
+    """
+    return np.random.RandomState([seed, epoch]).permutation(num_images).astype(np.int32)
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
@@ -64,13 +112,10 @@ def augment(keys: jax.Array, pixels: jax.Array, padding: int, flip: bool) -> jax
 
 
 def train_batch(
-    key: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
-    order: jax.Array,
+    data: TrainData,
     step: jax.Array,
-    step_in_epoch: jax.Array,
     *,
+    steps_per_epoch: int,
     batch_size: int,
     shard: jax.Array,
     num_shards: int,
@@ -80,12 +125,9 @@ def train_batch(
     """Returns one device's share of a training batch.
 
     Args:
-      key: the PRNG key of the run.
-      images: uint8 `[N, H, W, C]`, the whole training set.
-      labels: int32 `[N]`.
-      order: int32 `[N]`, from `epoch_order`.
+      data: the images, or those of this batch.
       step: int32, counted from the start of training.
-      step_in_epoch: int32, counted from the start of the epoch.
+      steps_per_epoch: see `steps_per_epoch`.
       batch_size: the number of images over all devices.
       shard: int32, the index of this device.
       num_shards: the number of devices.
@@ -94,9 +136,8 @@ def train_batch(
     Returns:
       uint8 images `[share, H, W, C]` and int32 labels `[share]`.
     """
-    positions = batch_positions(step_in_epoch, batch_size, shard, num_shards)
-    chosen = order[positions % len(order)]
-    in_batch = positions - step_in_epoch * batch_size
-    step_key = jax.random.fold_in(key, step)
+    images, labels = data.share(step % steps_per_epoch, batch_size, shard, num_shards)
+    in_batch = batch_positions(jnp.int32(0), batch_size, shard, num_shards)
+    step_key = jax.random.fold_in(data.key, step)
     keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(in_batch)
-    return augment(keys, images[chosen], padding, flip), labels[chosen]
+    return augment(keys, images, padding, flip), labels

@@ -8,7 +8,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +22,16 @@ from qresnet_jax.errors import DivergedError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.nn.norm import BatchNorm
-from qresnet_jax.pixels import normalize
 from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
 from qresnet_jax.ship.fold import fold
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train import optimizer as optim
-from qresnet_jax.train.batches import epoch_order, steps_per_epoch
+from qresnet_jax.train.batches import TrainData, steps_per_epoch
 from qresnet_jax.train.checkpoint import Checkpoints, to_json
 from qresnet_jax.train.diagnostics import make_diagnose, named
 from qresnet_jax.train.evaluator import Evaluator
+from qresnet_jax.train.feed import Feed, ResidentFeed
+from qresnet_jax.train.finite import check_finite
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
 from qresnet_jax.train.progress import Progress, log_to
@@ -39,7 +40,6 @@ from qresnet_jax.train.resume import continue_run, warm_start
 from qresnet_jax.train.step import (
     AXIS,
     METRICS,
-    TrainData,
     TrainState,
     TrainStep,
     init_state,
@@ -51,8 +51,6 @@ log = logging.getLogger("qresnet_jax")
 
 _Tree = TypeVar("_Tree")
 _Dispatch = Callable[[TrainState, TrainData, int], tuple[TrainState, int]]
-
-DIAGNOSED_IMAGES = 128  # of the training set; the activations are measured in a forward pass over them
 
 
 def train_and_evaluate(
@@ -218,7 +216,7 @@ class _Training:
         stop: StopSignal,
     ) -> TrainState:
         config, n = self.config, self.steps_per_epoch
-        dispatch, data_of = self._dispatcher(), self._data()
+        dispatch, feed = self._dispatcher(), ResidentFeed(self.dataset, config, self.mesh)
         step, best = int(state.step), checkpoints.best_accuracy
         # The best state since the last checkpoint; it is written together with the next one.
         waiting: list[tuple[int, TrainState, float | None]] = []
@@ -230,7 +228,7 @@ class _Training:
         try:
             while step < self.total_steps:
                 epoch = step // n
-                state, step = self._epoch(state, step, data_of(epoch), dispatch, metrics, progress, stop)
+                state, step = self._epoch(state, step, feed, dispatch, metrics, progress, stop)
                 ended = step == (epoch + 1) * n
                 accuracy = self._validate(state, metrics, epoch) if ended else None
                 stopping = bool(stop)  # read once, as it may be set at any moment
@@ -261,7 +259,7 @@ class _Training:
         self,
         state: TrainState,
         step: int,
-        data: TrainData,
+        feed: Feed,
         dispatch: _Dispatch,
         metrics: Metrics,
         progress: Progress,
@@ -276,11 +274,11 @@ class _Training:
         clock, timed_from = time.monotonic(), step
         while step < end:
             interval_end = self._interval_end(step)
-            state, step = dispatch(state, data, step)
+            state, step = dispatch(state, feed(step), step)
             jax.block_until_ready(state.step)
             progress.advance(step)
             if step == interval_end:
-                values = self._interval_metrics(state, data, step)
+                values = self._interval_metrics(state, feed.sample, step)
                 seconds = time.monotonic() - clock
                 values["images_per_second"] = (step - timed_from) * self.config.batch_size / seconds
                 is_validated_next = step == end and self.dataset.validation is not None
@@ -323,22 +321,8 @@ class _Training:
 
         return dispatch
 
-    def _data(self) -> Callable[[int], TrainData]:
-        """Returns `epoch -> TrainData`, on all devices; only the order depends on the epoch."""
-        order_key, data_key = jax.random.split(jax.random.key(self.config.seed))
-        train, mean = self.dataset.train, jnp.asarray(self.dataset.mean, jnp.float32)
-        count, order_of = len(train.labels), jax.jit(epoch_order, static_argnums=2)
-        images, labels, mean, data_key = replicate((*train, mean, data_key), self.mesh)
-
-        def data_of(epoch: int) -> TrainData:
-            order = replicate(order_of(order_key, epoch, count), self.mesh)
-            return TrainData(images, labels, mean, order, data_key)
-
-        return data_of
-
-    def _interval_metrics(self, state: TrainState, data: TrainData, step: int) -> dict[str, float]:
+    def _interval_metrics(self, state: TrainState, sample: jax.Array, step: int) -> dict[str, float]:
         check_finite(state)
-        sample = normalize(data.images[:DIAGNOSED_IMAGES], data.mean)
         now = self.diagnose(state.params, state.model_state, state.opt_state, sample)
         sums, now = jax.device_get((state.sums, now))
         steps = sums["images"] / self.config.batch_size
@@ -393,23 +377,6 @@ class _Training:
         return done
 
 
-def check_finite(state: TrainState) -> None:
-    """Refuses a state whose loss or parameters are no longer finite.
-
-    Raises:
-      DivergedError: the loss or a parameter is not finite; the message names the step.
-    """
-    bad = int(state.first_bad_step)
-    what = "loss is"
-    if bad < 0 and not _all_finite((state.params, state.model_state, state.opt_state)):
-        bad, what = int(state.step) - 1, "parameters are"
-    if bad >= 0:
-        raise DivergedError(
-            f"the {what} not finite at step {bad}: lower config.optim.learning_rate, or set "
-            "config.optim.gradient_clip, a smaller one if it is set"
-        )
-
-
 def _what_is_kept(step: int | None) -> str:
     if step is None:
         return "No checkpoint was saved before that, so the run begins anew"
@@ -420,8 +387,3 @@ def _what_is_kept(step: int | None) -> str:
 def _copy(tree: _Tree) -> _Tree:
     """Returns a copy, which stays valid when the next step takes over the buffers of the state itself."""
     return jax.tree.map(jnp.copy, tree)
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.nn.variables import Temperature
 from qresnet_jax.pixels import normalize
-from qresnet_jax.train.batches import train_batch
+from qresnet_jax.train.batches import TrainData, train_batch
 from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
 
 AXIS = "devices"  # the name of the axis that training is mapped over
@@ -32,16 +32,6 @@ class TrainState(NamedTuple):
     ]  # float32 [] or [layers], sums of metrics over the steps since they were last logged
     first_bad_step: jax.Array  # int32 [], the first step whose loss was not finite, or -1
     walk: dict[str, jax.Array]  # the record of a few weights in the hysteresis loop, see `start_walk`
-
-
-class TrainData(NamedTuple):
-    """Holds what a step reads: the training set, which lies on every device, and the order of this epoch."""
-
-    images: jax.Array  # uint8 [N, H, W, C]
-    labels: jax.Array  # int32 [N]
-    mean: jax.Array  # float32 [C], multiples of 1/2 in units of pixel values
-    order: jax.Array  # int32 [N], from `epoch_order`
-    key: jax.Array  # PRNG key [], from which every batch's augmentation is drawn
 
 
 METRICS = ("loss", "correct", "images")
@@ -105,12 +95,9 @@ def make_train_step(
 
     def step(state: TrainState, data: TrainData) -> TrainState:
         pixels, labels = train_batch(
-            data.key,
-            data.images,
-            data.labels,
-            data.order,
+            data,
             state.step,
-            state.step % steps_per_epoch,
+            steps_per_epoch=steps_per_epoch,
             batch_size=config.batch_size,
             shard=jax.lax.axis_index(AXIS),
             num_shards=num_shards,

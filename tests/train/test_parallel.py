@@ -18,11 +18,12 @@ from qresnet_jax.models.resnet import create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.system.machine import processors
 from qresnet_jax.train import optimizer as optim
+from qresnet_jax.train.batches import ResidentData
 from qresnet_jax.train.checkpoint import tree_paths
 from qresnet_jax.train.evaluator import FLOAT_BATCH as BATCH
 from qresnet_jax.train.evaluator import Evaluator
 from qresnet_jax.train.parallel import device_mesh, devices_for, map_train_step, replicate
-from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+from qresnet_jax.train.step import AXIS, init_state, make_train_step
 
 IMAGES, STEPS_PER_EPOCH, STEPS = 40, 3, 4  # the third batch is filled up; the fourth begins the second epoch
 
@@ -55,7 +56,7 @@ def prepare(devices, length=1, **changes):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (IMAGES, 8, 8, 1), np.uint8), rng.integers(0, 10, IMAGES, np.int32)
     mean, order = np.array([127.5], np.float32), rng.permutation(IMAGES).astype(np.int32)
-    data = replicate(TrainData(images, labels, mean, order, jax.random.key(0)), mesh)
+    data = replicate(ResidentData(images, labels, order, mean, jax.random.key(0)), mesh)
     state = replicate(init_state(params, model_state, tx), mesh)
     return map_train_step(step, mesh, config.parallel, length), state, data
 

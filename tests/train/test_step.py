@@ -11,8 +11,9 @@ from qresnet_jax.models.resnet import create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.nn.variables import Temperature
 from qresnet_jax.train import optimizer as optim
+from qresnet_jax.train.batches import ResidentData
 from qresnet_jax.train.parallel import device_mesh, map_eval_step, map_train_step, replicate
-from qresnet_jax.train.step import AXIS, TrainData, init_state, make_eval_step, make_train_step, merge
+from qresnet_jax.train.step import AXIS, init_state, make_eval_step, make_train_step, merge
 
 IMAGES, STEPS_PER_EPOCH, TOTAL = 20, 3, 6
 
@@ -44,7 +45,7 @@ class Trainer:
         images = rng.integers(0, 256, (IMAGES, 8, 8, 1), np.uint8) if images is None else images
         labels, mean = rng.integers(0, 10, IMAGES, np.int32), np.array([127.5], np.float32)
         order = np.arange(IMAGES, dtype=np.int32)
-        self.data = replicate(TrainData(images, labels, mean, order, jax.random.key(0)), self.mesh)
+        self.data = replicate(ResidentData(images, labels, order, mean, jax.random.key(0)), self.mesh)
         self.state = replicate(init_state(params, model_state, tx), self.mesh)
 
     def trace(self):

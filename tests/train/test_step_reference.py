@@ -13,8 +13,9 @@ from qresnet_jax.config import default_config
 from qresnet_jax.models.resnet import Precision, ResNet
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
+from qresnet_jax.train.batches import ResidentData
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
-from qresnet_jax.train.step import AXIS, TrainData, init_state, make_train_step
+from qresnet_jax.train.step import AXIS, init_state, make_train_step
 
 SEED = 2  # of parameters and images: none of its activations lies on an edge
 LEVELS, MOMENTUM, EPSILON = 3, 0.9, 1e-5
@@ -217,7 +218,7 @@ def both():
     mesh = device_mesh(jax.devices()[:1])
     images, labels = rng.integers(0, 256, (8, 8, 8, 1), np.uint8), rng.integers(0, 10, 8, np.int32)
     order, mean = rng.permutation(8).astype(np.int32), np.array([100.5], np.float32)
-    data = replicate(TrainData(images, labels, mean, order, jax.random.key(0)), mesh)
+    data = replicate(ResidentData(images, labels, order, mean, jax.random.key(0)), mesh)
     state = map_train_step(step, mesh, "shard_map", 1)(
         replicate(init_state(params, model_state, tx), mesh), data
     )
