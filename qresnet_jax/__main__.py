@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     command = COMMANDS[MODE.value]
     if config.packed and not command.takes_packed:
         raise UserError(f"--config.packed has no use in --mode={MODE.value}: leave it out")
-    if MODE.value == "train":
+    if command.trains:
         restart_with_large_pages()  # first, as everything before it is done twice
     log_to_standard_output()
     if MODE.value != "prepare_data":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The names, or beginnings of names, of fields that belong to a call of the command and not to a run: where the data
 # lie, and what to do with the trained network.
-OF_THE_CALL = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.")
+OF_THE_CALL = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.", "profile.")
 # The same for all fields that may differ between runs which learn the same.
 WITHOUT_EFFECT = (*OF_THE_CALL, "log_every_steps", "checkpoint_every_epochs", "steps_per_dispatch")
 
@@ -106,6 +106,9 @@ def default_config() -> ConfigDict:
     config.bench = ConfigDict()  # for --mode=bench
     config.bench.batch_sizes = (1, 16, 128)
     config.bench.seconds = 1.0  # for each engine and batch size
+
+    config.profile = ConfigDict()  # for --mode=profile
+    config.profile.steps = 10  # training steps under the profiler; a trace of 1,000 steps may take gigabytes
     return config
 
 
@@ -229,6 +232,7 @@ _RULES = {
         ),
         f"a tuple of numbers of images, each from 1 to {_MOST_BENCHED}",
     ),
+    "profile.steps": _integer(1, 1000),
     "bench.seconds": _number(lambda v: 0 < v <= 86_400, "a number > 0, at most 86400 (a day)"),
 }
 

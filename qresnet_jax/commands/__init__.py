@@ -22,6 +22,7 @@ class Command:
       writes: a sentence that names every file that it writes.
       examples: command lines without the program's name.
       takes_packed: whether it can work on a packed file (`--config.packed`) instead of a run.
+      trains: whether it does training steps, for which the process is set up differently.
     """
 
     function: str
@@ -29,6 +30,7 @@ class Command:
     writes: str
     examples: tuple[str, ...]
     takes_packed: bool = True
+    trains: bool = False
 
     def __call__(self, config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
         """Imports the function, calls it, and returns its result."""
@@ -45,6 +47,7 @@ COMMANDS = {
         "plots/ into the run's directory.",
         examples=("--config=digits", "--config=digits --config.num_epochs=20 --workdir=runs/short"),
         takes_packed=False,
+        trains=True,
     ),
     "eval": Command(
         function="evaluate.evaluate",
@@ -80,6 +83,21 @@ COMMANDS = {
         "network in float.",
         writes="Writes nothing; prints a table.",
         examples=("--config=digits --mode=bench --config.packed=digits_resnet8_w1a2",),
+    ),
+    "profile": Command(
+        function="profile.profile",
+        does="Compiles the training step of the config and runs it for --config.profile.steps steps under JAX's "
+        "profiler, from random weights on the config's data set. It shows which operations take the time, the memory of "
+        "a device, and the FLOP/s beside the measured peak of the devices. A run in the directory is neither read nor "
+        "changed.",
+        writes="Writes profile/profile.json and a trace into the run's directory. Open the trace, profile/**/*.trace.json.gz, at "
+        "ui.perfetto.dev, or show the directory by xprof --logdir=runs/NAME/profile.",
+        examples=(
+            "--config=digits --mode=profile",
+            "--config=digits --mode=profile --config.profile.steps=50",
+        ),
+        takes_packed=False,
+        trains=True,
     ),
     "report": Command(
         function="report.report",

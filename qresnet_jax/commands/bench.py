@@ -17,6 +17,7 @@ from qresnet_jax.ship.jax.float_baseline import float_baseline
 from qresnet_jax.ship.load import ENGINES, PackedNetwork, load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import packed_bytes
+from qresnet_jax.system.tables import aligned
 from qresnet_jax.train.evaluator import fold_run, restore_run
 
 log = logging.getLogger("qresnet_jax")
@@ -123,12 +124,16 @@ def _measure(engines: dict[str, Engine], images: np.ndarray, seconds: float) -> 
 
 def as_text(rows: list[Row]) -> str:
     """Returns the rows as a table for the console."""
-    lines = [
-        f"{'engine':<16}{'batch':>7}{'p50 ms':>11}{'p99 ms':>11}{'images/s':>12}{'times as fast as float32':>27}"
-    ]
-    lines += [
-        f"{row['engine'] + ' (auto)' * row['auto']:<16}{row['batch']:>7}{row['p50']:>11.3f}{row['p99']:>11.3f}{row['images_per_second']:>12,.0f}"
-        f"{row['ratio']:>27.2f}"
+    head = ("engine", "batch", "p50 ms", "p99 ms", "images/s", "times as fast as float32")
+    cells = [
+        (
+            row["engine"] + " (auto)" * row["auto"],
+            f"{row['batch']}",
+            f"{row['p50']:.3f}",
+            f"{row['p99']:.3f}",
+            f"{row['images_per_second']:,.0f}",
+            f"{row['ratio']:.2f}",
+        )
         for row in rows
     ]
-    return "\n".join(lines)
+    return "\n".join(aligned([head, *cells]))

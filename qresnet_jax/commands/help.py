@@ -27,6 +27,7 @@ you can correct, with one line that says how; 130 when Ctrl-C stops the command 
 
 def help_text() -> str:
     """Returns the text of `--help`: the options, then each mode with what it does, what it writes, and examples."""
+    of_runs = [name for name, command in COMMANDS.items() if not command.takes_packed]
     options = [
         (
             "--config=CONFIG",
@@ -46,7 +47,7 @@ def help_text() -> str:
         (
             "--config.packed=FILE",
             "A packed file, or the name of a network in the zoo, to work on instead of a run. The modes "
-            f"{' and '.join(name for name, command in COMMANDS.items() if not command.takes_packed)} do not take it.",
+            f"{', '.join(of_runs[:-1])} and {of_runs[-1]} do not take it.",
         ),
         ("--help", "Prints this text; --helpfull prints the flags of all libraries."),
     ]

@@ -194,17 +194,20 @@ class ResNet(nnx.Module):
         """
         if images.ndim != 4 or images.shape[-1] != self.stem.in_features:
             raise ValueError(f"images must be [N, H, W, {self.stem.in_features}], got shape {images.shape}")
-        stream = to_stream(self.stem, self.stem_norm, images, None, self.fraction_bits)
-        if self.stem_norm is not None:
-            stream = nnx.relu(stream)
-        if self.imagenet_stem:
-            stream = nnx.max_pool(stream, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for stage in self.stages:
-            for block in stage:
-                stream = block(stream)
-        if self.final_norm is not None:
-            stream = nnx.relu(round_to_grid(self.final_norm(stream), self.fraction_bits))
-        return self.classifier(mean_pool(stream, self.fraction_bits))
+        with jax.named_scope("stem"):  # a profile shows the scopes
+            stream = to_stream(self.stem, self.stem_norm, images, None, self.fraction_bits)
+            if self.stem_norm is not None:
+                stream = nnx.relu(stream)
+            if self.imagenet_stem:
+                stream = nnx.max_pool(stream, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for i, stage in enumerate(self.stages):
+            for j, block in enumerate(stage):
+                with jax.named_scope(f"stages.{i}.{j}"):
+                    stream = block(stream)
+        with jax.named_scope("classifier"):
+            if self.final_norm is not None:
+                stream = nnx.relu(round_to_grid(self.final_norm(stream), self.fraction_bits))
+            return self.classifier(mean_pool(stream, self.fraction_bits))
 
 
 def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "float32") -> ResNet:

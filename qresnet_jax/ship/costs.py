@@ -33,6 +33,7 @@ from qresnet_jax.ship.fold import blocks, fold, why_float
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.arrays import NodeWriter
 from qresnet_jax.ship.packed.file import packed_bytes
+from qresnet_jax.system.tables import aligned
 
 FLOAT_BITS = 32
 PIXEL_BITS = 8
@@ -318,18 +319,10 @@ def as_markdown(layers: Sequence[LayerCost]) -> str:
 def as_text(layers: Sequence[LayerCost], counted: str = "parameters") -> str:
     """Renders the table for a console, with a row of totals and the sentence of `summary`."""
     rows = _cells(layers)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_aligned(row, widths) for row in rows]
+    lines = aligned(rows, _TEXT_COLUMNS)
     rule = "-" * len(lines[0])
     about = summary(totals(layers), counted)
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], about]) + "\n"
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = zip(row, widths, strict=True)
-    return "  ".join(
-        cell.ljust(width) if i < _TEXT_COLUMNS else cell.rjust(width) for i, (cell, width) in enumerate(cells)
-    )
 
 
 def _cells(layers: Sequence[LayerCost]) -> list[tuple[str, ...]]:

@@ -41,7 +41,6 @@ from qresnet_jax.train.step import (
     AXIS,
     METRICS,
     TrainState,
-    TrainStep,
     init_state,
     make_train_step,
 )
@@ -85,14 +84,14 @@ def train_and_evaluate(
     mesh = device_mesh(devices)
     configs.validate_devices(config, mesh.size)
     with claim_workdir(workdir) as directory, log_to(directory), StopSignal() as stop:
-        run = _Training(config, directory, mesh, dataset)
+        run = Training(config, directory, mesh, dataset)
         if stop:
             log.info("stopped by %s before the first step", stop)
             return {}
         return run.train(stop)
 
 
-class _Training:
+class Training:
     """Holds the parts of a run that do not change while it trains."""
 
     def __init__(
@@ -216,7 +215,7 @@ class _Training:
         stop: StopSignal,
     ) -> TrainState:
         config, n = self.config, self.steps_per_epoch
-        dispatch, feed = self._dispatcher(), ResidentFeed(self.dataset, config, self.mesh)
+        dispatch, feed = self._dispatcher(), self.feed()
         step, best = int(state.step), checkpoints.best_accuracy
         # The best state since the last checkpoint; it is written together with the next one.
         waiting: list[tuple[int, TrainState, float | None]] = []
@@ -296,23 +295,32 @@ class _Training:
         epoch, in_epoch = divmod(step, n)
         return epoch * n + min(in_epoch - in_epoch % every + every, n)
 
-    def _dispatcher(self) -> _Dispatch:
-        """Returns `(state, data, step) -> (state, step)`, which trains at most `steps_per_dispatch` steps at once."""
-        config, n = self.config, self.steps_per_epoch
+    @property
+    def most_steps(self) -> int:
+        """Returns how many steps training does in a call of the compiled program, at most."""
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return self.config.steps_per_dispatch or (1 if on_cpu else self.config.log_every_steps)
+
+    def programs(self) -> Callable[[int], jax.stages.Wrapped]:
+        """Returns `length -> program`, where a program trains that many steps; each is made once."""
         train_step = make_train_step(
             self.graphdef,
             self.tx,
-            config,
+            self.config,
             num_shards=self.mesh.size,
-            steps_per_epoch=n,
+            steps_per_epoch=self.steps_per_epoch,
             total_steps=self.total_steps,
         )
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        most = config.steps_per_dispatch or (1 if on_cpu else config.log_every_steps)
 
         @functools.cache  # one program for each length; the ends of intervals and epochs make two or three lengths
-        def program(length: int) -> TrainStep:
-            return map_train_step(train_step, self.mesh, config.parallel, length)
+        def program(length: int) -> jax.stages.Wrapped:
+            return map_train_step(train_step, self.mesh, self.config.parallel, length)
+
+        return program
+
+    def _dispatcher(self) -> _Dispatch:
+        """Returns `(state, data, step) -> (state, step)`, which trains at most `most_steps` steps at once."""
+        program, most = self.programs(), self.most_steps
 
         def dispatch(state: TrainState, data: TrainData, step: int) -> tuple[TrainState, int]:
             # A run stops only between dispatches, so a continued run divides its epochs as an uninterrupted one does.
@@ -320,6 +328,10 @@ class _Training:
             return program(length)(state, data), step + length
 
         return dispatch
+
+    def feed(self) -> Feed:
+        """Returns what hands each step the images that it reads."""
+        return ResidentFeed(self.dataset, self.config, self.mesh)
 
     def _interval_metrics(self, state: TrainState, sample: jax.Array, step: int) -> dict[str, float]:
         check_finite(state)

@@ -60,7 +60,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> TrainStep:
+def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> jax.stages.Wrapped:
     """Compiles `(state, data) -> state` over all devices; each call does `length` steps.
 
     The state's buffers are donated. State and data are replicated, and each replica picks its share of a batch by its

@@ -42,6 +42,7 @@ QRESNET = (["qresnet"], ["python", "main.py"], ["python", "-m", "qresnet_jax"])
 # Two epochs instead of as many as the document says, and so on: what is shown is that the command works.
 SHORT = {
     "train": {"num_epochs": "2"},
+    "profile": {"profile.steps": "2"},
     "bench": {"bench.batch_sizes": "(1,)", "bench.seconds": "0.01"},
 }
 

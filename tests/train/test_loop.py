@@ -275,7 +275,7 @@ PHASES = {
     "compiling": (loop, "make_train_step"),
     "validating": (loop.Evaluator, "__call__"),
     "saving": (Checkpoints, "save"),
-    "testing": (loop._Training, "finish"),
+    "testing": (loop.Training, "finish"),
 }
 
 
