@@ -8,10 +8,11 @@ import numpy as np
 from flax import nnx
 
 from qresnet_jax import create_model
+from qresnet_jax.data.order import epoch_order, steps_per_epoch
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train import parallel
-from qresnet_jax.train.batches import ResidentData, epoch_order, steps_per_epoch
+from qresnet_jax.train.batches import ResidentData
 from qresnet_jax.train.step import AXIS, init_state, make_train_step
 
 SIZE = 32  # height and width of the images

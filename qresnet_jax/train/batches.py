@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 class TrainData(Protocol):
@@ -40,7 +39,7 @@ class ResidentData(NamedTuple):
 
     images: jax.Array  # uint8 [N, H, W, C]
     labels: jax.Array  # int32 [N]
-    order: jax.Array  # int32 [N], from `epoch_order`
+    order: jax.Array  # int32 [N], from `data.order.epoch_order`
     mean: jax.Array
     key: jax.Array
 
@@ -51,22 +50,6 @@ class ResidentData(NamedTuple):
         positions = batch_positions(step_in_epoch, batch_size, shard, num_shards)
         chosen = self.order[positions % len(self.order)]
         return self.images[chosen], self.labels[chosen]
-
-
-def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
-    """Returns a random order of all images, int32 `[num_images]`, which depends only on (seed, epoch).
-
-    NumPy promises that this generator's numbers never change.
-    """
-    return np.random.RandomState([seed, epoch]).permutation(num_images).astype(np.int32)
-
-
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Returns the number of batches that visit every image once.
-
-    The last batch is filled up with the first images of the epoch's order.
-    """
-    return -(-num_images // batch_size)
 
 
 def batch_positions(
@@ -127,7 +110,7 @@ def train_batch(
     Args:
       data: the images, or those of this batch.
       step: int32, counted from the start of training.
-      steps_per_epoch: see `steps_per_epoch`.
+      steps_per_epoch: see `data.order.steps_per_epoch`.
       batch_size: the number of images over all devices.
       shard: int32, the index of this device.
       num_shards: the number of devices.

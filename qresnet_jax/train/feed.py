@@ -8,8 +8,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax.data import ImageDataset
+from qresnet_jax.data.order import epoch_order, steps_per_epoch
 from qresnet_jax.pixels import normalize
-from qresnet_jax.train.batches import ResidentData, TrainData, epoch_order, steps_per_epoch
+from qresnet_jax.train.batches import ResidentData, TrainData
 from qresnet_jax.train.parallel import replicate
 
 DIAGNOSED_IMAGES = 128  # of the training set; the activations are measured in a forward pass over them

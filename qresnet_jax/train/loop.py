@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import ARRAYS, FOLDER, ImageDataset, load_dataset, take_dataset
+from qresnet_jax.data.order import steps_per_epoch
 from qresnet_jax.errors import DivergedError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
@@ -26,7 +27,7 @@ from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
 from qresnet_jax.ship.fold import fold
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train import optimizer as optim
-from qresnet_jax.train.batches import TrainData, steps_per_epoch
+from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.checkpoint import Checkpoints, to_json
 from qresnet_jax.train.diagnostics import make_diagnose, named
 from qresnet_jax.train.evaluator import Evaluator

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qresnet_jax.data.order import epoch_order, steps_per_epoch
 from qresnet_jax.train import batches as pipeline
 
 KEY = jax.random.key(7)
@@ -24,7 +25,7 @@ SIZES = [
 
 def epoch_positions(num_images, batch_size, num_shards=1):
     """Positions in the epoch's order of every step, `[steps, batch_size]`, shares of all devices concatenated."""
-    steps = pipeline.steps_per_epoch(num_images, batch_size)
+    steps = steps_per_epoch(num_images, batch_size)
     shares = [
         [
             pipeline.batch_positions(np.int32(step), batch_size, shard, num_shards)
@@ -47,7 +48,7 @@ def batch(images, labels, order, step, batch_size=8, num_shards=1, padding=1, fl
         train_batch(
             pipeline.ResidentData(images, labels, order, np.zeros(3), key),
             np.int32(step),
-            steps_per_epoch=pipeline.steps_per_epoch(len(labels), batch_size),
+            steps_per_epoch=steps_per_epoch(len(labels), batch_size),
             batch_size=batch_size,
             shard=np.int32(shard),
             num_shards=num_shards,
@@ -62,26 +63,6 @@ def batch(images, labels, order, step, batch_size=8, num_shards=1, padding=1, fl
 # ---- Order and batches -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_images", [1, 2, 101])
-def test_an_epochs_order_is_a_permutation(num_images):
-    order = pipeline.epoch_order(7, 3, num_images)
-    assert order.dtype == jnp.int32
-    np.testing.assert_array_equal(np.sort(order), np.arange(num_images))
-
-
-def test_the_order_depends_on_seed_and_epoch_only():
-    def order(seed, epoch):
-        return tuple(np.asarray(pipeline.epoch_order(seed, epoch, 50)))
-
-    assert order(0, 1) == order(0, 1)
-    assert len({order(seed, epoch) for seed in range(2) for epoch in range(3)}) == 6
-
-
-def test_the_order_of_a_seed_never_changes():
-    assert pipeline.epoch_order(1, 2, 10).tolist() == [6, 5, 4, 2, 1, 9, 0, 3, 8, 7]
-    assert pipeline.epoch_order(2**32 - 1, 2**31 - 1, 3).tolist() == [2, 1, 0]
-
-
 @pytest.mark.parametrize(("num_images", "batch_size"), SIZES)
 def test_an_epoch_visits_every_image_and_fills_its_last_batch_from_its_start(num_images, batch_size):
     positions = epoch_positions(num_images, batch_size)
@@ -89,7 +70,7 @@ def test_an_epoch_visits_every_image_and_fills_its_last_batch_from_its_start(num
     assert positions.shape == (steps, batch_size)
     np.testing.assert_array_equal(positions.ravel(), np.arange(steps * batch_size))
     images, labels = image_set(num_images)
-    order = pipeline.epoch_order(7, 0, num_images)
+    order = epoch_order(7, 0, num_images)
     seen = [
         batch(images, labels, order, i, batch_size, padding=0, flip=False)[1] for i in range(min(steps, 3))
     ]
@@ -103,7 +84,7 @@ def test_an_epoch_visits_every_image_and_fills_its_last_batch_from_its_start(num
 @pytest.mark.parametrize(("padding", "flip"), [(0, False), (2, True)])
 def test_a_batch_is_the_same_however_many_devices_share_it(num_shards, padding, flip):
     images, labels = image_set()
-    order = pipeline.epoch_order(7, 0, len(labels))
+    order = epoch_order(7, 0, len(labels))
     for step in range(3):  # the last batch is filled up
         whole = batch(images, labels, order, step, padding=padding, flip=flip)
         shared = batch(images, labels, order, step, num_shards=num_shards, padding=padding, flip=flip)
@@ -113,7 +94,7 @@ def test_a_batch_is_the_same_however_many_devices_share_it(num_shards, padding, 
 
 def test_a_batch_holds_each_image_with_its_label():
     images, labels = image_set()
-    order = pipeline.epoch_order(7, 0, len(labels))
+    order = epoch_order(7, 0, len(labels))
     pixels, got = batch(images, labels, order, 1, padding=0, flip=False)
     np.testing.assert_array_equal(got, order[8:16])
     np.testing.assert_array_equal(pixels, images[got])
@@ -122,7 +103,7 @@ def test_a_batch_holds_each_image_with_its_label():
 
 def test_augmentation_depends_on_seed_and_step_only():
     images, labels = image_set()
-    order = pipeline.epoch_order(7, 0, len(labels))
+    order = epoch_order(7, 0, len(labels))
 
     def pixels(step, seed=7):
         return batch(images, labels, order, step, key=jax.random.key(seed))[0]

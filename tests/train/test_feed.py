@@ -5,8 +5,8 @@ import numpy as np
 
 from qresnet_jax.config import default_config
 from qresnet_jax.data import ImageDataset
+from qresnet_jax.data.order import epoch_order
 from qresnet_jax.pixels import normalize
-from qresnet_jax.train.batches import epoch_order
 from qresnet_jax.train.feed import ResidentFeed
 from qresnet_jax.train.parallel import device_mesh
 
