@@ -3,12 +3,12 @@
 It reads the flags, runs one of `commands.COMMANDS`, and turns a mistake into one line and an exit status.
 """
 
-import difflib
 import os
 import re
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -30,6 +30,11 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The directory of the run; by default runs/NAME.")
 MODE = flags.DEFINE_enum("mode", "train", list(COMMANDS), "What to do.")
+# Of a sweep alone. They have no defaults, so that other modes can refuse them.
+SWEEP = {
+    "seeds": flags.DEFINE_string("seeds", None, "For a sweep: a number of seeds, or a list of them."),
+    "grid": flags.DEFINE_multi_string("grid", None, "For a sweep: config.FIELD=VALUE,VALUE,..."),
+}
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -54,21 +59,46 @@ def main(argv: list[str]) -> None:
     Raises:
       UserError: the mode refuses what it was given; the message says how to correct it.
     """
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: options begin with --, see --help")
+    mode = _mode(argv[1:])
     if CONFIG.value is None:
         raise UserError(f"no config is given: {how_to_name_a_config()}")
     config = CONFIG.value
-    configs.validate(config)
-    command = COMMANDS[MODE.value]
+    options = _options(mode)
+    if mode != "sweep":  # a sweep validates each of its members
+        configs.validate(config)
+    command = COMMANDS[mode]
     if config.packed and not command.takes_packed:
-        raise UserError(f"--config.packed has no use in --mode={MODE.value}: leave it out")
+        raise UserError(f"--config.packed has no use in --mode={mode}: leave it out")
     if command.trains:
         restart_with_large_pages()  # first, as everything before it is done twice
     log_to_standard_output()
-    if MODE.value != "prepare_data":
+    if mode != "prepare_data":
         cache_compilations()
-    command(config, WORKDIR.value or os.path.join("runs", find_config(_name_of_config()).stem))
+    name = find_config(_name_of_config()).stem + ("_sweep" if mode == "sweep" else "")
+    command(config, WORKDIR.value or os.path.join("runs", name), **options)
+
+
+def _mode(words: Sequence[str]) -> str:
+    """Returns the mode: `qresnet sweep` is `qresnet --mode=sweep`, and so for the others."""
+    if words and words[0] not in COMMANDS:
+        raise UserError(f"unexpected argument {words[0]!r}: options begin with --, see --help")
+    if len(words) > 1 or (words and MODE.present and words[0] != MODE.value):
+        others = [*words[1:], *([f"--mode={MODE.value}"] if MODE.present else [])]
+        raise UserError(f"{words[0]} is given as the mode, but also {others[0]}: leave one of them out")
+    return words[0] if words else MODE.value
+
+
+def _options(mode: str) -> dict[str, Any]:
+    """Returns what the command takes beside config and workdir."""
+    options = {name: flag.value for name, flag in SWEEP.items()}
+    if mode == "sweep":
+        return {**options, "given": config_flags.get_override_values(flags.FLAGS["config"])}
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(
+                f"--{name} has no use in --mode={mode}: leave it out, or begin with qresnet sweep"
+            )
+    return {}
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -97,26 +127,11 @@ def _name_of_config() -> str:
 
 def _unknown_field(argv: Sequence[str]) -> str:
     """Returns a message about the first flag --config.FIELD whose field does not exist; "" if all exist."""
-    fields = list(configs.flatten(configs.default_config()))
-    sections = {name[:i] for name in fields for i, char in enumerate(name) if char == "."}
     given = (re.match(r"--?(?:no)?config\.([^=]*)", word) for word in argv)
-    names = [m.group(1) for m in given if m and m.group(1) not in sections.union(fields)]
-    if not names:
-        return ""
-    name = names[0]
-    section = name.rpartition(".")[0] + "."
-    inside = {field.removeprefix(section): field for field in fields if field.startswith(section)}
-    # Without its section, or with a misspelt one, a field is looked for by its whole name and by the last part of it.
-    every = {field.rpartition(".")[2]: field for field in fields} | {field: field for field in fields}
-    wanted, cutoff = (name.removeprefix(section), 0.5) if inside else (name, 0.7)
-    close = difflib.get_close_matches(wanted, inside or every, 1, cutoff)
-    if "[" in name:
-        hint = "; a tuple is given whole, as in --config.model.act_bits='(2,2,4)'"
-    elif close:
-        hint = f". Did you mean {(inside or every)[close[0]]} instead of {name}?"
-    else:
-        hint = f"; the fields are {', '.join(inside.values() or fields)}"
-    return f"a field given as --config.FIELD does not exist: {name}{hint}"
+    messages = (
+        configs.unknown_field(match.group(1), "a field given as --config.FIELD") for match in given if match
+    )
+    return next(filter(None, messages), "")
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 This module does not import JAX, so that a wrong config is refused at once.
 """
 
+import difflib
 import math
 import re
 import struct
@@ -246,6 +247,32 @@ def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> dict[st
         else:
             fields[prefix + name] = value
     return fields
+
+
+def unknown_field(name: str, what: str) -> str:
+    """Returns a message about a dotted name that is no field, with the field that was probably meant; "" if it is one.
+
+    Args:
+      name: the name without "config."; a section, such as "optim", counts as a field.
+      what: how the message calls it, such as "a field given as --config.FIELD".
+    """
+    fields = list(flatten(default_config()))
+    sections = {name[:i] for name in fields for i, char in enumerate(name) if char == "."}
+    if name in sections.union(fields):
+        return ""
+    section = name.rpartition(".")[0] + "."
+    inside = {field.removeprefix(section): field for field in fields if field.startswith(section)}
+    # Without its section, or with a misspelt one, a field is looked for by its whole name and by the last part of it.
+    every = {field.rpartition(".")[2]: field for field in fields} | {field: field for field in fields}
+    wanted, cutoff = (name.removeprefix(section), 0.5) if inside else (name, 0.7)
+    close = difflib.get_close_matches(wanted, inside or every, 1, cutoff)
+    if "[" in name:
+        hint = "; a tuple is given whole, as in --config.model.act_bits='(2,2,4)'"
+    elif close:
+        hint = f". Did you mean {(inside or every)[close[0]]} instead of {name}?"
+    else:
+        hint = f"; the fields are {', '.join(inside.values() or fields)}"
+    return f"{what} does not exist: {name}{hint}"
 
 
 def from_json(saved: dict) -> ConfigDict:

@@ -108,6 +108,7 @@ LAYERS = (
     ("report",),
     ("commands",),
     ("__main__",),
+    ("sweep",),
 )
 
 
@@ -192,6 +193,7 @@ def top_level(path):
         ("report.runs", {"jax", "numpy", "matplotlib"}),
         ("models.architecture", {"jax", "flax", "numpy"}),
         ("pixels", {"jax", "numpy"}),
+        ("commands.sweep.run", {"jax", "numpy"}),
     ],
 )
 def test_light_modules_stay_light(module, never):

@@ -40,6 +40,50 @@ def test_help_names_every_mode_with_what_it_writes_and_an_example(run_main):
     assert max(map(len, text.splitlines())) <= 110
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*QRESNET, "sweep"),
+        (*MODULE, "sweep"),
+        (sys.executable, "-m", "qresnet_jax.sweep"),
+        (*MAIN, "--mode=sweep"),
+    ],
+    ids=["qresnet", "module", "sweep", "mode"],
+)
+def test_a_sweep_is_begun_in_four_ways_and_refused_before_anything_slow(run_main, tmp_path, command):
+    flags = (
+        "--config=digits",
+        "--seeds=2",
+        "--grid",
+        "config.optim.learning_rate=0.1,0.1",
+        f"--workdir={tmp_path}/x",
+    )
+    result = run_main(*flags, program=command, PYTHONPATH=str(REPO))
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == (
+        "error: --grid config.optim.learning_rate: the value 0.1 is given twice: leave one of them out\n"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["sweep", "--config.seed=1", "--seeds=2"], "the seed is given both by --seeds and by --config.seed"),
+        (["--seeds=2"], "--seeds has no use in --mode=train: leave it out, or begin with qresnet sweep"),
+        (["eval", "--grid", "config.seed=1"], "--grid has no use in --mode=eval"),
+        (["sweep", "--mode=eval"], "sweep is given as the mode, but also --mode=eval: leave one of them out"),
+        (["sweep", "train"], "sweep is given as the mode, but also train"),
+        (["sweeps"], "unexpected argument 'sweeps': options begin with --"),
+        (["sweep", PACKED], "--config.packed has no use in --mode=sweep"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused_in_a_line(run_main, flags, message):
+    result = run_main("--config=digits", *flags)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith(f"error: {message}") and result.stderr.count("\n") == 1
+
+
 def test_the_flags_of_the_libraries_are_listed_by_helpfull(run_main):
     result = run_main("--helpfull")
     assert result.returncode == 0 and "--workdir" in result.stdout and "absl.app:" in result.stdout

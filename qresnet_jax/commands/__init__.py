@@ -1,7 +1,7 @@
 """Lists the modes of the command line: what each does and writes, examples, and the function that it calls.
 
-Each function takes `(config, workdir)`. Its module is imported only when the mode runs, so that `--help` and the
-refusal of a wrong config do not wait for JAX.
+Each function takes `(config, workdir)`, and that of a sweep more. Its module is imported only when the mode runs, so that
+`--help` and the refusal of a wrong config do not wait for JAX.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ class Command:
     takes_packed: bool = True
     trains: bool = False
 
-    def __call__(self, config: ConfigDict, workdir: str | os.PathLike[str]) -> Any:
+    def __call__(self, config: ConfigDict, workdir: str | os.PathLike[str], **options: Any) -> Any:
         """Imports the function, calls it, and returns its result."""
         module, _, name = self.function.rpartition(".")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(config, workdir)
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(config, workdir, **options)
 
 
 COMMANDS = {
@@ -46,6 +46,21 @@ COMMANDS = {
         writes="Writes config.json, train.log, metrics.jsonl, TensorBoard event files, checkpoints/, report.md and "
         "plots/ into the run's directory.",
         examples=("--config=digits", "--config=digits --config.num_epochs=20 --workdir=runs/short"),
+        takes_packed=False,
+        trains=True,
+    ),
+    "sweep": Command(
+        function="sweep.run.sweep",
+        does="Trains the config with several seeds, and with every combination of the values of a grid, and compares "
+        "the results by their validation accuracy. --seeds=5 means the seeds 0 to 4, and --seeds=0,3 these two; each "
+        "--grid names a field and its values, as in --grid config.model.act_bits='(1,1,1),(2,2,2)'. The same command "
+        "continues after an interruption, and with other seeds or values it adds to the sweep.",
+        writes="Writes sweep.json, sweep.md and sweep.png into --workdir, by default runs/NAME_sweep, and each run "
+        "into a directory of its own there.",
+        examples=(
+            "sweep --config=digits --seeds=5",
+            "sweep --config=digits --seeds=3 --grid config.optim.learning_rate=0.05,0.1",
+        ),
         takes_packed=False,
         trains=True,
     ),

@@ -13,8 +13,10 @@ Trains ResNets with 1-bit weights and low-bit activations, and ships them as int
 
 Usage:
   qresnet --config=CONFIG [--mode=MODE] [--workdir=DIR] [--config.FIELD=VALUE ...]
+  qresnet sweep --config=CONFIG [--workdir=DIR] [--seeds=SEEDS] [--grid config.FIELD=VALUE,VALUE ...] [...]
 
-`python -m qresnet_jax` and, in a checkout, `python main.py` are the same command.
+`python -m qresnet_jax` and, in a checkout, `python main.py` are the same command;
+`python -m qresnet_jax.sweep` is `qresnet sweep`.
 
 Options:
 """
@@ -34,7 +36,10 @@ def help_text() -> str:
             f"The name of a config that ships with the package ({', '.join(shipped_configs())}), or the path of a "
             "Python file that defines get_config().",
         ),
-        ("--mode=MODE", f"One of {', '.join(COMMANDS)}; train by default."),
+        (
+            "--mode=MODE",
+            f"One of {', '.join(COMMANDS)}; train by default. `qresnet MODE --config=CONFIG` is the same.",
+        ),
         (
             "--workdir=DIR",
             "The directory of the run; by default runs/NAME, where NAME is the name of the config.",

@@ -5,6 +5,7 @@ python -m qresnet_jax.report.compare DIR DIR ... [--out=compare]
 
 import argparse
 import os
+import pathlib
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from qresnet_jax.errors import UserError
 from qresnet_jax.report.runs import RunRecord, group, read_run
+from qresnet_jax.system.files import as_path, write_all
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,9 +27,12 @@ SIGN_NOTE = (
 )
 
 NOTE = (
-    "Accuracy in %: mean ± sample standard deviation over the seeds. Validation is the accuracy of the best epoch, "
-    "test that of the checkpoint that training chose, and worst that of the worst seed."
+    "Accuracy in %: mean ± sample standard deviation over the seeds, of complete runs as soon as there is one. "
+    "Validation is the accuracy of the best epoch, test that of the checkpoint that training chose, and worst that of "
+    "the worst seed."
 )
+
+_WIDTH = 160  # characters, where the output is no terminal
 
 
 def rows(groups: dict[str, list[RunRecord]]) -> list[tuple[str, ...]]:
@@ -37,9 +42,9 @@ def rows(groups: dict[str, list[RunRecord]]) -> list[tuple[str, ...]]:
             name,
             str(len(runs)),
             ", ".join(str(run.fields.get("seed", "?")) for run in runs),
-            _mean_and_deviation([max(run.validation) for run in runs if run.validation], len(runs)),
-            _mean_and_deviation(_tests(runs), len(runs)),
-            f"{100 * min(_tests(runs)):.2f}" if _tests(runs) else "",
+            _mean_and_deviation(validations(runs), len(runs)),
+            _mean_and_deviation(tests(runs), len(runs)),
+            f"{100 * min(tests(runs)):.2f}" if tests(runs) else "",
             ", ".join(dict.fromkeys(_epochs(run) for run in runs)),
         )
         for name, runs in groups.items()
@@ -63,11 +68,20 @@ def sign_rows(groups: dict[str, list[RunRecord]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _tests(runs: Sequence[RunRecord]) -> list[float]:
+def tests(runs: Sequence[RunRecord]) -> list[float]:
+    """Returns the test accuracies of the complete runs of a group, 0 to 1."""
     return [run.test for run in runs if run.test is not None]
 
 
+def validations(runs: Sequence[RunRecord]) -> list[float]:
+    """Returns the best validation accuracies of a group, 0 to 1: of its complete runs or, if there is none, of all."""
+    complete = [run for run in runs if run.test is not None]
+    return [max(run.validation) for run in complete or runs if run.validation and not run.failure]
+
+
 def _epochs(run: RunRecord) -> str:
+    if run.failure:
+        return run.failure
     planned = str(run.fields.get("num_epochs", "?"))
     return planned if run.test is not None else f"< {planned}"
 
@@ -81,14 +95,16 @@ def _mean_and_deviation(shares: Sequence[float], count: int) -> str:
     return text if len(shares) == count else f"{text} ({len(shares)} of {count} runs)"
 
 
-def as_markdown(groups: dict[str, list[RunRecord]], picture: str) -> str:
+def as_markdown(groups: dict[str, list[RunRecord]], picture: str, remarks: Sequence[str] = ()) -> str:
     """Returns the comparison in Markdown: the tables, the picture, and the directories of each group.
 
     Args:
       groups: from `group`.
       picture: the path of the picture, relative to the Markdown file.
+      remarks: paragraphs that follow the table of accuracies.
     """
-    parts = [_markdown([COLUMNS, ["---", "---:", "---", *["---:"] * 4], *rows(groups)]), NOTE]
+    table = _markdown([COLUMNS, ["---", "---:", "---", *["---:"] * 4], *rows(groups)])
+    parts = [table, NOTE, *remarks]
     if sign_rows(groups):
         parts += [_markdown([SIGN_COLUMNS, ["---", *["---:"] * 4], *sign_rows(groups)]), SIGN_NOTE]
     places = [f"- {name}: {', '.join(f'`{run.workdir}`' for run in runs)}" for name, runs in groups.items()]
@@ -103,6 +119,16 @@ def as_tables(groups: dict[str, list[RunRecord]]) -> "list[Table]":
     """Returns the tables for a console."""
     tables = [_table(COLUMNS, rows(groups), NOTE)]
     return [*tables, _table(SIGN_COLUMNS, sign_rows(groups), SIGN_NOTE)] if sign_rows(groups) else tables
+
+
+def print_tables(groups: dict[str, list[RunRecord]]) -> None:
+    """Prints the tables; where the output is no terminal, names and numbers are not broken into lines."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(*as_tables(groups), sep="\n\n")
 
 
 def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], note: str) -> "Table":
@@ -135,13 +161,19 @@ def compare(
         files cannot be written.
     """
     groups = group([read_run(workdir) for workdir in workdirs])
+    write_all(files(groups, out))
+    return groups
+
+
+def files(
+    groups: dict[str, list[RunRecord]], out: str | os.PathLike[str], remarks: Sequence[str] = ()
+) -> dict[pathlib.Path, bytes]:
+    """Returns the content of the files `OUT.md` and `OUT.png`, by path; see `as_markdown`."""
     from qresnet_jax.report.compare_plot import comparison
     from qresnet_jax.report.style import png
-    from qresnet_jax.system.files import as_path, write_all
 
     text, picture = as_path(f"{out}.md"), as_path(f"{out}.png")
-    write_all({picture: png(comparison(groups)), text: as_markdown(groups, picture.name).encode()})
-    return groups
+    return {picture: png(comparison(groups)), text: as_markdown(groups, picture.name, remarks).encode()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,11 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from rich.console import Console
-
-    console = Console()
-    console.print(*as_tables(groups), sep="\n\n")
-    console.print(f"wrote {given.out}.md and {given.out}.png", highlight=False)
+    print_tables(groups)
+    print(f"wrote {given.out}.md and {given.out}.png")
     return 0
 
 

@@ -42,7 +42,7 @@ def comparison(groups: dict[str, list[RunRecord]]) -> Figure:
 
 def _validation(ax: Axes, runs: Sequence[RunRecord], colour: str, line: str, label: str) -> None:
     """Draws the mean and the range of a group, up to the last epoch that all its runs have reached."""
-    curves = [run.validation for run in runs if run.validation]
+    curves = [run.validation for run in runs if run.validation and not run.failure]
     length = min(map(len, curves), default=0)
     values = 100 * np.array([curve[:length] for curve in curves]).reshape(len(curves), length)
     epochs = np.arange(1, length + 1)

@@ -20,6 +20,7 @@ class RunRecord(NamedTuple):
     workdir: pathlib.Path
     fields: dict[str, object]  # of the config, by dotted name
     records: list[dict[str, float]]  # the lines of metrics.jsonl
+    failure: str = ""  # in a word, why the run will not be completed, such as "diverged"
 
     @property
     def validation(self) -> list[float]:

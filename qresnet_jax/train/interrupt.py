@@ -11,7 +11,8 @@ class StopSignal:
     """A context in which the first SIGTERM or SIGINT sets a flag; a second SIGINT raises KeyboardInterrupt as usual.
 
     `bool(stop)` says whether a signal has come, and `str(stop)` is its name. Outside the main thread Python cannot
-    catch signals, so there the flag stays false.
+    catch signals, so there the flag stays false. A signal that comes in a context inside another one sets the flags of
+    both, so that what follows does not begin.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,9 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, StopSignal):
+                outer._name = outer._name or self._name
 
     def __bool__(self) -> bool:
         return bool(self._name)

@@ -52,6 +52,16 @@ def test_means_and_deviations_are_those_of_numpy(groups):
     assert third[3:5] == ("", "25.00")
 
 
+def test_what_is_not_complete_or_has_failed_is_in_no_mean_beside_complete_runs():
+    runs = [make_run(0, 0.5, validation=0.6), make_run(1, None, epochs=2, validation=0.9)]
+    failed = make_run(2, None, epochs=1, validation=0.9)._replace(failure="diverged")
+    ((_, count, seeds, validation, test, _, epochs),) = compare.rows({"x": [*runs, failed]})
+    assert (count, seeds, epochs) == ("3", "0, 1, 2", "4, < 4, diverged")
+    assert (validation, test) == ("63.00 (1 of 3 runs)", "50.00 (1 of 3 runs)")
+    ((_, _, _, validation, test, _, _),) = compare.rows({"x": [runs[1], failed]})
+    assert (validation, test) == ("91.00 (1 of 2 runs)", "")
+
+
 def test_markdown_has_a_row_for_each_group_and_its_directories(groups):
     text = compare.as_markdown(groups, "x.png")
     table = [line for line in text.splitlines() if line.startswith("|")]

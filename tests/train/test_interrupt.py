@@ -48,3 +48,14 @@ def test_in_another_thread_it_stays_false_and_raises_nothing():
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_a_signal_inside_another_context_sets_the_flag_of_both():
+    with StopSignal() as outer:
+        with StopSignal() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert inner
+        assert str(outer) == "SIGTERM"
+        with StopSignal() as later:
+            assert not later
+        assert str(outer) == "SIGTERM"

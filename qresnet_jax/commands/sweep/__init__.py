@@ -1,0 +1,1 @@
+"""`qresnet sweep`: trains a network with several seeds and settings, and compares them."""
