@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 import jax
@@ -50,7 +50,8 @@ from qresnet_jax.train.workdir import claim_workdir
 log = logging.getLogger("qresnet_jax")
 
 _Tree = TypeVar("_Tree")
-_Dispatch = Callable[[TrainState, TrainData, int], tuple[TrainState, int]]
+_Result = TypeVar("_Result")
+Requests = Generator[tuple[TrainState, TrainData, int], TrainState, _Result]
 
 
 def train_and_evaluate(
@@ -164,6 +165,23 @@ class Training:
 
     def train(self, stop: StopSignal) -> dict[str, float]:
         """Trains from the latest checkpoint to the end, or until `stop` is set; returns the last metrics."""
+        program = self.programs()
+        with contextlib.closing(self.requests(stop)) as requests:
+            try:
+                state, data, length = next(requests)
+                while True:
+                    state, data, length = requests.send(program(length)(state, data))
+            except StopIteration as done:
+                metrics: dict[str, float] = done.value
+                return metrics
+
+    def requests(self, stop: StopSignal) -> Requests[dict[str, float]]:
+        """Does all of `train` but the steps: yields what is to be trained, and takes the state after it.
+
+        Yields:
+          `(state, data, length)`: the state, what the next `length` steps read, and their number. The state's buffers
+          may be donated.
+        """
         config = self.config
         with contextlib.ExitStack() as closing:
             checkpoints = closing.enter_context(Checkpoints(self.workdir))
@@ -176,7 +194,7 @@ class Training:
             progress = Progress(self.total_steps, step, self.steps_per_epoch, config.num_epochs)
             closing.callback(progress.close)
             if step < self.total_steps:
-                state = self._epochs(state, checkpoints, metrics, progress, stop)
+                state = yield from self._epochs(state, checkpoints, metrics, progress, stop)
             if stop and int(state.step) < self.total_steps:
                 log.info(
                     "stopped by %s at step %d; everything is saved, and the same command continues the run",
@@ -214,9 +232,8 @@ class Training:
         metrics: Metrics,
         progress: Progress,
         stop: StopSignal,
-    ) -> TrainState:
-        config, n = self.config, self.steps_per_epoch
-        dispatch, feed = self._dispatcher(), self.feed()
+    ) -> Requests[TrainState]:
+        config, n, feed = self.config, self.steps_per_epoch, self.feed()
         step, best = int(state.step), checkpoints.best_accuracy
         # The best state since the last checkpoint; it is written together with the next one.
         waiting: list[tuple[int, TrainState, float | None]] = []
@@ -228,7 +245,7 @@ class Training:
         try:
             while step < self.total_steps:
                 epoch = step // n
-                state, step = self._epoch(state, step, feed, dispatch, metrics, progress, stop)
+                state, step = yield from self._epoch(state, step, feed, metrics, progress, stop)
                 ended = step == (epoch + 1) * n
                 accuracy = self._validate(state, metrics, epoch) if ended else None
                 stopping = bool(stop)  # read once, as it may be set at any moment
@@ -260,11 +277,10 @@ class Training:
         state: TrainState,
         step: int,
         feed: Feed,
-        dispatch: _Dispatch,
         metrics: Metrics,
         progress: Progress,
         stop: StopSignal,
-    ) -> tuple[TrainState, int]:
+    ) -> Requests[tuple[TrainState, int]]:
         """Trains to the end of the epoch of `step`, or until `stop` is set; logs the metrics of each interval.
 
         Returns:
@@ -274,7 +290,10 @@ class Training:
         clock, timed_from = time.monotonic(), step
         while step < end:
             interval_end = self._interval_end(step)
-            state, step = dispatch(state, feed(step), step)
+            # A run stops only between requests, so a continued run divides its epochs as an uninterrupted one does.
+            length = min(self.most_steps, interval_end - step)
+            state = yield state, feed(step), length
+            step += length
             jax.block_until_ready(state.step)
             progress.advance(step)
             if step == interval_end:
@@ -318,17 +337,6 @@ class Training:
             return map_train_step(train_step, self.mesh, self.config.parallel, length)
 
         return program
-
-    def _dispatcher(self) -> _Dispatch:
-        """Returns `(state, data, step) -> (state, step)`, which trains at most `most_steps` steps at once."""
-        program, most = self.programs(), self.most_steps
-
-        def dispatch(state: TrainState, data: TrainData, step: int) -> tuple[TrainState, int]:
-            # A run stops only between dispatches, so a continued run divides its epochs as an uninterrupted one does.
-            length = min(most, self._interval_end(step) - step)
-            return program(length)(state, data), step + length
-
-        return dispatch
 
     def feed(self) -> Feed:
         """Returns what hands each step the images that it reads."""

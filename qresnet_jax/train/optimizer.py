@@ -78,7 +78,7 @@ def optimizer(
     """Builds the optax transformation that `config.optim` describes.
 
     Args:
-      optim: the `optim` part of a config.
+      optim: the `optim` part of a config. Its numbers that are not 0 may be arrays, also traced ones.
       params: the state of all `nnx.Param`s of the model; only its types are used.
       total_steps: the number of steps of the whole training, for the schedule.
       steps_per_epoch: for the warm-up.
@@ -87,6 +87,7 @@ def optimizer(
       TypeError: a variable of `params` is no `nnx.Param`.
     """
     course = schedule(optim, total_steps, steps_per_epoch)
+    momentum = optim.momentum if _is_set(optim.momentum) else None
 
     def rate(step: jax.Array) -> jax.Array:
         return optim.learning_rate * course(step)
@@ -94,8 +95,8 @@ def optimizer(
     def base(weight_decay: float) -> optax.GradientTransformation:
         if optim.name == "adamw":
             return optax.adamw(rate, weight_decay=weight_decay)
-        decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
-        return optax.chain(*decay, optax.sgd(rate, momentum=optim.momentum or None))
+        decay = [optax.add_decayed_weights(weight_decay)] if _is_set(weight_decay) else []
+        return optax.chain(*decay, optax.sgd(rate, momentum=momentum))
 
     groups = {
         "binary": hysteresis_binarize(
@@ -109,7 +110,7 @@ def optimizer(
                 optax.add_decayed_weights(optim.clipping_level.l2),
                 optax.sgd(
                     lambda step: optim.clipping_level.learning_rate * course(step),
-                    momentum=optim.momentum or None,
+                    momentum=momentum,
                 ),
                 keep_above(MIN_CLIPPING_LEVEL),
             )
@@ -118,5 +119,10 @@ def optimizer(
     group_of = labels(params)
     if "clipping_level" not in jax.tree.leaves(group_of):
         del groups["clipping_level"]  # optax.flatten refuses an empty group
-    clip = [optax.clip_by_global_norm(optim.gradient_clip)] if optim.gradient_clip else []
+    clip = [optax.clip_by_global_norm(optim.gradient_clip)] if _is_set(optim.gradient_clip) else []
     return optax.chain(*clip, optax.partition(groups, group_of))
+
+
+def _is_set(number: float | jax.Array) -> bool:
+    """Returns whether a number is not 0; of a traced one nobody knows, so it counts as set."""
+    return isinstance(number, jax.Array) or number != 0
