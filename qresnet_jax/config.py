@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # lie, and what to do with the trained network.
 OF_THE_CALL = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.", "profile.")
 # The same for all fields that may differ between runs which learn the same.
-WITHOUT_EFFECT = (*OF_THE_CALL, "log_every_steps", "checkpoint_every_epochs", "steps_per_dispatch")
+WITHOUT_EFFECT = (*OF_THE_CALL, "log_every_steps", "checkpoint_every_epochs", "steps_per_dispatch", "remat")
 
 
 def default_config() -> ConfigDict:
@@ -40,6 +40,9 @@ def default_config() -> ConfigDict:
     config.parallel = "shard_map"  # or "pmap"
     # Of activations and convolutions, or "bfloat16". Sums, parameters and statistics are always float32.
     config.dtype = "float32"
+    # What the backward pass computes again instead of keeping it: "none"; or "convolutions", for less memory all but the
+    # results of the blocks' convolutions; or "block", for least memory the whole block.
+    config.remat = "none"
     config.init_from = ""  # the workdir or checkpoint whose weights a new run starts from; "": random weights
     config.packed = ""  # a packed file, or the name of a zoo model, to work with instead of a run
 
@@ -172,6 +175,7 @@ _RULES = {
     "steps_per_dispatch": _integer(0, _INT32),
     "parallel": _one_of("shard_map", "pmap"),
     "dtype": _one_of("float32", "bfloat16"),
+    "remat": _one_of("none", "convolutions", "block"),
     "init_from": _TEXT,
     "packed": _TEXT,
     "data.name": (lambda v: _TEXT[0](v) and v != "", "the name of a data set"),

@@ -42,6 +42,7 @@ IMPOSSIBLE = {
     "num_epochs": ([0, -1, 2**31, True], COUNT),
     "log_every_steps": ([0, 2**31], COUNT),
     "checkpoint_every_epochs": ([0, 2**31], COUNT),
+    "remat": (["", "all", True, None], "one of none, convolutions, block"),
     "steps_per_dispatch": ([-1, 2**31, False], f"an integer from 0 to {INT32}"),
     "parallel": (["jit", ""], "one of shard_map, pmap"),
     "dtype": (["float16", "float64"], "one of float32, bfloat16"),

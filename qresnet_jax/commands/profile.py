@@ -226,7 +226,7 @@ def as_text(result: Result) -> str:
     ]
     head = ("operation", "compiled from", "share", "calls a step", "ms a step")
     return "\n".join(
-        [*aligned([head, *cells], left=2), "", *(line.rstrip() for line in aligned(_summary(result)))]
+        [*aligned([head, *cells], left=2), "", *(line.rstrip() for line in aligned(_summary(result), left=2))]
     )
 
 

@@ -22,6 +22,7 @@ from qresnet_jax.models.architecture import (
     has_integer_form,
     stage_widths,
 )
+from qresnet_jax.nn.convolutions import RESULT
 from qresnet_jax.nn.stream import to_stream
 from qresnet_jax.quantize.fixed_point import mean_pool, round_to_grid, saturating_add
 
@@ -147,6 +148,7 @@ class ResNet(nnx.Module):
         kind, preact = block_kind(config.block)
         block = PreactBlock if preact else Block
         self.fraction_bits = precision.fraction_bits
+        self.remat = "none"  # training sets it to config.remat
         self.imagenet_stem = config.stem == "imagenet"
         widths = stage_widths(config.width, config.stem)
         self.stem = nn.StemConv(
@@ -203,11 +205,27 @@ class ResNet(nnx.Module):
         for i, stage in enumerate(self.stages):
             for j, block in enumerate(stage):
                 with jax.named_scope(f"stages.{i}.{j}"):
-                    stream = block(stream)
+                    stream = apply_block(block, stream, self.remat)
         with jax.named_scope("classifier"):
             if self.final_norm is not None:
                 stream = nnx.relu(round_to_grid(self.final_norm(stream), self.fraction_bits))
             return self.classifier(mean_pool(stream, self.fraction_bits))
+
+
+def apply_block(block: Block, stream: jax.Array, remat: str) -> jax.Array:
+    """Returns `block(stream)`, and says what of it is kept for the gradient.
+
+    Args:
+      block: a residual block.
+      stream: its input.
+      remat: "none" keeps all that the gradient needs; "convolutions" keeps the results of convolutions, and computes
+        what is between them again; "block" keeps only `stream`, and computes the whole block again.
+    """
+    if remat == "none":
+        return block(stream)
+    policy = jax.checkpoint_policies.save_only_these_names(RESULT) if remat == "convolutions" else None
+    # nnx.remat hands on the running statistics of the forward pass; what is computed again changes nothing.
+    return nnx.remat(lambda block, stream: block(stream), policy=policy)(block, stream)
 
 
 def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "float32") -> ResNet:

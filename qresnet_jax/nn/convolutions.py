@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from qresnet_jax import pixels
@@ -15,6 +16,7 @@ from qresnet_jax.quantize import exact
 from qresnet_jax.quantize.fixed_point import stem_unit
 from qresnet_jax.quantize.straight_through import straight_through
 
+RESULT = "convolution"  # the name of the results in blocks, by which a policy chooses what the gradient keeps
 WEIGHT_BITS = 11  # bits of a stem's integer weights: more bits change no predicted class, fewer do
 
 
@@ -99,7 +101,8 @@ class BinaryConv(nnx.Module):
           ValueError: if `x` has another rank or number of channels.
         """
         self._check(x)
-        return binary_conv(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
+        result = binary_conv(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
+        return checkpoint_name(result, RESULT)
 
     def acc_max(self, max_level: int) -> int:
         """Returns the largest possible `|acc|` for activation levels up to `max_level`."""
@@ -141,9 +144,9 @@ class FloatConv(nnx.Module):
         `step` and `max_level` have no effect. They are here so that the layer can be called like
         `BinaryConv`.
         """
-        return plain_conv(
-            x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.strides, out_dtype=self.dtype
-        )
+        kernel = self.kernel[...].astype(self.dtype)
+        result = plain_conv(x.astype(self.dtype), kernel, self.strides, out_dtype=self.dtype)
+        return checkpoint_name(result, RESULT)
 
 
 class StemConv(nnx.Module):

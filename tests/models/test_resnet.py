@@ -364,3 +364,28 @@ def test_impossible_configs_are_refused(changes, message):
 def test_the_whole_config_is_refused():
     with pytest.raises(ValueError, match=r"create_model\(config.model, ...\)"):
         create_model(default_config(), rngs=nnx.Rngs(0))
+
+
+def kept_for_the_gradient(model, remat):
+    """How many bytes the gradient keeps of a forward pass, beside parameters and constants."""
+    model.set_attributes(remat=remat)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params, rest, x):
+        return jnp.sum(nnx.merge(graphdef, params, rest, copy=True)(x))
+
+    x = jax.ShapeDtypeStruct((64, 8, 8, 3), jnp.float32)
+    residuals = jax.eval_shape(lambda *args: jax.vjp(loss, *args)[1], params, rest, x)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+
+
+@pytest.mark.parametrize(
+    "block, weight_bits", [("basic", 32), ("bottleneck", 1), ("preact_basic", 1), ("preact_bottleneck", 32)]
+)
+def test_the_more_is_computed_again_the_less_is_kept(block, weight_bits):
+    config = smallest(block)
+    config.weight_bits = weight_bits
+    everything, convolutions, block = (
+        kept_for_the_gradient(abstract(config), how) for how in ("none", "convolutions", "block")
+    )
+    assert block < convolutions < 0.8 * everything
