@@ -18,11 +18,21 @@ from qresnet_jax.quantize import registry
 from qresnet_jax.quantize.exact import SUM_LIMIT
 
 if TYPE_CHECKING:
-    from qresnet_jax.data import ImageDataset
+    from qresnet_jax.data import ImageDataset, StreamedDataset
 
 # The names, or beginnings of names, of fields that belong to a call of the command and not to a run: where the data
 # lie, and what to do with the trained network.
-OF_THE_CALL = ("data.data_dir", "data.raw_dir", "packed", "predict.", "export.", "bench.", "profile.")
+OF_THE_CALL = (
+    "data.data_dir",
+    "data.raw_dir",
+    "data.streaming",
+    "data.workers",
+    "packed",
+    "predict.",
+    "export.",
+    "bench.",
+    "profile.",
+)
 # The same for all fields that may differ between runs which learn the same.
 WITHOUT_EFFECT = (*OF_THE_CALL, "log_every_steps", "checkpoint_every_epochs", "steps_per_dispatch", "remat")
 
@@ -51,7 +61,7 @@ def default_config() -> ConfigDict:
     config.data.data_dir = ""  # "": $TFDS_DATA_DIR or ~/tensorflow_datasets
     # Where the published archives lie, or "": they are downloaded; for data.name="folder", the folder or its archive.
     config.data.raw_dir = ""
-    # Of a folder: the height and width that the middle square of each image is resized to; 0: they have one size.
+    # The height and width that the middle square of each image, or a random part, is resized to; 0: they have one size.
     config.data.image_size = 0
     config.data.skip_broken = (
         False  # of a folder: whether files that cannot be decoded are left out, or else refused
@@ -59,7 +69,16 @@ def default_config() -> ConfigDict:
     # The fraction of train that is kept for validation. 0: no validation, and the last checkpoint is the result.
     config.data.holdout = 0.1
     config.data.crop_padding = 4  # pixels added on each side before a random crop; 0: no crop
+    # Training resizes a random part of each image that has at least this fraction of its area; 1: the middle square.
+    config.data.least_crop_area = 1.0
     config.data.flip = True  # whether half of the images are flipped left to right, at random
+
+    # Whether the images are read from the disk while training runs, or else held in memory; "auto": by their size. Its
+    # type is object, so that it can be set to both.
+    config.data.streaming = FieldReference("auto", field_type=object)
+    config.data.workers = (
+        -1
+    )  # processes that decode streamed images; -1: by the number of processors; 0: none
 
     config.model = ConfigDict()
     config.model.depth = 20  # the number of layers with weights, as in ResNet-20
@@ -185,7 +204,12 @@ _RULES = {
     "data.skip_broken": _FLAG,
     "data.holdout": _number(lambda v: 0 <= v < 1, "a fraction of train, at least 0 and below 1"),
     "data.crop_padding": _integer(0, 4096),
+    "data.least_crop_area": _number(
+        lambda v: 0 < v <= 1, "a fraction of an image's area, above 0 and at most 1"
+    ),
     "data.flip": _FLAG,
+    "data.streaming": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
+    "data.workers": _integer(-1, 1024),
     "model.depth": _integer(1, 10_000),
     "model.width": _integer(1, 1024),  # see also _validate_sizes
     "model.block": _one_of(*architecture.BLOCKS),
@@ -309,6 +333,7 @@ def validate(config: ConfigDict) -> None:
         if not test(fields[name]):
             raise ConfigError(f"config.{name}={shown(fields[name])}: must be {expected}")
     _validate_model(config.model)
+    _validate_streaming(config)
     if config.steps_per_dispatch > config.log_every_steps:
         raise ConfigError(
             f"config.steps_per_dispatch={config.steps_per_dispatch}: must be at most "
@@ -317,6 +342,35 @@ def validate(config: ConfigDict) -> None:
     if config.optim.warmup_epochs >= config.num_epochs and config.optim.warmup_epochs > 0:
         raise ConfigError(
             f"config.optim.warmup_epochs={config.optim.warmup_epochs}: must be below num_epochs={config.num_epochs}"
+        )
+
+
+def _validate_streaming(config: ConfigDict) -> None:
+    data = config.data
+    if data.least_crop_area < 1 and not data.image_size:
+        raise ConfigError(
+            f"config.data.least_crop_area={data.least_crop_area}: random parts of images need config.data.image_size, the "
+            "size that they are resized to"
+        )
+    if data.least_crop_area < 1 and data.streaming is False:
+        raise ConfigError(
+            f"config.data.least_crop_area={data.least_crop_area}: only streaming cuts out random parts: set "
+            "config.data.streaming to auto or True, or config.data.least_crop_area to 1"
+        )
+    if data.streaming is True:
+        validate_dispatch(config)
+
+
+def validate_dispatch(config: ConfigDict) -> None:
+    """Refuses several steps in a dispatch for a set that is streamed.
+
+    Raises:
+      ConfigError: there are several; the message says what to set.
+    """
+    if config.steps_per_dispatch > 1:
+        raise ConfigError(
+            f"config.steps_per_dispatch={config.steps_per_dispatch}: a streamed set has one batch for each dispatch: set it "
+            "to 0 or 1, or config.data.streaming=False if the set fits into memory"
         )
 
 
@@ -382,13 +436,13 @@ def validate_devices(config: ConfigDict, devices: int) -> None:
         )
 
 
-def validate_dataset(config: ConfigDict, dataset: "ImageDataset") -> None:
+def validate_dataset(config: ConfigDict, dataset: "ImageDataset | StreamedDataset") -> None:
     """Refuses a data set whose numbers of channels and classes are not those of the network, and too many steps.
 
     Raises:
       ConfigError: the message names the field and the value that the data set needs.
     """
-    channels, classes = dataset.train.images.shape[-1], len(dataset.class_names)
+    channels, classes = dataset.image_shape[-1], len(dataset.class_names)
     if config.model.in_channels != channels:
         raise ConfigError(
             f"config.model.in_channels={config.model.in_channels}: must be {channels} for {dataset.name}"
@@ -397,7 +451,7 @@ def validate_dataset(config: ConfigDict, dataset: "ImageDataset") -> None:
         raise ConfigError(
             f"config.model.num_classes={config.model.num_classes}: must be {classes} for {dataset.name}"
         )
-    steps = config.num_epochs * -(-len(dataset.train.labels) // config.batch_size)
+    steps = config.num_epochs * -(-dataset.train.num_images // config.batch_size)
     if steps > _INT32:
         raise ConfigError(
             f"config.num_epochs={config.num_epochs}: the run would have {steps:,} steps, but they are counted in int32, "

@@ -55,6 +55,12 @@ IMPOSSIBLE = {
     "data.skip_broken": ([0, "no"], "True or False"),
     "data.crop_padding": ([-1, 4097, True], "an integer from 0 to 4096"),
     "data.flip": ([1, "yes"], "True or False"),
+    "data.least_crop_area": (
+        [0, 0.0, 1.1, -0.1, True],
+        "a fraction of an image's area, above 0 and at most 1",
+    ),
+    "data.streaming": ([1, "yes", "True", None], "True, False or auto"),
+    "data.workers": ([-2, 1025, 1.0, True], "an integer from -1 to 1024"),
     "model.depth": ([0, -20, 60_002, True], "an integer from 1 to 10000"),
     "model.width": ([0, 1025, True], "an integer from 1 to 1024"),
     "model.block": (["wide"], "one of basic, bottleneck, preact_basic, preact_bottleneck"),
@@ -239,11 +245,16 @@ def _check_any_value(name, usual, value):
     except ConfigError as error:
         assert str(error).startswith("config.") and "\n" not in str(error) and len(str(error)) < 2000
         return
-    if name != "predict.images":  # a string or a tuple
+    if name not in ("predict.images", "data.streaming"):  # of several types
         assert type(value) is type(usual) or (type(value), type(usual)) == (int, float) or value is None
     if type(usual) is int and value is not None:
-        assert 0 <= value < 2**32 and (name == "seed" or value < 2**31)
-    if type(usual) is float and name not in ("data.holdout", "bench.seconds"):  # which Python computes with
+        least = -1 if name == "data.workers" else 0
+        assert least <= value < 2**32 and (name == "seed" or value < 2**31)
+    if type(usual) is float and name not in (
+        "data.holdout",
+        "data.least_crop_area",
+        "bench.seconds",
+    ):  # which Python computes with
         device = np.float32(value)
         if name in ("optim.momentum", "optim.label_smoothing"):
             assert 0 <= device < 1

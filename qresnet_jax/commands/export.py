@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.data import ImageDataset, check_dataset, load_dataset
+from qresnet_jax.data import ImageDataset, StreamedDataset, check_dataset, load_dataset
 from qresnet_jax.errors import ConfigError, DataError
 from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.ship import reference, verify
@@ -112,15 +112,18 @@ def _images_of_run(
     run: TrainedRun, network: IntegerNetwork, dataset: ImageDataset | None
 ) -> tuple[np.ndarray, str]:
     """Returns the images to check the files of a run on, and what messages call them."""
-    if dataset is None:
+    data: ImageDataset | StreamedDataset
+    if dataset is not None:
+        data = check_dataset(dataset)
+    else:
         try:
-            dataset = load_dataset(run.config.data)
+            data = load_dataset(run.config.data)
         except DataError as error:
             log.info("the files are checked on random images, as the test set cannot be loaded: %s", error)
             return _random_images(network), "random images"
-    configs.validate_dataset(run.config, check_dataset(dataset))
-    check_data_of_run(run, dataset)
-    return dataset.test.images[: verify.IMAGES], "test images"
+    configs.validate_dataset(run.config, data)
+    check_data_of_run(run, data)
+    return data.test.first(verify.IMAGES), "test images"
 
 
 def _random_images(network: IntegerNetwork) -> np.ndarray:

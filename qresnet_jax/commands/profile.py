@@ -1,5 +1,6 @@
 """`--mode=profile`: shows what the time, the memory and the FLOPs of a training step are spent on."""
 
+import contextlib
 import datetime
 import json
 import logging
@@ -101,7 +102,8 @@ def _measure(run: Training, folder: pathlib.Path) -> Result:
     length = min(run.most_steps, run.steps_per_epoch, config.profile.steps)
     dispatches = -(-config.profile.steps // length)
     state: TrainState = replicate(init_state(run.params, run.model_state, run.tx), mesh)
-    data = run.feed()(0)
+    with contextlib.closing(run.feed()) as feed:
+        data = feed(0)
     program = run.programs()(length).lower(state, data).compile()
 
     def steps(count: int) -> None:

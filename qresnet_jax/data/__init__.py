@@ -2,6 +2,7 @@
 
 from qresnet_jax.data.dataset import ARRAYS, FOLDER, ImageDataset, Split, check_dataset
 from qresnet_jax.data.sets import load_dataset, prepare_dataset, take_dataset
+from qresnet_jax.data.streaming.dataset import StreamedDataset, StreamedSplit
 from qresnet_jax.errors import DataError
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "DataError",
     "ImageDataset",
     "Split",
+    "StreamedDataset",
+    "StreamedSplit",
     "check_dataset",
     "load_dataset",
     "prepare_dataset",

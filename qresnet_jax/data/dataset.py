@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ ARRAYS = "arrays"  # what `config.data.name` says of a set that was handed over 
 FOLDER = "folder"  # and of a folder of image files
 
 
+_AT_ONCE = 8192  # images; it limits the memory for what is computed of them
 TEST_EVERY = 10  # of a set without a test split, every tenth image of each class is kept for it
 
 
@@ -23,6 +24,25 @@ class Split(NamedTuple):
 
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]
+
+    @property
+    def num_images(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """`(height, width, channels)`."""
+        return self.images.shape[1:]
+
+    def first(self, count: int) -> np.ndarray:
+        """Returns the first images, at most `count`, uint8 `[N, H, W, C]`."""
+        return self.images[:count]
+
+    def parts(self) -> Iterator["Split"]:
+        """Yields all images and labels, each image once, some at a time."""
+        for start in range(0, len(self.labels), _AT_ONCE):
+            yield Split(self.images[start : start + _AT_ONCE], self.labels[start : start + _AT_ONCE])
 
 
 class ImageDataset:
@@ -90,6 +110,11 @@ class ImageDataset:
         )
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """`(height, width, channels)`."""
+        return self.train.image_shape
+
+    @property
     def mean(self) -> np.ndarray:
         """The mean of each channel over the train images, float64 `[C]`, in units of pixel values.
 
@@ -104,7 +129,7 @@ class ImageDataset:
 
     @functools.cached_property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        return channel_statistics(self.train.images)
+        return channel_statistics(channel_counts(self.train.images))
 
     def checksum(self) -> str:
         """Returns a checksum of the train images and labels, in their order, as 8 hexadecimal digits."""
@@ -152,17 +177,22 @@ def check_classes(name: object, class_names: Sequence[str]) -> None:
         )
 
 
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean, rounded to multiples of 1/2, and the standard deviation of each channel, float64 [C] each.
-
-    The images are uint8 [N, H, W, C]. Both come from exact counts of the 256 values, since a copy of the images in
-    float64 would take eight times their memory.
-    """
-    values = np.arange(256, dtype=np.float64)
+def channel_counts(images: np.ndarray) -> np.ndarray:
+    """Returns how often each channel of uint8 images `[N, H, W, C]` has each of the 256 values, int64 `[C, 256]`."""
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(images), 1000):
         for c, channel in enumerate(counts):
             channel += np.bincount(images[start : start + 1000, ..., c].ravel(), minlength=256)
+    return counts
+
+
+def channel_statistics(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean, rounded to multiples of 1/2, and the standard deviation of each channel, float64 `[C]` each.
+
+    Both come from the exact counts of the 256 values (see `channel_counts`), since a copy of the images in float64 would
+    take eight times their memory.
+    """
+    values = np.arange(256, dtype=np.float64)
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values
     variance = (weights * (values - mean[:, None]) ** 2).sum(axis=1)

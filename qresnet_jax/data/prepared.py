@@ -5,7 +5,6 @@ key, so this order is random but the same everywhere; a set that was prepared wi
 """
 
 import contextlib
-import io
 import json
 import logging
 import pathlib
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qresnet_jax.data.dataset import TEST_EVERY, Split, check_classes, shuffled
+from qresnet_jax.data.streaming.views import View
 from qresnet_jax.errors import DataError
 
 log = logging.getLogger("qresnet_jax")
@@ -28,7 +28,7 @@ class Description(NamedTuple):
     sizes: dict[str, int]  # the number of images of each split
     image: str  # the name of the feature with the images
     label: str  # the name of the feature with their classes
-    channels: int | None  # None if each image says it itself
+    shape: tuple[int | None, ...]  # (height, width, channels), each None if the images say it themselves
     names: tuple[str, ...]  # of the classes
 
 
@@ -61,7 +61,7 @@ def describe(directory: pathlib.Path) -> Description:
         raise
     except Exception as error:  # TFDS raises exceptions of many types when metadata is damaged
         raise DataError(
-            f"{directory}: the description of the set is damaged ({error}). {_again(directory)}"
+            f"{directory}: the description of the set is damaged ({error}). {again(directory)}"
         ) from error
     features = dict(info.features.items()) if isinstance(info.features, tfds.features.FeaturesDict) else {}
     image, label = _image_and_label(features, keys, directory)
@@ -76,14 +76,26 @@ def describe(directory: pathlib.Path) -> Description:
             f"{directory}: expected the splits train and test, got {list(sizes)}: without a train split, there is "
             "nothing to learn from; choose another set."
         )
-    return Description(info, sizes, image, label, features[image].shape[-1], names)
+    return Description(info, sizes, image, label, tuple(features[image].shape), names)
 
 
-def read(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...]]:
+def held_out_split(about: Description) -> str | None:
+    """Returns the split that is used as test, the first of HELD_OUT that has images; None if there is none. It logs it."""
+    name, sizes = about.info.full_name, about.sizes
+    held_out = next((split for split in HELD_OUT if sizes.get(split)), None)
+    if unused := ", ".join(split for split in sizes if split not in ("train", held_out)):
+        log.info("%s has more splits than are used: %s", name, unused)
+    if held_out and held_out != "test":
+        log.info("%s has no test split: its %s split is used as test", name, held_out)
+    return held_out
+
+
+def read(directory: pathlib.Path, image_size: int = 0) -> tuple[Split, Split, tuple[str, ...]]:
     """Reads an image classification set that our builders or TFDS's own have prepared as ArrayRecord files.
 
     Args:
       directory: DATA_DIR/NAME/[CONFIG/]VERSION.
+      image_size: the height and width that images are resized to, as those of a folder are; with 0 they keep their size.
 
     Returns:
       The train split, the test split, and the class names. The test split is the first of HELD_OUT that has
@@ -94,30 +106,20 @@ def read(directory: pathlib.Path) -> tuple[Split, Split, tuple[str, ...]]:
         with two or more classes.
     """
     about = describe(directory)
-    name, sizes = about.info.full_name, about.sizes
-    train = _read_split(directory, about, "train")
+    name = about.info.full_name
+    train = _read_split(directory, about, "train", image_size)
     if about.info.disable_shuffling:
         # The images may be sorted by class, and the last ones become the validation split.
         log.info("%s was prepared without shuffling: its train split is shuffled now", name)
         order = shuffled(len(train.labels))
         train = Split(train.images[order], train.labels[order])
-    held_out = next((split for split in HELD_OUT if sizes.get(split)), None)
-    if unused := ", ".join(split for split in sizes if split not in ("train", held_out)):
-        log.info("%s has more splits than are used: %s", name, unused)
-    if held_out:
-        if held_out != "test":
-            log.info("%s has no test split: its %s split is used as test", name, held_out)
-        test = _read_split(directory, about, held_out)
+    if held_out := held_out_split(about):
+        test = _read_split(directory, about, held_out, image_size)
     else:
-        train, test = _keep_for_test(train, directory)
-        log.info(
-            "%s has no test split: every tenth train image of each class is kept as test, %d of %d images",
-            name,
-            len(test.labels),
-            sizes["train"],
-        )
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise _uneven(directory, train.images.shape[1:], test.images.shape[1:])
+        in_test = kept_for_test(train.labels, about, directory)
+        train, test = (Split(train.images[part], train.labels[part]) for part in (~in_test, in_test))
+    if train.image_shape != test.image_shape:
+        raise uneven(directory, train.image_shape, test.image_shape)
     return train, test, about.names
 
 
@@ -158,25 +160,37 @@ def _image_and_label(
     )
 
 
-def _keep_for_test(split: Split, directory: pathlib.Path) -> tuple[Split, Split]:
-    """Returns what is left of a train split, and a test split with every tenth of its images, taken class by class."""
-    if len(split.labels) < 2:
+def kept_for_test(labels: np.ndarray, about: Description, directory: pathlib.Path) -> np.ndarray:
+    """Chooses every tenth image of a train split for the test, class by class, and says so.
+
+    Returns:
+      bool `[N]`, whether each image is in the test split.
+
+    Raises:
+      DataError: there is only one image.
+    """
+    if len(labels) < 2:
         raise DataError(
             f"{directory}: expected the splits train and test, got ['train'] with a single image: choose another set."
         )
-    by_class = np.argsort(split.labels, kind="stable")
-    in_test = np.zeros(len(split.labels), bool)
+    by_class = np.argsort(labels, kind="stable")
+    in_test = np.zeros(len(labels), bool)
     in_test[by_class[min(TEST_EVERY, len(by_class)) - 1 :: TEST_EVERY]] = True
-    train, test = (Split(split.images[part], split.labels[part]) for part in (~in_test, in_test))
-    return train, test
+    log.info(
+        "%s has no test split: every tenth train image of each class is kept as test, %d of %d images",
+        about.info.full_name,
+        in_test.sum(),
+        len(labels),
+    )
+    return in_test
 
 
-def _read_split(directory: pathlib.Path, about: Description, name: str) -> Split:
+def _read_split(directory: pathlib.Path, about: Description, name: str, image_size: int) -> Split:
     """Reads one split, whole files at once. Item by item, as TFDS reads, it takes several times as long."""
     from array_record.python.array_record_module import ArrayRecordReader
     from tensorflow_datasets.proto import tf_example_pb2
 
-    split = about.info.splits[name]
+    split, view = about.info.splits[name], View(about.shape[-1], image_size)
     images = np.empty((0,), np.uint8)
     labels: list[int] = []
     for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
@@ -189,19 +203,19 @@ def _read_split(directory: pathlib.Path, about: Description, name: str) -> Split
                 raise ValueError(f"expected {length} records, got {len(records)}")
             for record in records:
                 feature = tf_example_pb2.Example.FromString(record).features.feature
-                pixels = _decode(feature[about.image].bytes_list.value[0], about.channels)
+                pixels = view.of_test(feature[about.image].bytes_list.value[0])
                 if not labels:
                     images = np.empty((about.sizes[name], *pixels.shape), np.uint8)
                 if pixels.shape != images.shape[1:]:
-                    raise _uneven(directory, images.shape[1:], pixels.shape)
+                    raise uneven(directory, images.shape[1:], pixels.shape)
                 images[len(labels)] = pixels
                 labels.append(feature[about.label].int64_list.value[0])
         except DataError:
             raise
         except Exception as error:  # records, protocol buffers and images each raise exceptions of their own
-            raise DataError(f"{path} is damaged ({error}). {_again(directory)}") from error
+            raise DataError(f"{path} is damaged ({error}). {again(directory)}") from error
     if not labels:
-        raise DataError(f"{directory}: split {name!r} is empty. {_again(directory)}")
+        raise DataError(f"{directory}: split {name!r} is empty. {again(directory)}")
     if not 0 <= min(labels) <= max(labels) < len(about.names):
         raise DataError(
             f"{directory}: labels of {name!r} run from {min(labels)} to {max(labels)}, expected 0 to "
@@ -210,31 +224,13 @@ def _read_split(directory: pathlib.Path, about: Description, name: str) -> Split
     return Split(images, np.array(labels, np.int32))
 
 
-def _decode(data: bytes, channels: int | None) -> np.ndarray:
-    """Decodes an image file (PNG, JPEG, ...) to uint8 [H, W, channels].
-
-    If `channels` is None or 0, grey pictures have 1 channel and all others 3.
-    """
-    from PIL import Image, PngImagePlugin
-
-    # Image.open tries one format after the other. Nearly all files are PNG, and opening those directly halves the time.
-    is_png = data[:8] == b"\x89PNG\r\n\x1a\n"
-    file = io.BytesIO(data)
-    picture: Image.Image = PngImagePlugin.PngImageFile(file) if is_png else Image.open(file)
-    own = "L" if picture.mode in ("1", "L") else "RGB"
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels] if channels else own
-    if picture.mode != mode:
-        picture = picture.convert(mode)
-    width, height = picture.size
-    return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width, -1)
-
-
-def _uneven(directory: pathlib.Path, first: tuple[int, ...], other: tuple[int, ...]) -> DataError:
+def uneven(directory: pathlib.Path, first: tuple[int, ...], other: tuple[int, ...]) -> DataError:
+    one, another = ("x".join(map(str, shape)) for shape in (first, other))
     return DataError(
-        f"{directory}: expected images of one size, got {first} and {other}. Resizing is not supported yet: choose a "
-        "set of equally large images."
+        f"{directory}: images have different sizes: the first has {one}, another has {another} (height x width x channels). "
+        "Set config.data.image_size, as in --config.data.image_size=224, to give all of them one size."
     )
 
 
-def _again(directory: pathlib.Path) -> str:
+def again(directory: pathlib.Path) -> str:
     return f"Delete {directory} and prepare the set again."

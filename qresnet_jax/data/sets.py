@@ -9,6 +9,8 @@
 The validation split is the end of train, unless a folder has one of its own.
 """
 
+import dataclasses
+import functools
 import logging
 import math
 import pathlib
@@ -19,6 +21,9 @@ from ml_collections import ConfigDict
 from qresnet_jax.data import builders, prepared
 from qresnet_jax.data.dataset import ARRAYS, FOLDER, ImageDataset, Split, check_dataset, shuffled
 from qresnet_jax.data.folder import prepare_folder, read_folder
+from qresnet_jax.data.streaming.choice import is_streamed, number_of_workers
+from qresnet_jax.data.streaming.dataset import Opened, StreamedDataset, StreamedSplit
+from qresnet_jax.data.streaming.prepared import open_prepared
 from qresnet_jax.errors import DataError
 
 log = logging.getLogger("qresnet_jax")
@@ -26,35 +31,42 @@ log = logging.getLogger("qresnet_jax")
 DIGITS_TEST = 360  # the last images are by other writers than the first 1,437
 
 
-def load_dataset(data_config: ConfigDict) -> ImageDataset:
-    """Loads a set. If it is one of `builders.STANDARD` and not yet prepared, prepares it first.
+def load_dataset(
+    data_config: ConfigDict, resident_bytes: int | None = None
+) -> ImageDataset | StreamedDataset:
+    """Loads a set, or opens one that is to be streamed. If it is one of `builders.STANDARD` and not yet prepared, prepares it.
 
     Args:
       data_config: has the field `name` and may have these:
         `data_dir`: the directory of prepared sets; if empty, $TFDS_DATA_DIR or ~/tensorflow_datasets.
         `raw_dir`: where the published archive lies; if empty, it is downloaded. Or the folder of images.
-        `image_size`, `skip_broken`: for a folder, see `prepare_folder`.
+        `image_size`: the height and width that images are resized to; with 0 they keep their size.
+        `skip_broken`: for a folder, see `prepare_folder`.
         `holdout`: the fraction of train that becomes the validation split, by default 0.1. The split has the last
         floor(N * holdout) images of train; with 0 there is none.
+        `streaming`: True, False or "auto", the default; see `choice.is_streamed`.
+        `workers`: the number of processes that decode a streamed set.
+        `least_crop_area`: the least area of a random crop, see `streaming.views.View`.
+      resident_bytes: the pixels that may be held in memory if `streaming` is "auto"; by default a quarter of the memory.
 
     Returns:
       The set. The arrays of train and validation share memory.
 
     Raises:
-      DataError: the set is unknown, damaged, cannot be prepared, or is no set of equally large images with two or more
-        classes.
+      DataError: the set is unknown, damaged, cannot be prepared or streamed, or is no set of equally large images with two
+        or more classes.
     """
     name, data_dir, raw_dir = _fields(data_config)
-    validation = None
     holdout = getattr(data_config, "holdout", 0.1)
     _check_holdout(holdout)
+    if name == ARRAYS:
+        raise _unknown(name, data_dir)
+    validation = None
     if name == "digits":
         train, test, class_names = _digits()
     elif name == FOLDER:
         splits, class_names = read_folder(_prepare_folder(data_config))
         train, validation, test = splits["train"], splits.get("validation"), splits["test"]
-    elif name == ARRAYS:
-        raise _unknown(name, data_dir)
     else:
         directory = builders.prepared_dir(name, data_dir)
         if directory is None:
@@ -62,9 +74,37 @@ def load_dataset(data_config: ConfigDict) -> ImageDataset:
                 raise _unknown(name, data_dir)
             log.info("%s is not prepared in %s: preparing it now", name, builders.data_root(data_dir))
             directory = builders.prepare(name, data_dir, raw_dir)
-        train, test, class_names = prepared.read(directory)
+        about = prepared.describe(directory)
+        if is_streamed(data_config, sum(about.sizes.values()), about.shape, resident_bytes):
+            return _streamed(data_config, open_prepared(directory, about, *_view(data_config)))
+        train, test, class_names = prepared.read(directory, _view(data_config)[0])
     dataset = ImageDataset(train=train, validation=validation, test=test, class_names=class_names, name=name)
     return _hold_out(dataset, holdout)
+
+
+def _view(data_config: ConfigDict) -> tuple[int, float]:
+    return getattr(data_config, "image_size", 0), getattr(data_config, "least_crop_area", 1.0)
+
+
+def _streamed(data_config: ConfigDict, opened: Opened) -> StreamedDataset:
+    """Returns the set with the end of train as validation split, if it has none and something is to be held out."""
+    train, validation = opened.train, opened.validation
+    kept = _kept(len(train), data_config.holdout)
+    if validation is None and kept < len(train):
+        train, validation = (
+            dataclasses.replace(train, positions=part)
+            for part in (train.positions[:kept], train.positions[kept:])
+        )
+    workers = number_of_workers(data_config.workers)
+    split = functools.partial(StreamedSplit, workers=workers)
+    return StreamedDataset(
+        name=data_config.name,
+        class_names=opened.class_names,
+        train=split(train),
+        test=split(opened.test),
+        validation=None if validation is None else split(validation),
+        stamp=opened.stamp,
+    )
 
 
 def take_dataset(dataset: ImageDataset, data_config: ConfigDict) -> ImageDataset:
@@ -93,7 +133,7 @@ def _hold_out(dataset: ImageDataset, holdout: float) -> ImageDataset:
     """Returns the set with the end of train as validation split, if it has none and something is to be held out."""
     _check_holdout(holdout)
     images, labels = dataset.train
-    kept = len(labels) - math.floor(len(labels) * holdout)
+    kept = _kept(len(labels), holdout)
     if dataset.validation is None and kept < len(labels):
         dataset = dataset.with_train(
             Split(images[:kept], labels[:kept]), validation=Split(images[kept:], labels[kept:])
@@ -105,6 +145,11 @@ def _hold_out(dataset: ImageDataset, holdout: float) -> ImageDataset:
             dataset.class_names[dataset.train.labels[0]],
         )
     return dataset
+
+
+def _kept(count: int, holdout: float) -> int:
+    """Returns how many of the train images are not held out."""
+    return count - math.floor(count * holdout)
 
 
 def _is_sorted(labels: np.ndarray) -> bool:
@@ -161,11 +206,15 @@ def _prepare_folder(data_config: ConfigDict) -> pathlib.Path:
 
 
 def _fields(data_config: ConfigDict) -> tuple[str, str, str]:
-    if data_config.name != FOLDER and (size := getattr(data_config, "image_size", 0)):
-        raise DataError(
-            f"config.data.image_size={size}: only the images of a folder (config.data.name='folder') are resized, and not "
-            f"those of {data_config.name}: set it to 0."
-        )
+    if data_config.name in ("digits", ARRAYS):
+        if size := getattr(data_config, "image_size", 0):
+            raise DataError(
+                f"config.data.image_size={size}: the images of {data_config.name} are not resized: set it to 0."
+            )
+        if getattr(data_config, "streaming", False) is True:
+            raise DataError(
+                f"config.data.streaming=True: {data_config.name} is always held in memory: leave it at 'auto'."
+            )
     return data_config.name, getattr(data_config, "data_dir", ""), getattr(data_config, "raw_dir", "")
 
 
@@ -176,11 +225,6 @@ def _unknown(name: str, data_dir: str) -> DataError:
             "evaluate_packed and export_run take them as dataset=qresnet_jax.ImageDataset(...)."
         )
     root = builders.data_root(data_dir)
-    if name.startswith("imagenet"):
-        return DataError(
-            f"config.data.name={name!r}: ImageNet must be streamed and its images resized, which is not supported yet. "
-            f"Use a set of equally large images, prepared in config.data.data_dir={str(root)!r}."
-        )
     here = sorted({path.relative_to(root).parts[0] for path in root.glob("*/**/dataset_info.json")})
     return DataError(
         f"config.data.name={name!r} is not known. Known are digits, {', '.join(builders.STANDARD)}, folder, and the sets that "

@@ -4,7 +4,7 @@ What a step sees depends only on (seed, step): neither on the number of devices 
 interrupted.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ class TrainData(Protocol):
           num_shards: the number of devices.
         """
 
+    def specs(self, shared: Any, everywhere: Any) -> Any:
+        """Returns for each array which of two it is: divided over the devices along its first axis, or whole on each."""
+
 
 class ResidentData(NamedTuple):
     """The whole training set, which lies on every device, and the order of this epoch (see `TrainData`)."""
@@ -50,6 +53,29 @@ class ResidentData(NamedTuple):
         positions = batch_positions(step_in_epoch, batch_size, shard, num_shards)
         chosen = self.order[positions % len(self.order)]
         return self.images[chosen], self.labels[chosen]
+
+    def specs(self, shared: Any, everywhere: Any) -> Any:
+        """Returns that all arrays are whole on each device."""
+        return ResidentData(*[everywhere] * 5)
+
+
+class StreamedData(NamedTuple):
+    """The images of one batch, of which each device has its share (see `TrainData`)."""
+
+    images: jax.Array  # uint8 [batch_size, H, W, C]; on a device [share, H, W, C]
+    labels: jax.Array  # int32 [batch_size]; on a device [share]
+    mean: jax.Array
+    key: jax.Array
+
+    def share(
+        self, step_in_epoch: jax.Array, batch_size: int, shard: jax.Array, num_shards: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns what the device has."""
+        return self.images, self.labels
+
+    def specs(self, shared: Any, everywhere: Any) -> Any:
+        """Returns that the images and labels are divided over the devices."""
+        return StreamedData(shared, shared, everywhere, everywhere)
 
 
 def batch_positions(

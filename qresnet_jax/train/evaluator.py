@@ -1,8 +1,9 @@
 """Measures loss and accuracy over a whole split, every image once; and restores and tests a run that was trained."""
 
+import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.data import ImageDataset, Split, check_dataset, load_dataset
+from qresnet_jax.data import ImageDataset, Split, StreamedDataset, StreamedSplit, check_dataset, load_dataset
 from qresnet_jax.errors import DataError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.ship.fold import fold
-from qresnet_jax.ship.jax.engine import in_batches, logits_on_mesh
+from qresnet_jax.ship.jax.engine import in_batches, on_mesh
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.train import optimizer as optim
@@ -29,7 +30,6 @@ from qresnet_jax.train.step import TrainState, init_state, make_eval_step, merge
 log = logging.getLogger("qresnet_jax")
 
 FLOAT_BATCH = 512  # images in a batch of a float network, over all devices
-_MEASURED_AT_ONCE = 8192  # images; it limits the memory for their logits in float64
 
 
 class Evaluator:
@@ -48,7 +48,9 @@ class Evaluator:
         self._graphdef, self._mean, self._mesh = graphdef, mean, mesh
         self._float_step = map_eval_step(make_eval_step(graphdef), mesh)
 
-    def __call__(self, params: nnx.State, model_state: nnx.State, split: Split) -> dict[str, float]:
+    def __call__(
+        self, params: nnx.State, model_state: nnx.State, split: Split | StreamedSplit
+    ) -> dict[str, float]:
         """Returns the mean loss in nats and the accuracy, 0 to 1, over all images of a split.
 
         Loss and accuracy are computed from the logits in float64. For an integer network they are therefore the
@@ -56,7 +58,7 @@ class Evaluator:
 
         Args:
           params, model_state: the parameters and the other variables of the model.
-          split: `images` uint8 `[N, H, W, C]` and `labels` int32 `[N]`.
+          split: the images and labels, in memory or on the disk.
 
         Returns:
           `{"loss": ..., "accuracy": ...}`.
@@ -66,15 +68,15 @@ class Evaluator:
         """
         model = merge(self._graphdef, params, model_state)
         if model.fraction_bits is None:
-            logits, unit = self._float_logits(params, model_state, split.images), 1.0
+            logits_of: Callable = functools.partial(self._float_logits, params, model_state)
+            unit = 1.0
         else:
             network = fold(model, mean=self._mean)
-            logits, unit = logits_on_mesh(network, split.images, self._mesh), network.logit_scale
+            logits_of, unit = on_mesh(network, self._mesh), network.logit_scale
         sums = np.zeros(2)
-        for start in range(0, len(split.labels), _MEASURED_AT_ONCE):
-            part = slice(start, start + _MEASURED_AT_ONCE)
-            sums += measure(logits[part] * unit, split.labels[part])
-        loss, accuracy = sums / len(split.labels)
+        for images, labels in split.parts():
+            sums += measure(logits_of(images) * unit, labels)
+        loss, accuracy = sums / split.num_images
         return {"loss": float(loss), "accuracy": float(accuracy)}
 
     def _float_logits(self, params: nnx.State, model_state: nnx.State, images: np.ndarray) -> np.ndarray:
@@ -195,11 +197,11 @@ def evaluate_checkpoint(
     mesh = device_mesh(devices)
     run = restore_run(config, workdir, mesh=mesh)
     config = run.config
-    dataset = load_dataset(config.data) if dataset is None else check_dataset(dataset)
-    configs.validate_dataset(config, dataset)
-    check_data_of_run(run, dataset)
+    data = _data(config, dataset)
+    configs.validate_dataset(config, data)
+    check_data_of_run(run, data)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
-    result = evaluate(run.state.params, run.state.model_state, dataset.test)
+    result = evaluate(run.state.params, run.state.model_state, data.test)
     is_float = not has_integer_form(config.model)
     log.info(
         "%s, checkpoint at step %d, %s: test accuracy %.2f %%, loss %.4f",
@@ -213,7 +215,11 @@ def evaluate_checkpoint(
     return values if is_float else values | {"shipped_accuracy": result["accuracy"]}
 
 
-def check_data_of_run(run: TrainedRun, dataset: ImageDataset) -> None:
+def _data(config: ConfigDict, given: ImageDataset | None) -> ImageDataset | StreamedDataset:
+    return load_dataset(config.data) if given is None else check_dataset(given)
+
+
+def check_data_of_run(run: TrainedRun, dataset: ImageDataset | StreamedDataset) -> None:
     """Refuses a data set that is not the one of a run, as far as its class names and the size of its images tell.
 
     Raises:
@@ -221,7 +227,7 @@ def check_data_of_run(run: TrainedRun, dataset: ImageDataset) -> None:
     """
     names, shape = tuple(run.meta["class_names"]), tuple(run.meta["image_shape"])
     for what, trained, given in (
-        ("images of", "x".join(map(str, shape)), "x".join(map(str, dataset.test.images.shape[1:]))),
+        ("images of", "x".join(map(str, shape)), "x".join(map(str, dataset.image_shape))),
         ("the classes", ", ".join(names), ", ".join(dataset.class_names)),
     ):
         if trained != given:
@@ -246,21 +252,21 @@ def evaluate_packed(config: ConfigDict, *, dataset: ImageDataset | None = None) 
     """
     configs.validate(config)
     packed = load_packed(config.packed)
-    dataset = load_dataset(config.data) if dataset is None else check_dataset(dataset)
-    images, labels = dataset.test
-    if not packed.network.takes(images.shape[1:]):
+    data = _data(config, dataset)
+    if not packed.network.takes(data.image_shape):
         expected, got = (
-            "x".join(map(str, shape)) for shape in (packed.network.image_shape, images.shape[1:])
+            "x".join(map(str, shape)) for shape in (packed.network.image_shape, data.image_shape)
         )
         raise DataError(
-            f"{config.packed} takes images of {expected}, but those of {dataset.name} are {got}: give the config of "
+            f"{config.packed} takes images of {expected}, but those of {data.name} are {got}: give the config of "
             "the data set that it was trained on"
         )
-    if packed.class_names not in (None, dataset.class_names):
+    if packed.class_names not in (None, data.class_names):
         raise DataError(
-            f"{config.packed} was trained on other classes ({', '.join(packed.class_names)}) than {dataset.name} has: "
+            f"{config.packed} was trained on other classes ({', '.join(packed.class_names)}) than {data.name} has: "
             "give the config of the data set that it was trained on"
         )
-    accuracy = float(np.mean(packed.predict(images) == labels))
+    right = sum(int(np.sum(packed.predict(images) == labels)) for images, labels in data.test.parts())
+    accuracy = right / data.test.num_images
     log.info("%s, integer network: test accuracy %.2f %%", config.packed, 100 * accuracy)
     return {"shipped_accuracy": accuracy}

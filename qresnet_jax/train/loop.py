@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
-from qresnet_jax.data import ARRAYS, FOLDER, ImageDataset, load_dataset, take_dataset
+from qresnet_jax.data import ARRAYS, FOLDER, ImageDataset, StreamedDataset, load_dataset, take_dataset
 from qresnet_jax.data.order import steps_per_epoch
 from qresnet_jax.errors import DivergedError
 from qresnet_jax.models.architecture import has_integer_form
@@ -31,7 +31,7 @@ from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.checkpoint import Checkpoints, to_json
 from qresnet_jax.train.diagnostics import make_diagnose, named
 from qresnet_jax.train.evaluator import Evaluator
-from qresnet_jax.train.feed import Feed, ResidentFeed
+from qresnet_jax.train.feed import Feed, ResidentFeed, StreamingFeed, resident_bytes
 from qresnet_jax.train.finite import check_finite
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
@@ -100,9 +100,15 @@ class Training:
         self, config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, arrays: ImageDataset | None = None
     ) -> None:
         self.config, self.workdir, self.mesh = config, workdir, mesh
-        self.dataset = load_dataset(config.data) if arrays is None else take_dataset(arrays, config.data)
+        self.dataset: ImageDataset | StreamedDataset
+        if arrays is None:
+            self.dataset = load_dataset(config.data, resident_bytes(mesh))
+        else:
+            self.dataset = take_dataset(arrays, config.data)
         configs.validate_dataset(config, self.dataset)
-        self.steps_per_epoch = steps_per_epoch(len(self.dataset.train.labels), config.batch_size)
+        if isinstance(self.dataset, StreamedDataset):
+            configs.validate_dispatch(config)
+        self.steps_per_epoch = steps_per_epoch(self.dataset.train.num_images, config.batch_size)
         self.total_steps = self.steps_per_epoch * config.num_epochs
 
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
@@ -120,10 +126,11 @@ class Training:
             "config": to_json(config.to_dict()),
             "class_names": list(self.dataset.class_names),
             "mean": self.dataset.mean.tolist(),
-            "image_shape": list(self.dataset.train.images.shape[1:]),
+            "image_shape": list(self.dataset.image_shape),
         }
         if config.data.name in (ARRAYS, FOLDER):  # the name does not say which images they are
-            self.meta["checksum"] = self.dataset.checksum()
+            is_streamed = isinstance(self.dataset, StreamedDataset)
+            self.meta["checksum_of_files" if is_streamed else "checksum"] = self.dataset.checksum()
         self.layers = self._layers(model)
 
     def _layers(self, model: ResNet) -> list[LayerCost]:
@@ -138,16 +145,16 @@ class Training:
         """Logs the devices, the data, the network, and the cost of each of its layers."""
         config, data = self.config, self.dataset
         kind = self.mesh.devices.flat[0].device_kind
-        validation = len(data.validation.labels) if data.validation else 0
+        validation = data.validation.num_images if data.validation else 0
         how = "over all devices" if config.model.sync_bn else "on each device alone"
         log.info("devices: %d x %s, %s, batch norm %s", self.mesh.size, kind, config.parallel, how)
         log.info(
             "data: %s, %d train, %d validation, %d test images of %s",
             data.name,
-            len(data.train.labels),
+            data.train.num_images,
             validation,
-            len(data.test.labels),
-            "x".join(map(str, data.train.images.shape[1:])),
+            data.test.num_images,
+            "x".join(map(str, data.image_shape)),
         )
         bits = f"{config.model.weight_bits}-bit weights, {config.model.activation} activations"
         if config.model.activation != "none":
@@ -240,7 +247,9 @@ class Training:
 
         def save(*states: tuple[int, TrainState, float | None]) -> None:
             for saved_step, saved, accuracy in states:
-                checkpoints.save(saved_step, saved, self.meta, accuracy)
+                # With the next image of the run, counted over all epochs: it continues there, however it is read.
+                meta = {**self.meta, "next_image": saved_step * config.batch_size}
+                checkpoints.save(saved_step, saved, meta, accuracy)
 
         try:
             while step < self.total_steps:
@@ -269,6 +278,8 @@ class Training:
             save(*waiting)
             checkpoints.wait()
             raise DivergedError(f"{error}. {_what_is_kept(checkpoints.latest_step)}") from error
+        finally:
+            feed.close()
         checkpoints.wait()
         return state
 
@@ -319,6 +330,8 @@ class Training:
     def most_steps(self) -> int:
         """Returns how many steps training does in a call of the compiled program, at most."""
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        if isinstance(self.dataset, StreamedDataset):  # its batches come one by one
+            return 1
         return self.config.steps_per_dispatch or (1 if on_cpu else self.config.log_every_steps)
 
     def programs(self) -> Callable[[int], jax.stages.Wrapped]:
@@ -340,6 +353,8 @@ class Training:
 
     def feed(self) -> Feed:
         """Returns what hands each step the images that it reads."""
+        if isinstance(self.dataset, StreamedDataset):
+            return StreamingFeed(self.dataset, self.config, self.mesh, self.total_steps)
         return ResidentFeed(self.dataset, self.config, self.mesh)
 
     def _interval_metrics(self, state: TrainState, sample: jax.Array, step: int) -> dict[str, float]:

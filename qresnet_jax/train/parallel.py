@@ -63,8 +63,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> jax.stages.Wrapped:
     """Compiles `(state, data) -> state` over all devices; each call does `length` steps.
 
-    The state's buffers are donated. State and data are replicated, and each replica picks its share of a batch by its
-    index.
+    The state's buffers are donated. The state is replicated, and the data lie on the devices as they say (see `TrainData`).
 
     Args:
       step: one replica's step, from `make_train_step`.
@@ -79,20 +78,29 @@ def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> jax.st
         return jax.lax.scan(lambda s, _: (step(s, data), None), state, None, length=length)[0]
 
     if how == "pmap":
-        pmapped = jax.pmap(
-            lambda _, state, data: steps(state, data),
-            axis_name=AXIS,
-            in_axes=(0, None, None),
-            out_axes=None,
-            devices=list(mesh.devices.flat),
-        )
-
         # pmap must map something, so it gets the devices' numbers.
         def mapped(state: TrainState, data: TrainData) -> TrainState:
+            is_shared = data.specs(True, False)
+            pmapped = jax.pmap(
+                lambda _, state, data: steps(state, data),
+                axis_name=AXIS,
+                in_axes=(0, None, jax.tree.map(lambda x: 0 if x else None, is_shared)),
+                out_axes=None,
+                devices=list(mesh.devices.flat),
+            )
+            data = jax.tree.map(
+                lambda yes, x: x.reshape(mesh.size, -1, *x.shape[1:]) if yes else x, is_shared, data
+            )
             return pmapped(np.arange(mesh.size), state, data)
     else:
-        everywhere = PartitionSpec()
-        mapped = jax.shard_map(steps, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+
+        def mapped(state: TrainState, data: TrainData) -> TrainState:
+            everywhere = PartitionSpec()
+            specs = data.specs(PartitionSpec(AXIS), everywhere)
+            return jax.shard_map(
+                steps, mesh=mesh, in_specs=(everywhere, specs), out_specs=everywhere, check_vma=False
+            )(state, data)
+
     return jax.jit(mapped, donate_argnums=0, compiler_options=_compiler_options(mesh))
 
 

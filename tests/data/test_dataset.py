@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qresnet_jax.data import DataError, ImageDataset, Split
-from qresnet_jax.data.dataset import channel_statistics
+from qresnet_jax.data.dataset import channel_counts, channel_statistics
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -114,7 +114,7 @@ def test_statistics_are_exact_and_the_mean_is_a_half_integer():
     images = np.random.default_rng(0).integers(0, 256, (2345, 5, 3, 3), np.uint8)
     images[..., 1] = images[..., 1] // 3
     images[..., 2] = 7
-    mean, std = channel_statistics(images)
+    mean, std = channel_statistics(channel_counts(images))
     exact = images.astype(np.float64)
     np.testing.assert_array_equal(mean, np.round(exact.mean(axis=(0, 1, 2)) * 2) / 2)
     np.testing.assert_allclose(std[:2], exact.std(axis=(0, 1, 2))[:2], rtol=1e-12)  # order of summation
@@ -124,10 +124,12 @@ def test_statistics_are_exact_and_the_mean_is_a_half_integer():
 
 def test_the_statistics_are_those_of_train():
     data = dataset(validation=(255 - IMAGES, LABELS))
-    mean, std = channel_statistics(IMAGES)
+    mean, std = channel_statistics(channel_counts(IMAGES))
     np.testing.assert_array_equal(data.mean, mean)
     np.testing.assert_array_equal(data.std, std)
-    np.testing.assert_array_equal(data.with_train(data.validation).mean, channel_statistics(255 - IMAGES)[0])
+    np.testing.assert_array_equal(
+        data.with_train(data.validation).mean, channel_statistics(channel_counts(255 - IMAGES))[0]
+    )
 
 
 def test_the_checksum_is_that_of_all_bytes_of_train_in_their_order():

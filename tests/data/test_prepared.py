@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from qresnet_jax.data import DataError, builders, load_dataset, prepare_dataset
-from qresnet_jax.data.prepared import _decode
+from qresnet_jax.data.streaming.encoded import decode
 from tests.data.set_cases import config
 
 
@@ -180,8 +180,8 @@ def test_sets_that_do_not_fit_are_refused_with_the_reason(tmp_path):
 
     wide = features() | {"image": tfds.features.Image(shape=(6, 5, 3), dtype=np.uint16)}
     cases = {
-        "size": (features((None, None, 3)), two(train=(7, 5, 3)), "images of one size.*not supported yet"),
-        "sizes": (features((None, None, 3)), two(test=(9, 9, 3)), "images of one size"),
+        "size": (features((None, None, 3)), two(train=(7, 5, 3)), "images have different sizes.*image_size"),
+        "sizes": (features((None, None, 3)), two(test=(9, 9, 3)), "images have different sizes"),
         "one image": (
             features(),
             {"train": [example()]},
@@ -430,7 +430,7 @@ def test_pictures_of_every_mode_get_the_declared_channels():
     for shape, channels in modes:
         for form in ("PNG", "TIFF"):
             file, pixels = picture(shape, form)
-            np.testing.assert_array_equal(_decode(file.getvalue(), channels), pixels.reshape(4, 3, -1))
+            np.testing.assert_array_equal(decode(file.getvalue(), channels), pixels.reshape(4, 3, -1))
     file, pixels = picture((4, 3))
-    np.testing.assert_array_equal(_decode(file.getvalue(), 3), np.repeat(pixels[..., None], 3, axis=2))
-    assert _decode(picture((4, 3, 3), "JPEG")[0].getvalue(), 3).shape == (4, 3, 3)
+    np.testing.assert_array_equal(decode(file.getvalue(), 3), np.repeat(pixels[..., None], 3, axis=2))
+    assert decode(picture((4, 3, 3), "JPEG")[0].getvalue(), 3).shape == (4, 3, 3)

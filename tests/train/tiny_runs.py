@@ -15,7 +15,7 @@ from qresnet_jax.train import evaluator, loop
 FLOAT = {"model.weight_bits": 32, "model.activation": "none", "optim.schedule": "constant"}
 
 
-def tiny_set(data_config):
+def tiny_set(data_config, *_):
     """Four classes of bright quarters in noise: 40 train, 16 validation (unless holdout is 0) and 20 test images."""
     rng = np.random.default_rng(0)
 

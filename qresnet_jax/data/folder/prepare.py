@@ -30,7 +30,7 @@ from qresnet_jax.data.folder.source import Source, open_source
 from qresnet_jax.data.pictures import PictureError, decode, fit
 from qresnet_jax.errors import DataError
 from qresnet_jax.system.files import make_directory
-from qresnet_jax.system.machine import processors
+from qresnet_jax.system.machine import memory, processors
 
 log = logging.getLogger("qresnet_jax")
 
@@ -198,10 +198,10 @@ class Pixels:
 
     def _empty(self, shape: tuple[int, int, int]) -> np.ndarray:
         size = len(self.filled) * int(np.prod(shape))
-        if hasattr(os, "sysconf") and size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        if size > memory():
             raise DataError(
                 f"{self.where}: {len(self.filled)} images of {'x'.join(map(str, shape))} take {size / 1e9:.1f} GB, more than "
-                "the memory of this machine, and they cannot be streamed yet: set a smaller config.data.image_size."
+                "the memory of this machine: set a smaller config.data.image_size, or config.data.streaming=True."
             )
         return np.empty((len(self.filled), *shape), np.uint8)
 

@@ -53,27 +53,24 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     return _logits(_compiled[network], network, images, batch)
 
 
-def logits_on_mesh(network: IntegerNetwork, images: np.ndarray, mesh: Mesh) -> np.ndarray:
-    """Computes logits of a network that is still being trained, on several devices.
+def on_mesh(network: IntegerNetwork, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that computes logits of a network that is still being trained, on several devices.
 
     The network's arrays are arguments of the compiled function. So the networks of a whole training, and all others
     of the same architecture, need only one compilation.
 
     Args:
-      network, images: as for `logits`.
+      network: as for `logits`.
       mesh: the devices, along a single axis; each computes its share of the images.
 
     Returns:
-      What `logits` returns.
-
-    Raises:
-      ValueError: as `logits`.
+      A function from images to what `logits` returns of them.
     """
     platform = mesh.devices.flat[0].platform
     program, constants = lower(network)
     constants = jax.device_put(constants, NamedSharding(mesh, PartitionSpec()))
     run = functools.partial(_run_on_mesh(mesh, platform), program, constants)
-    return _logits(run, network, images, mesh.size * _batch(platform))
+    return lambda images: _logits(run, network, images, mesh.size * _batch(platform))
 
 
 def make_logits(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:

@@ -226,8 +226,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_decoded(tm
         prepare_dataset(cfg)
 
 
-def test_only_a_folder_takes_an_image_size(tmp_path):
-    with pytest.raises(
-        DataError, match=r"image_size=16: only the images of a folder .* of digits: set it to 0"
-    ):
+def test_digits_take_no_image_size(tmp_path):
+    with pytest.raises(DataError, match=r"image_size=16: the images of digits are not resized: set it to 0"):
         load_dataset(config(tmp_path, name="digits", image_size=16))

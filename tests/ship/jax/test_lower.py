@@ -60,7 +60,7 @@ def test_networks_in_training_are_exact_and_compile_once(build_model, make_image
     compiled = run._cache_size()
     for seed in range(3):
         network = fold(build_model(seed=seed), mean=[1, 2, 3])
-        result = jax_engine.logits_on_mesh(network, images, mesh)
+        result = jax_engine.on_mesh(network, mesh)(images)
         np.testing.assert_array_equal(result, reference.logits(network, images))
     assert run._cache_size() == compiled + 1
 
