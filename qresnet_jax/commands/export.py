@@ -21,6 +21,8 @@ from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import as_path, write_all
 from qresnet_jax.train.evaluator import TrainedRun, check_data_of_run, fold_run, restore_run
+from qresnet_jax.train.feed import resident_bytes
+from qresnet_jax.train.parallel import device_mesh
 
 log = logging.getLogger("qresnet_jax")
 
@@ -117,7 +119,7 @@ def _images_of_run(
         data = check_dataset(dataset)
     else:
         try:
-            data = load_dataset(run.config.data)
+            data = load_dataset(run.config.data, resident_bytes(device_mesh()))
         except DataError as error:
             log.info("the files are checked on random images, as the test set cannot be loaded: %s", error)
             return _random_images(network), "random images"

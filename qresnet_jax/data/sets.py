@@ -23,6 +23,7 @@ from qresnet_jax.data.dataset import ARRAYS, FOLDER, ImageDataset, Split, check_
 from qresnet_jax.data.folder import prepare_folder, read_folder
 from qresnet_jax.data.streaming.choice import is_streamed, number_of_workers
 from qresnet_jax.data.streaming.dataset import Opened, StreamedDataset, StreamedSplit
+from qresnet_jax.data.streaming.folder import count_and_shape, open_folder, prepare_encoded
 from qresnet_jax.data.streaming.prepared import open_prepared
 from qresnet_jax.errors import DataError
 
@@ -65,17 +66,20 @@ def load_dataset(
     if name == "digits":
         train, test, class_names = _digits()
     elif name == FOLDER:
-        splits, class_names = read_folder(_prepare_folder(data_config))
+        directory, streamed = _prepare_folder(data_config, resident_bytes)
+        if streamed:
+            return _streamed(data_config, open_folder(directory, *_view(data_config)))
+        splits, class_names = read_folder(directory)
         train, validation, test = splits["train"], splits.get("validation"), splits["test"]
     else:
-        directory = builders.prepared_dir(name, data_dir)
-        if directory is None:
+        done = builders.prepared_dir(name, data_dir)
+        if done is None:
             if name not in builders.STANDARD:
                 raise _unknown(name, data_dir)
             log.info("%s is not prepared in %s: preparing it now", name, builders.data_root(data_dir))
-            directory = builders.prepare(name, data_dir, raw_dir)
-        about = prepared.describe(directory)
-        if is_streamed(data_config, sum(about.sizes.values()), about.shape, resident_bytes):
+            done = builders.prepare(name, data_dir, raw_dir)
+        directory, about = done, prepared.describe(done)
+        if is_streamed(data_config, lambda: (sum(about.sizes.values()), about.shape), resident_bytes):
             return _streamed(data_config, open_prepared(directory, about, *_view(data_config)))
         train, test, class_names = prepared.read(directory, _view(data_config)[0])
     dataset = ImageDataset(train=train, validation=validation, test=test, class_names=class_names, name=name)
@@ -185,7 +189,7 @@ def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
         log.info("digits comes with scikit-learn: there is nothing to prepare")
         return pathlib.Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
     if name == FOLDER:
-        return _prepare_folder(data_config)
+        return _prepare_folder(data_config, None)[0]
     if name in builders.STANDARD:
         return builders.prepare(name, data_dir, raw_dir)
     if name != ARRAYS and (done := builders.prepared_dir(name, data_dir)):
@@ -195,14 +199,15 @@ def prepare_dataset(data_config: ConfigDict) -> pathlib.Path:
     raise _unknown(name, data_dir)
 
 
-def _prepare_folder(data_config: ConfigDict) -> pathlib.Path:
+def _prepare_folder(data_config: ConfigDict, resident_bytes: int | None) -> tuple[pathlib.Path, bool]:
+    """Prepares a folder; returns the directory, and whether it is prepared for streaming."""
     _, data_dir, raw_dir = _fields(data_config)
-    return prepare_folder(
-        raw_dir,
-        builders.data_root(data_dir),
-        image_size=getattr(data_config, "image_size", 0),
-        skip_broken=getattr(data_config, "skip_broken", False),
-    )
+    root, skip_broken = builders.data_root(data_dir), getattr(data_config, "skip_broken", False)
+    size = getattr(data_config, "image_size", 0)
+    known = functools.partial(count_and_shape, raw_dir, root, image_size=size, skip_broken=skip_broken)
+    if is_streamed(data_config, known, resident_bytes):
+        return prepare_encoded(raw_dir, root, skip_broken=skip_broken), True
+    return prepare_folder(raw_dir, root, image_size=size, skip_broken=skip_broken), False
 
 
 def _fields(data_config: ConfigDict) -> tuple[str, str, str]:

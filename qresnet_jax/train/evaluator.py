@@ -24,6 +24,7 @@ from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train.feed import resident_bytes
 from qresnet_jax.train.parallel import device_mesh, map_eval_step, replicate
 from qresnet_jax.train.step import TrainState, init_state, make_eval_step, merge
 
@@ -197,7 +198,7 @@ def evaluate_checkpoint(
     mesh = device_mesh(devices)
     run = restore_run(config, workdir, mesh=mesh)
     config = run.config
-    data = _data(config, dataset)
+    data = _data(config, dataset, mesh)
     configs.validate_dataset(config, data)
     check_data_of_run(run, data)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
@@ -215,8 +216,8 @@ def evaluate_checkpoint(
     return values if is_float else values | {"shipped_accuracy": result["accuracy"]}
 
 
-def _data(config: ConfigDict, given: ImageDataset | None) -> ImageDataset | StreamedDataset:
-    return load_dataset(config.data) if given is None else check_dataset(given)
+def _data(config: ConfigDict, given: ImageDataset | None, mesh: Mesh) -> ImageDataset | StreamedDataset:
+    return load_dataset(config.data, resident_bytes(mesh)) if given is None else check_dataset(given)
 
 
 def check_data_of_run(run: TrainedRun, dataset: ImageDataset | StreamedDataset) -> None:
@@ -252,7 +253,7 @@ def evaluate_packed(config: ConfigDict, *, dataset: ImageDataset | None = None) 
     """
     configs.validate(config)
     packed = load_packed(config.packed)
-    data = _data(config, dataset)
+    data = _data(config, dataset, device_mesh())
     if not packed.network.takes(data.image_shape):
         expected, got = (
             "x".join(map(str, shape)) for shape in (packed.network.image_shape, data.image_shape)

@@ -8,6 +8,7 @@ memory is then read in one go, and no image is compressed and decompressed a sec
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -38,6 +39,8 @@ VERSION = 1  # of the prepared form; it is part of the digest
 CHUNK_FILES, CHUNK_BYTES = 64, 2**22  # that a thread decodes at once
 LOG_SECONDS = 10.0  # between two lines about the progress
 
+About = dict[str, Any]  # what about.json says
+_T = TypeVar("_T")
 _Chunk = list[tuple[str, Callable[[], bytes]]]
 
 
@@ -60,21 +63,51 @@ def prepare_folder(
       DataError: the folder has another form, a file cannot be decoded, images have different sizes, there is not enough
         memory for them, or `root` cannot be written. Nothing is left then, and nothing after an interruption.
     """
+
+    def write(source: Source, directory: pathlib.Path) -> About:
+        about, arrays = _prepare(source, image_size, skip_broken)
+        for name, array in arrays.items():
+            np.save(directory / f"{name}.npy", array)
+        return about
+
+    return prepared_once(raw_dir, root, settings_of(image_size, skip_broken), write)
+
+
+def settings_of(image_size: int, skip_broken: bool) -> str:
+    """Returns the text that says how the pixels of a set are prepared; see `prepared_once`."""
+    return f"{VERSION}\0{image_size}\0{skip_broken}\0"
+
+
+def prepared_once(
+    raw_dir: str | os.PathLike[str],
+    root: pathlib.Path,
+    settings: str,
+    write: Callable[[Source, pathlib.Path], About],
+) -> pathlib.Path:
+    """Prepares a folder or an archive, or does nothing if that has been done; logs what is to be said about it.
+
+    Args:
+      raw_dir, root: as for `prepare_folder`.
+      settings: a text that says in which form the set is prepared.
+      write: prepares a source into an empty directory, and returns the description that belongs to it.
+
+    Returns:
+      The directory, which gets its name when it is complete.
+
+    Raises:
+      DataError: see `prepare_folder`.
+    """
     source = open_source(raw_dir)
-    settings = f"{VERSION}\0{image_size}\0{skip_broken}\0"
-    digest = hashlib.sha256((settings + source.stamp()).encode(errors="surrogateescape")).hexdigest()[:16]
-    name = source.path.resolve().name.partition(".")[0] or "images"
-    target = root / "folder" / f"{name}-{digest}"
+    target = target_of(source, root, settings)
     if target.is_dir():
-        about = _about(target)
+        about = read_about(target)
         log.info("the images of %s are already prepared in %s", raw_dir, target)
     else:
         try:
             make_directory(target.parent)
             if not os.access(target.parent, os.W_OK):
                 raise PermissionError("it cannot be written")
-            about, arrays = _prepare(source, image_size, skip_broken)
-            _save(target, about, arrays)
+            about = _write(source, target, write)
         except OSError as error:
             raise DataError(
                 f"{raw_dir} could not be prepared in {target.parent}: {error}. Mend this, or choose another "
@@ -94,75 +127,77 @@ def read_folder(directory: pathlib.Path) -> tuple[dict[str, Split], tuple[str, .
     Raises:
       DataError: a file is missing or damaged.
     """
-    about = _about(directory)
+    about = read_about(directory)
     try:
         images, labels = (np.load(directory / f"{name}.npy") for name in ("images", "labels"))
         ends = np.cumsum(list(about["splits"].values()))
         if len(images) != len(labels) or len(labels) != ends[-1]:
             raise ValueError(f"{len(images)} images, {len(labels)} labels, expected {ends[-1]}")
     except (OSError, ValueError, EOFError) as error:
-        raise _damaged(directory, error) from error
+        raise damaged(directory, error) from error
     parts = zip(np.split(images, ends[:-1]), np.split(labels, ends[:-1]), strict=True)
     splits = {part: Split(*pair) for part, pair in zip(about["splits"], parts, strict=True)}
     return splits, tuple(about["class_names"])
 
 
-def _about(directory: pathlib.Path) -> dict[str, Any]:
+def read_about(directory: pathlib.Path) -> About:
+    """Reads the description of a prepared set.
+
+    Raises:
+      DataError: it is missing or damaged.
+    """
     try:
         about = json.loads((directory / "about.json").read_text())
-        return {name: about[name] for name in ("class_names", "splits", "notes")}
+        for name in ("class_names", "splits", "notes"):
+            about[name]
+        return about
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(directory, error) from error
+        raise damaged(directory, error) from error
 
 
-def _damaged(directory: pathlib.Path, error: Exception) -> DataError:
+def damaged(directory: pathlib.Path, error: Exception) -> DataError:
+    """Returns the error to raise where a prepared set cannot be read."""
     return DataError(f"{directory} is damaged ({error}): delete it, and the folder is prepared again.")
 
 
-def _save(target: pathlib.Path, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def target_of(source: Source, root: pathlib.Path, settings: str) -> pathlib.Path:
+    """Returns the directory in which a source is prepared; see `prepared_once`."""
+    digest = hashlib.sha256((settings + source.stamp()).encode(errors="surrogateescape")).hexdigest()[:16]
+    name = source.path.resolve().name.partition(".")[0] or "images"
+    return root / "folder" / f"{name}-{digest}"
+
+
+def _write(source: Source, target: pathlib.Path, write: Callable[[Source, pathlib.Path], About]) -> About:
     """Writes the prepared form into a new directory, which gets its name when it is complete."""
     temporary = target.with_name(f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         temporary.mkdir()
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array)
+        about = write(source, temporary)
         (temporary / "about.json").write_text(json.dumps(about, indent=2) + "\n")
         try:
             temporary.rename(target)
         except OSError:
             if not target.is_dir():  # another run has been faster
                 raise
+        return about
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _prepare(
-    source: Source, image_size: int, skip_broken: bool
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _prepare(source: Source, image_size: int, skip_broken: bool) -> tuple[About, dict[str, np.ndarray]]:
     """Returns the description of a set, and its arrays by their names."""
     layout = lay_out(source.listing, source.path)
-    total = sum(map(len, layout.splits.values()))
-    log.info("decoding %d images of %d classes in %s", total, len(layout.class_names), source.path)
-    pixels = Pixels(source.path, total)
-    position = {
-        path: i for i, (path, _) in enumerate(file for part in layout.splits.values() for file in part)
-    }
-    broken = _decode_all(source, position, pixels, image_size, skip_broken)
-    notes = list(layout.notes)
+    pixels = Pixels(source.path, sum(map(len, layout.splits.values())))
+
+    def put(i: int, path: str, image: tuple[np.ndarray, bool]) -> None:
+        pixels.put(i, path, *image)
+
+    about = decode_all(source, layout, functools.partial(_decode, image_size=image_size), put, skip_broken)
     if image_size and pixels.fitted:
-        notes.append(f"images whose middle square is resized to {image_size}x{image_size}: {pixels.fitted}")
-    if broken:
-        notes.append(f"files that cannot be decoded and are skipped: {len(broken)}, such as {broken[0]}")
+        about["notes"].append(
+            f"images whose middle square is resized to {image_size}x{image_size}: {pixels.fitted}"
+        )
     labels = np.array([label for part in layout.splits.values() for _, label in part], np.int32)
-    _check_what_is_left(source, layout, labels, pixels.filled)
-    sizes = [len(layout.splits[part]) for part in layout.splits]
-    left = [int(np.count_nonzero(x)) for x in np.split(pixels.filled, np.cumsum(sizes)[:-1])]
-    about = {
-        "class_names": layout.class_names,
-        "splits": dict(zip(layout.splits, left, strict=True)),
-        "notes": notes,
-        "source": str(source.path.absolute()),
-    }
     images = pixels.images if pixels.filled.all() else pixels.images[pixels.filled]
     return about, {"images": images, "labels": labels[pixels.filled]}
 
@@ -206,23 +241,44 @@ class Pixels:
         return np.empty((len(self.filled), *shape), np.uint8)
 
 
-def _decode_all(
-    source: Source, position: dict[str, int], pixels: Pixels, image_size: int, skip_broken: bool
-) -> list[str]:
-    """Decodes the files of a source into their positions; returns the paths of those that cannot be decoded.
+def decode_all(
+    source: Source,
+    layout: Layout,
+    work: Callable[[bytes], _T],
+    put: Callable[[int, str, _T], None],
+    skip_broken: bool,
+) -> About:
+    """Decodes all files of a source, and says what they are.
 
     Threads do it, as Pillow lets others run while it decodes. Processes were no faster for images of 32x32 pixels and slower
     for larger ones, whose pixels they have to hand over. Few files are read ahead.
+
+    Args:
+      source, layout: the files.
+      work: is called in a thread with the content of each file; raises a PictureError if it cannot be decoded.
+      put: is called with the place of each file in the splits, one after the other, its path and what `work` returned.
+      skip_broken: whether files that cannot be decoded are left out.
+
+    Returns:
+      The description of the set, for about.json.
+
+    Raises:
+      DataError: a file cannot be decoded, or a split or a class of train is left without images.
     """
+    files = [file for part in layout.splits.values() for file in part]
+    log.info("decoding %d images of %d classes in %s", len(files), len(layout.class_names), source.path)
+    position = {path: i for i, (path, _) in enumerate(files)}
     broken, workers = [], processors()
+    filled = np.zeros(len(files), bool)
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
 
     def take() -> int:
         done = pending.popleft().result()
-        for path, result, was_fitted in done:
+        for path, result in done:
             if not isinstance(result, PictureError):
-                pixels.put(position[path], path, result, was_fitted)
+                put(position[path], path, result)
+                filled[position[path]] = True
             elif skip_broken:
                 broken.append(path)
             else:
@@ -234,14 +290,26 @@ def _decode_all(
     try:
         with warnings.catch_warnings(action="ignore"), _progress(len(position)) as advance:
             for chunk in _chunks(source, position):
-                pending.append(pool.submit(_decode_chunk, chunk, image_size))
+                pending.append(pool.submit(_work_on, chunk, work))
                 if len(pending) > 2 * workers:
                     advance(take())
             while pending:
                 advance(take())
     finally:
         pool.shutdown(cancel_futures=True)
-    return sorted(broken)
+    notes = list(layout.notes)
+    if broken:
+        notes.append(f"files that cannot be decoded and are skipped: {len(broken)}, such as {min(broken)}")
+    labels = np.array([label for _, label in files], np.int32)
+    _check_what_is_left(source, layout, labels, filled)
+    ends = np.cumsum([len(part) for part in layout.splits.values()])
+    left = [int(np.count_nonzero(x)) for x in np.split(filled, ends[:-1])]
+    return {
+        "class_names": layout.class_names,
+        "splits": dict(zip(layout.splits, left, strict=True)),
+        "notes": notes,
+        "source": str(source.path.absolute()),
+    }
 
 
 def _chunks(source: Source, wanted: dict[str, int]) -> Iterator[_Chunk]:
@@ -258,18 +326,22 @@ def _chunks(source: Source, wanted: dict[str, int]) -> Iterator[_Chunk]:
         yield chunk
 
 
-def _decode_chunk(chunk: _Chunk, image_size: int) -> list[tuple[str, np.ndarray | PictureError, bool]]:
-    return [(path, *_decode(load, image_size)) for path, load in chunk]
+def _work_on(chunk: _Chunk, work: Callable[[bytes], _T]) -> list[tuple[str, _T | PictureError]]:
+    """Returns what comes of each file, or why nothing does."""
+    done: list[tuple[str, _T | PictureError]] = []
+    for path, load in chunk:
+        try:
+            done.append((path, work(load())))
+        except PictureError as error:
+            done.append((path, error))
+        except OSError as error:  # of reading the file
+            done.append((path, PictureError(f"cannot be read ({error.strerror or error}): correct this")))
+    return done
 
 
-def _decode(load: Callable[[], bytes], image_size: int) -> tuple[np.ndarray | PictureError, bool]:
-    """Returns the pixels of a file, or why there are none, and whether it was cut or resized."""
-    try:
-        picture, _ = decode(io.BytesIO(load()))
-    except PictureError as error:
-        return error, False
-    except OSError as error:  # of reading the file
-        return PictureError(f"cannot be read ({error.strerror or error}): correct this"), False
+def _decode(data: bytes, image_size: int) -> tuple[np.ndarray, bool]:
+    """Returns the pixels of a file, and whether it was cut or resized."""
+    picture, _ = decode(io.BytesIO(data))
     size = picture.size
     if image_size:
         picture, _ = fit(picture, image_size, image_size)

@@ -1,7 +1,7 @@
 """Decides whether a set is held in memory or streamed, and says so."""
 
 import logging
-import math
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -14,37 +14,41 @@ MOST_WORKERS = 16  # processes, unless the config asks for more
 
 
 def is_streamed(
-    data_config: ConfigDict, images: int, shape: tuple[int | None, ...], resident_bytes: int | None
+    data_config: ConfigDict,
+    count_and_shape: Callable[[], tuple[int, tuple[int | None, ...]]],
+    resident_bytes: int | None,
 ) -> bool:
     """Returns whether a set is to be streamed, and logs it with the numbers.
 
     With `data_config.streaming="auto"` it is if its decoded images take more than `resident_bytes`, or if they are to be
-    cropped at random parts of different sizes, which only workers do.
+    cropped at random parts of different sizes, which only streaming does.
 
     Args:
       data_config: the fields `name`, `streaming`, `image_size`, `least_crop_area` and `workers` are read.
-      images: the number of its images.
-      shape: their `(height, width, channels)`, each None if it is not known.
+      count_and_shape: returns the number of images, and their `(height, width, channels)`, each None if it is not known.
+        It is called only if the answer depends on it.
       resident_bytes: the bytes of pixels that may be held in memory; None: a quarter of the memory of the machine.
     """
     streaming = getattr(data_config, "streaming", AUTO)
-    size = getattr(data_config, "image_size", 0)
-    height, width = (size, size) if size else shape[:2]
-    limit = memory() // 4 if resident_bytes is None else resident_bytes
-    random_crops = getattr(data_config, "least_crop_area", 1.0) < 1
-    text = f"{images:,} images of different sizes"
-    needed = math.inf
-    if height and width:
-        needed = images * height * width * (shape[2] or 3)
-        text = f"{images:,} images of {height}x{width} take {needed / 1e9:,.2f} GB decoded"
-    streamed = streaming is True or (streaming == AUTO and (random_crops or needed > limit))
-    if random_crops:
-        why = "they are cropped to random parts"
+    if streaming != AUTO:
+        streamed, why = bool(streaming), f"as config.data.streaming={streaming}"
+    elif getattr(data_config, "least_crop_area", 1.0) < 1:
+        streamed, why = True, "as random parts of them are cut out"
     else:
-        why = f"data.streaming={streaming}, limit {limit / 1e9:,.2f} GB"
+        images, (height, width, channels) = count_and_shape()
+        if size := getattr(data_config, "image_size", 0):
+            height = width = size
+        limit = memory() // 4 if resident_bytes is None else resident_bytes
+        if height and width:
+            needed = images * height * width * (channels or 3)
+            streamed = needed > limit
+            why = f"{images:,} images of {width}x{height} take {needed / 1e9:,.2f} GB"
+        else:
+            streamed, why = True, f"{images:,} images have different sizes"
+        why += f", and up to {limit / 1e9:,.2f} GB are held"
     workers = number_of_workers(getattr(data_config, "workers", -1))
-    how = f"streamed from the disk, decoded by {workers} processes" if streamed else "held in memory"
-    log.info("data: %s is %s: %s (%s)", data_config.name, how, text, why)
+    how = f"read from the disk and decoded by {workers} processes" if streamed else "held in memory"
+    log.info("the images of %s are %s: %s", data_config.name, how, why)
     return streamed
 
 

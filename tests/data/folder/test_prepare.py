@@ -52,7 +52,7 @@ def test_it_is_prepared_once_and_again_when_the_folder_changes(tmp_path, caplog,
     assert first.parent == tmp_path / "data" / "folder" and first.name.startswith("x-")
     assert "every tenth image of each class" in caplog.text
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_decode_all", None)
+        patch.setattr(prepare, "decode_all", None)
         assert prepare_dataset(cfg) == first
         assert caplog.text.count("every tenth image of each class") == 2
     write(tmp_path / "x", "cat/new.png")
@@ -83,14 +83,14 @@ def test_an_interruption_leaves_nothing_and_the_same_call_succeeds(tmp_path, mon
 
 def test_two_runs_may_prepare_at_the_same_time(tmp_path, monkeypatch):
     cfg = config(write(tmp_path / "x", *SPLIT).parent)
-    decode_all = prepare._decode_all
+    decode_all = prepare.decode_all
 
     def slower(*args):
-        monkeypatch.setattr(prepare, "_decode_all", decode_all)
+        monkeypatch.setattr(prepare, "decode_all", decode_all)
         prepare_dataset(cfg)  # the other run
         return decode_all(*args)
 
-    monkeypatch.setattr(prepare, "_decode_all", slower)
+    monkeypatch.setattr(prepare, "decode_all", slower)
     assert list((tmp_path / "data/folder").glob("*")) == [] and prepare_dataset(cfg).is_dir()
     assert len(list((tmp_path / "data" / "folder").iterdir())) == 1
 
@@ -152,9 +152,10 @@ def test_more_than_the_memory_is_refused_at_the_first_image(tmp_path, monkeypatc
     write(tmp_path / "x", *SPLIT)
     monkeypatch.setattr(prepare.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096}.get(name, 0))
     with pytest.raises(
-        DataError, match=r"10 images of 8x8x1 take 0.0 GB, more than the memory of this machine"
+        DataError,
+        match=r"10 images of 8x8x1 take 0.0 GB, more than the memory of this machine.*streaming=True",
     ):
-        load_dataset(config(tmp_path))
+        load_dataset(config(tmp_path, streaming=False))
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "gif", "tif"])
