@@ -20,9 +20,10 @@ from qresnet_jax import config as configs
 from qresnet_jax.errors import UserError
 from qresnet_jax.ship.costs import totals
 from qresnet_jax.system.files import make_directory, write_all
-from qresnet_jax.system.hlo import module_name, sources
+from qresnet_jax.system.hlo import Collective, collectives, module_name, sources
 from qresnet_jax.system.tables import aligned
 from qresnet_jax.system.trace import Operation, read_trace
+from qresnet_jax.train.feed import Feed
 from qresnet_jax.train.loop import Training
 from qresnet_jax.train.parallel import cores_as_devices, device_mesh, replicate
 from qresnet_jax.train.step import AXIS, TrainState, init_state
@@ -59,10 +60,12 @@ def profile(
       What `profile.json` holds:
 
       - `device`, `devices`, `batch_size`, `steps_in_a_dispatch`, `steps`, `seconds_a_step`, `images_per_second`;
+      - `seconds_for_images`: for how long a step waits for its images on the host, while the devices may still compute;
       - `operations`: for each `name`, `source`, `share` of the time of all operations, and `calls` and `seconds` for a
         step on a device;
       - `memory`: the bytes on a device of the program's `arguments`, of its `outputs`, of those that take the place of
         arguments (`in_place`), of `temporaries` and `code`, and the `peak` that the device reports, or None;
+      - `collectives`: of a step, their `count`, and the `bytes` that each device gives to them;
       - `flops`: of a step on all devices, `compiled` as XLA counts them and `products` as 3 x 2 x MACs;
       - `flops_per_second`: `reached`, which is `products` over the time, and `peak`, of `peak_dtype` matrices with
         `peak_size` rows and columns on each device;
@@ -101,23 +104,16 @@ def _measure(run: Training, folder: pathlib.Path) -> Result:
     config, mesh = run.config, run.mesh
     length = min(run.most_steps, run.steps_per_epoch, config.profile.steps)
     dispatches = -(-config.profile.steps // length)
-    state: TrainState = replicate(init_state(run.params, run.model_state, run.tx), mesh)
     with contextlib.closing(run.feed()) as feed:
-        data = feed(0)
-    program = run.programs()(length).lower(state, data).compile()
-
-    def steps(count: int) -> None:
-        nonlocal state
-        for i in range(count):
-            with jax.profiler.StepTraceAnnotation("train", step_num=i):
-                state = program(state, data)
-        jax.block_until_ready(state)
-
-    steps(-(-WARM_UP // length))
-    seconds = _seconds(lambda: steps(dispatches)) / (dispatches * length)
-    statistics = mesh.devices.flat[0].memory_stats() or {}
-    peak, size = _measured_peak(mesh)
-    trace = _trace(lambda: steps(dispatches), folder)
+        steps = _Steps(run, feed, length)
+        steps(-(-WARM_UP // length))
+        steps.waited = 0.0
+        seconds = _seconds(lambda: steps(dispatches)) / (dispatches * length)
+        waited = steps.waited / (dispatches * length)
+        statistics = mesh.devices.flat[0].memory_stats() or {}
+        peak, size = _measured_peak(mesh)
+        trace = _trace(lambda: steps(dispatches), folder)
+    program = steps.program
     text, memory, costs = program.as_text(), program.memory_analysis(), program.cost_analysis()
     assert text and memory and costs  # every platform of JAX has them
     operations = read_trace(trace, module_name(text))
@@ -134,6 +130,7 @@ def _measure(run: Training, folder: pathlib.Path) -> Result:
         "steps_in_a_dispatch": length,
         "steps": dispatches * length,
         "seconds_a_step": seconds,
+        "seconds_for_images": waited,
         "images_per_second": config.batch_size / seconds,
         "operations": _rows(operations, sources(text), dispatches * length * mesh.size),
         "memory": {
@@ -144,6 +141,7 @@ def _measure(run: Training, folder: pathlib.Path) -> Result:
             "code": memory.generated_code_size_in_bytes,
             "peak": statistics.get("peak_bytes_in_use"),
         },
+        "collectives": _sums_of(collectives(text) if mesh.size > 1 else []),
         # XLA counts the FLOPs of one device, and those of a loop once, whatever the number of its steps.
         "flops": {"compiled": costs["flops"] * mesh.size, "products": products},
         "flops_per_second": {
@@ -154,6 +152,27 @@ def _measure(run: Training, folder: pathlib.Path) -> Result:
         },
         "trace": str(next(trace.parent.glob("*.trace.json.gz")).relative_to(folder.parent)),
     }
+
+
+class _Steps:
+    """Does training steps, `length` in each dispatch; `waited` sums the seconds in which the feed was asked for images."""
+
+    def __init__(self, run: Training, feed: Feed, length: int) -> None:
+        self._feed, self._length, self._total = feed, length, run.total_steps
+        self._state: TrainState = replicate(init_state(run.params, run.model_state, run.tx), run.mesh)
+        self._step, self.waited = 0, 0.0
+        self.program = run.programs()(length).lower(self._state, feed(0)).compile()
+
+    def __call__(self, dispatches: int) -> None:
+        """Does that many dispatches, and waits for their end."""
+        for _ in range(dispatches):
+            with jax.profiler.StepTraceAnnotation("train", step_num=self._step):
+                start = time.perf_counter()
+                data = self._feed(self._step % self._total)  # a short run is done several times
+                self.waited += time.perf_counter() - start
+                self._state = self.program(self._state, data)
+            self._step += self._length
+        jax.block_until_ready(self._state)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -196,6 +215,10 @@ def _wait_for(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> None:
     function(x).block_until_ready()
 
 
+def _sums_of(found: list[Collective]) -> Result:
+    return {"count": len(found), "bytes": sum(one.nbytes for one in found)}
+
+
 def _rows(operations: list[Operation], source_of: dict[str, str], times: int) -> list[Result]:
     whole = sum(operation.seconds for operation in operations)
     return [
@@ -236,13 +259,21 @@ def _summary(result: Result) -> list[tuple[str, str]]:
     memory, flops, speed = result["memory"], result["flops"], result["flops_per_second"]
     peak = memory["peak"]
     return [
-        ("a step", f"{1e3 * result['seconds_a_step']:,.1f} ms, {result['images_per_second']:,.0f} images/s"),
+        (
+            "a step",
+            f"{1e3 * result['seconds_a_step']:,.1f} ms, {result['images_per_second']:,.0f} images/s; it waits for its "
+            f"images for {1e3 * result['seconds_for_images']:,.1f} ms",
+        ),
         (
             "memory of a device",
             f"{_mb(memory['arguments'])} arguments, {_mb(memory['outputs'])} outputs ({_mb(memory['in_place'])} in the "
             f"place of arguments), {_mb(memory['temporaries'])} temporaries, {_mb(memory['code'])} code",
         ),
         ("its peak", "not known: this device does not report it" if peak is None else _mb(peak)),
+        (
+            "collectives of a step",
+            f"{result['collectives']['count']}, with {_mb(result['collectives']['bytes'])} from each device",
+        ),
         (
             "FLOPs of a step",
             f"{flops['products'] / 1e9:,.3g} G in products (3 x 2 x MACs); the compiled program has "

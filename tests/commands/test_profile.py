@@ -48,6 +48,8 @@ def test_the_numbers_agree_with_each_other(result):
     assert seconds == sorted(seconds, reverse=True) and seconds[0] > 0
     products = [row for row in result["operations"] if row["source"].endswith("conv_general_dilated")]
     assert {row["calls"] for row in products} == {1}
+    assert result["collectives"] == {"count": 0, "bytes": 0}  # on one device
+    assert 0 <= result["seconds_for_images"] < result["seconds_a_step"]
     flops = result["flops_per_second"]
     assert flops["reached"] * result["seconds_a_step"] == pytest.approx(result["flops"]["products"])
     assert flops["peak"] > 0 and flops["peak_dtype"] == "float32" and flops["peak_size"] >= 256

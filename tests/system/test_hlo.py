@@ -56,3 +56,26 @@ ENTRY %main (a: f32[2]) -> f32[2] {
 def test_other_text_is_refused():
     with pytest.raises(ValueError, match="begins with HloModule, got 'module @jit_f'"):
         hlo.module_name("module @jit_f")
+
+
+def test_collectives_count_what_a_device_gives():
+    text = """HloModule m
+
+ENTRY %main (a: f32[2,16]) -> f32[2,16] {
+  %a = f32[2,16]{1,0:T(8,128)} parameter(0)
+  %b = bf16[5]{0} parameter(1)
+  %p = pred[3]{0} parameter(2)
+  %s = f32[] constant(1)
+  %all-reduce.1 = (f32[2,16]{1,0:T(8,128)}, f32[]) all-reduce(%a, /*index=1*/%s), channel_id=1, to_apply=%sum
+  %start = (bf16[5]{0}, bf16[20]{0}) all-gather-start(%b), dimensions={0}
+  %done = bf16[20]{0} all-gather-done(%start)
+  %moved = pred[3]{0} collective-permute(%p), source_target_pairs={{0,1}}
+  ROOT %last = f32[2,16]{1,0} get-tuple-element(%all-reduce.1), index=0
+}
+"""
+    assert hlo.collectives(text) == [
+        ("all-reduce.1", "all-reduce", 4 * 32 + 4),
+        ("start", "all-gather", 10),
+        ("moved", "collective-permute", 3),
+    ]
+    assert hlo.collectives(text.replace("all-", "some-").replace("collective-", "")) == []

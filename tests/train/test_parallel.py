@@ -16,6 +16,7 @@ from qresnet_jax.config import default_config
 from qresnet_jax.data import Split
 from qresnet_jax.models.resnet import create_model
 from qresnet_jax.nn.norm import BatchNorm
+from qresnet_jax.system.hlo import collectives
 from qresnet_jax.system.machine import processors
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData
@@ -169,6 +170,18 @@ def test_without_sync_bn_devices_normalise_alone_and_share_the_mean_of_their_sta
     np.testing.assert_allclose(ours["var"], whole["var"], rtol=0.1)
     alone, common = (np.asarray(s.params["stem"]["kernel"][...]) for s in (apart, together))
     assert (alone != common).any(), "gradients differ"
+
+
+@pytest.mark.parametrize("sync_bn", [True, False])
+def test_devices_exchange_gradients_and_statistics_and_three_metrics(sync_bn):
+    dispatch, state, data = prepare(2, **FLOAT, **{"model.sync_bn": sync_bn})
+    found = collectives(dispatch.lower(state, data).compile().as_text())
+    assert {one.kind for one in found} == {"all-reduce"}
+    gradients = sum(x.nbytes for x in jax.tree.leaves(state.params))
+    statistics = sum(x.nbytes for x in jax.tree.leaves(state.model_state))  # two numbers for each channel
+    # With synchronised batch norm: two sums a channel in the forward pass, and two in the backward pass.
+    expected = gradients + (2 if sync_bn else 1) * statistics
+    assert 0 <= sum(one.nbytes for one in found) - expected <= 3 * 4
 
 
 # What a program says to the host while it runs, in StableHLO.
