@@ -34,6 +34,7 @@ MODE = flags.DEFINE_enum("mode", "train", list(COMMANDS), "What to do.")
 SWEEP = {
     "seeds": flags.DEFINE_string("seeds", None, "For a sweep: a number of seeds, or a list of them."),
     "grid": flags.DEFINE_multi_string("grid", None, "For a sweep: config.FIELD=VALUE,VALUE,..."),
+    "together": flags.DEFINE_string("together", None, "For a sweep: how many runs at once, or auto."),
 }
 
 

@@ -54,6 +54,11 @@ def help_text() -> str:
             "A packed file, or the name of a network in the zoo, to work on instead of a run. The modes "
             f"{', '.join(of_runs[:-1])} and {of_runs[-1]} do not take it.",
         ),
+        (
+            "--seeds, --grid, --together",
+            "Of a sweep, see below. --together=4 trains four runs at once, on one device each; auto, the default, trains "
+            "one after the other on a CPU or a single accelerator.",
+        ),
         ("--help", "Prints this text; --helpfull prints the flags of all libraries."),
     ]
     indent = 2 + max(len(name) for name, _ in options) + 2

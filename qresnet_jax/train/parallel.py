@@ -9,14 +9,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qresnet_jax.system.machine import processors
-from qresnet_jax.train.batches import TrainData
-from qresnet_jax.train.step import AXIS, EvalStep, TrainState, TrainStep
+from qresnet_jax.train.step import AXIS, EvalStep
 
 _IMAGES_PER_CORE = 32  # with fewer, the sums over all devices cost more than another device saves
 _DAY = 24 * 60 * 60  # seconds
 
 
-def cores_as_devices(batch_size: int) -> None:
+def cores_as_devices(batch_size: int | None) -> None:
     """Makes each core of this CPU a device of its own, as long as each of them gets enough images.
 
     XLA divides a convolution over the cores, but not the element-wise work around it. So two devices with half of the
@@ -24,11 +23,14 @@ def cores_as_devices(batch_size: int) -> None:
     XLA_FLAGS is kept. Call this before JAX's first computation.
 
     Args:
-      batch_size: the number of images over all devices.
+      batch_size: the number of images over all devices; None if each device gets a batch of its own.
     """
     devices: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]  # JAX adds its options at run time
     if devices <= 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", devices_for(batch_size, processors()))
+        cores = processors()
+        jax.config.update(
+            "jax_num_cpu_devices", cores if batch_size is None else devices_for(batch_size, cores)
+        )
 
 
 def devices_for(batch_size: int, cores: int) -> int:

@@ -19,17 +19,28 @@ log = logging.getLogger("qresnet_jax")
 @contextlib.contextmanager
 def log_to(workdir: str | os.PathLike[str]) -> Iterator[None]:
     """Sends the package's log to standard output and, appended, to `WORKDIR/train.log` while the context lasts."""
-    file = _LogFile(as_path(workdir) / "train.log")
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    with contextlib.closing(log_file(workdir)) as file, logging_to(file, console_handler()):
+        yield
+
+
+@contextlib.contextmanager
+def logging_to(*handlers: logging.Handler) -> Iterator[None]:
+    """Sends the package's log to these handlers, and to no others, while the context lasts."""
     before = log.handlers[:], log.level, log.propagate
-    log.handlers[:], log.propagate = [file, console_handler()], False
+    log.handlers[:], log.propagate = handlers, False
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
         log.handlers[:], log.propagate = before[0], before[2]
         log.setLevel(before[1])
-        file.close()
+
+
+def log_file(workdir: str | os.PathLike[str]) -> logging.Handler:
+    """Returns a handler that appends to `WORKDIR/train.log`, with the time."""
+    file = _LogFile(as_path(workdir) / "train.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    return file
 
 
 class _LogFile(logging.FileHandler):
@@ -59,6 +70,8 @@ def _console() -> "Console":
 class Progress:
     """Shows epoch, loss, accuracy, images per second and the time left, in a bar on a terminal or else in plain lines.
 
+    There is a bar where the log goes to a handler that keeps lines above it, see `console_handler`.
+
     Args:
       total_steps: the number of steps of the run.
       step: the number of steps that are done.
@@ -70,7 +83,7 @@ class Progress:
         self.total_steps, self.steps_per_epoch, self.num_epochs = total_steps, steps_per_epoch, num_epochs
         self._bar = None
         self._start = (step, time.monotonic())
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and _keeps_lines_above():
             from rich import progress
 
             self._bar = progress.Progress(
@@ -117,6 +130,12 @@ class Progress:
 
     def _epoch(self, step: int) -> str:
         return f"{min(-(-step // self.steps_per_epoch), self.num_epochs)}/{self.num_epochs}"
+
+
+def _keeps_lines_above() -> bool:
+    from rich.logging import RichHandler
+
+    return any(isinstance(handler, RichHandler) for handler in log.handlers)
 
 
 def _clock(seconds: float) -> str:

@@ -95,6 +95,21 @@ def parse_seeds(text: str) -> list[int]:
     return list(range(numbers[0])) if len(numbers) == 1 else _distinct("--seeds", numbers)
 
 
+def parse_together(text: str | None) -> int | None:
+    """Returns how many runs are trained at once, or None for "auto".
+
+    Raises:
+      UserError: the text is neither "auto" nor a number from 1.
+    """
+    if text in (None, "auto"):
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise UserError(
+            f"--together={text}: must be auto, or a number of runs that are trained at once, such as 4"
+        )
+    return int(text)
+
+
 def parse_grid(words: Sequence[str], config: ConfigDict) -> dict[str, list[Any]]:
     """Returns the values of each field of a grid, by dotted name.
 

@@ -28,9 +28,10 @@ def tiny_data():
         yield
 
 
-def sweep(workdir, *, seeds="2", grid=RATES, **changes):
+def sweep(workdir, *, seeds="2", grid=RATES, together=None, **changes):
     config = tiny_runs.configuration(**{**tiny_runs.FLOAT, "num_epochs": 2, **changes})
-    return sweeping.sweep(config, workdir, seeds=seeds, grid=grid, devices=jax.devices()[:1])
+    devices = jax.devices()[:1]
+    return sweeping.sweep(config, workdir, seeds=seeds, grid=grid, together=together, devices=devices)
 
 
 def plan_of(workdir):
@@ -304,3 +305,21 @@ def test_a_killed_sweep_is_continued_by_the_same_command(start_main, run_main, t
         result = run_main(*flags, f"--workdir={tmp_path}/{name}")
         assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
     assert records_of(tmp_path / "killed") == records_of(tmp_path / "whole")
+
+
+def test_runs_that_are_trained_together_are_stopped_and_continued_too(tmp_path, signal_at):
+    signal_at(signal.SIGTERM, 4)
+    grid = ("config.optim.learning_rate=0.02,1e30",)
+    sweep(tmp_path, grid=grid, together="2")
+    names = ["learning_rate=0.02-seed=0", "learning_rate=1e+30-seed=0"]
+    assert states(tmp_path)[names[0]] == "stopped"
+    sweep(tmp_path, grid=grid, together="2")
+    assert [*states(tmp_path).values()] == ["complete", "diverged"] * 2
+    assert [p["test_accuracy"]["count"] for p in plan_of(tmp_path)["points"]] == [2, 0]
+    sweep(tmp_path, grid=grid, together="1")  # finds nothing to do
+
+
+@pytest.mark.parametrize("together", ["0", "-1", "two", "", "1.5"])
+def test_a_wrong_number_at_once_is_refused(tmp_path, together):
+    with pytest.raises(UserError, match=f"--together={together}: must be auto, or a number"):
+        sweep(tmp_path, together=together)
