@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qresnet_jax.system.machine import processors
-from qresnet_jax.train.step import AXIS, EvalStep
+from qresnet_jax.train.batches import TrainData
+from qresnet_jax.train.step import AXIS, EvalStep, TrainState, TrainStep
 
 _IMAGES_PER_CORE = 32  # with fewer, the sums over all devices cost more than another device saves
 _DAY = 24 * 60 * 60  # seconds

@@ -138,7 +138,8 @@ def _stack_data(data: Sequence[TrainData]) -> tuple[TrainData, Any]:
     if len(resident) < len(data):
         return _stack(data), 0
     order, key = _stack([(one.order, one.key) for one in resident])
-    return resident[0]._replace(order=order, key=key), ResidentData(None, None, 0, None, 0)  # type: ignore[arg-type]
+    axes: tuple[Any, ...] = (None, None, 0, None, 0)
+    return resident[0]._replace(order=order, key=key), ResidentData(*axes)
 
 
 class _Active:
@@ -161,7 +162,9 @@ class _Active:
                 self.training = Training(run.config, directory, device_mesh([device]))
                 self._requests = closing.enter_context(contextlib.closing(self.training.requests(stop)))
                 self.key = program_key(run.config)
-                self.numbers = {name: np.float32(value) for name, value in numbers_of(run.config).items()}
+                self.numbers: Numbers = {
+                    name: np.float32(value) for name, value in numbers_of(run.config).items()
+                }
                 self._advance(lambda: next(self._requests))
             self.close = closing.pop_all().close
 
