@@ -51,7 +51,7 @@ def default_config() -> ConfigDict:
     # Of activations and convolutions, or "bfloat16". Sums, parameters and statistics are always float32.
     config.dtype = "float32"
     # What the backward pass computes again instead of keeping it: "none"; or "convolutions", for less memory all but the
-    # results of the blocks' convolutions; or "block", for least memory the whole block.
+    # results of the blocks' convolutions; or "block", for least memory the whole block. Batch statistics are always kept.
     config.remat = "none"
     config.init_from = ""  # the workdir or checkpoint whose weights a new run starts from; "": random weights
     config.packed = ""  # a packed file, or the name of a zoo model, to work with instead of a run

@@ -24,6 +24,7 @@ from qresnet_jax.models.architecture import (
 )
 from qresnet_jax.nn.convolutions import RESULT
 from qresnet_jax.nn.stream import to_stream
+from qresnet_jax.ops.batch_norm import STATISTICS
 from qresnet_jax.quantize.fixed_point import mean_pool, round_to_grid, saturating_add
 
 if TYPE_CHECKING:
@@ -219,11 +220,13 @@ def apply_block(block: Block, stream: jax.Array, remat: str) -> jax.Array:
       block: a residual block.
       stream: its input.
       remat: "none" keeps all that the gradient needs; "convolutions" keeps the results of convolutions, and computes
-        what is between them again; "block" keeps only `stream`, and computes the whole block again.
+        what is between them again; "block" keeps only `stream`, and computes the whole block again. Batch statistics
+        are always kept: they are small, and devices need not exchange them again.
     """
     if remat == "none":
         return block(stream)
-    policy = jax.checkpoint_policies.save_only_these_names(RESULT) if remat == "convolutions" else None
+    kept = (RESULT, STATISTICS) if remat == "convolutions" else (STATISTICS,)
+    policy = jax.checkpoint_policies.save_only_these_names(*kept)
     # nnx.remat hands on the running statistics of the forward pass; what is computed again changes nothing.
     return nnx.remat(lambda block, stream: block(stream), policy=policy)(block, stream)
 

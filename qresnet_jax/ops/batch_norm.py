@@ -9,6 +9,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+STATISTICS = "statistics"  # their name, by which a policy chooses what the gradient keeps
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -37,7 +40,7 @@ def _forward(
     x: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
     x32 = x.astype(jnp.float32)
-    mean, square = _pmean(_sums(x32, x32 * x32) / _count(x), axis_name)
+    mean, square = checkpoint_name(_pmean(_sums(x32, x32 * x32) / _count(x), axis_name), STATISTICS)
     variance = jnp.maximum(square - mean * mean, 0)
     inverse = jax.lax.rsqrt(variance + epsilon)
     y = (x32 - mean) * (inverse * gamma) + beta

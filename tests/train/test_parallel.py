@@ -172,9 +172,9 @@ def test_without_sync_bn_devices_normalise_alone_and_share_the_mean_of_their_sta
     assert (alone != common).any(), "gradients differ"
 
 
-@pytest.mark.parametrize("sync_bn", [True, False])
-def test_devices_exchange_gradients_and_statistics_and_three_metrics(sync_bn):
-    dispatch, state, data = prepare(2, **FLOAT, **{"model.sync_bn": sync_bn})
+@pytest.mark.parametrize("sync_bn, remat", [(True, "none"), (True, "block"), (False, "none")])
+def test_devices_exchange_gradients_and_statistics_and_three_metrics(sync_bn, remat):
+    dispatch, state, data = prepare(2, **FLOAT, **{"model.sync_bn": sync_bn, "remat": remat})
     found = collectives(dispatch.lower(state, data).compile().as_text())
     assert {one.kind for one in found} == {"all-reduce"}
     gradients = sum(x.nbytes for x in jax.tree.leaves(state.params))
