@@ -22,6 +22,7 @@ The tables are:
     inference_memory         memory by engine
     train_step               time of a training step on a CPU, against PyTorch
     epochs                   time of 200 epochs on a GPU, against the float twin
+    pipeline                 speed of decoders and of streaming
     c_export                 time of the exported C code by profile and compiler
     c_export_sizes           flash and RAM of the exported C code
     c_export_calls           what takes the time of the exported C code

@@ -1,13 +1,14 @@
-"""ResNet-18 with 1-bit weights and 2-bit activations on ImageNet. It cannot be trained yet.
+"""ResNet-18 with 1-bit weights and 2-bit activations on ImageNet, which is streamed from the disk.
 
     qresnet --config=imagenet_resnet18_w1a2
 
-This command ends with a message: ImageNet must be streamed and its images resized, which the data path cannot do yet. The
-config describes the network and the schedule.
+ImageNet cannot be downloaded freely: `tfds build imagenet2012 --file_format=array_record` prepares it in `--config.data.data_dir`
+from the archives of its authors. Training sees random parts of the images, and validation and test their middle, all resized
+to 224x224 pixels.
 
 Accuracy: not measured yet.
 Time: not measured yet.
-Hardware: not known yet.
+Hardware: one or several GPUs or TPUs, with a processor for every few hundred images a second.
 """
 
 from qresnet_jax.config import default_config
@@ -17,6 +18,8 @@ def get_config():
     config = default_config()
     config.data.name = "imagenet2012"
     config.data.holdout = 0.01
+    config.data.image_size = 224
+    config.data.least_crop_area = 0.08
     config.data.crop_padding = 0
     config.batch_size = 256
     config.num_epochs = 100

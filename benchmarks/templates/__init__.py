@@ -31,6 +31,7 @@ TABLES = {
     "inference_memory": Table(("inference",), speed.inference_memory),
     "train_step": Table(("train_step",), speed.train_step),
     "epochs": Table(("epochs",), speed.epochs),
+    "pipeline": Table(("pipeline",), speed.pipeline),
     "c_export": Table(("c_export",), c_code.times),
     "c_export_sizes": Table(("c_export",), c_code.sizes),
     "c_export_calls": Table(("c_export",), c_code.calls),

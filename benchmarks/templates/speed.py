@@ -1,6 +1,6 @@
 """Renders the measurements of inference and of training time."""
 
-from templates.cells import duration, markdown, range_of, ratio, several
+from templates.cells import duration, listed, markdown, percent, range_of, ratio, several
 from templates.measurements import Measurements, figures, provenance, with_provenance
 
 ENGINES = {  # heading in the table of inference -> name in its file
@@ -141,3 +141,30 @@ def epochs_figures(measurements: Measurements) -> dict[str, str]:
         found[f"total_{key}"] = duration(run["epochs"] * run["W1A2"]["median"])
         found[f"ratio_{key}"] = f"{run['ratio']['median']:.2f}"
     return found
+
+
+def pipeline(measurements: Measurements) -> str:
+    """Returns the speed of each decoder on one core, and of the whole pipeline by the number of workers."""
+    (run,) = figures(measurements)
+    sizes = list(run["decoders"])
+    names = dict.fromkeys(name for size in sizes for name in run["decoders"][size])
+    rows = [("Images a second and core", *sizes)]
+    for name in names:
+        found = (run["decoders"][size].get(name) for size in sizes)
+        rows.append((name, *(f"{1 / one['median']:,.0f}" if one else "" for one in found)))
+    speeds = [
+        f"{several(int(workers), 'worker')} {speed['median']:,.0f} ({speed['min']:,.0f} to {speed['max']:,.0f})"
+        for workers, speed in run["pipeline"].items()
+    ]
+    steps = [
+        f"{percent(step['waiting'], 1)} of {duration(step['seconds']['median'])} with {several(int(workers), 'worker')}"
+        for workers, step in run["step"].items()
+    ]
+    return with_provenance(
+        markdown(*rows),
+        "Decoding CIFAR-10-JPEG as it is, and side by side in files of the size of a photograph of ImageNet; the last row also cuts a "
+        "random part out and resizes it to 224x224.",
+        f"The whole pipeline on images scaled up to 224x224, on the clock of a machine with other work: {listed(speeds)} images a second.",
+        f"A step of ResNet-18 on {run['batch']} of them, on the CPU, waits for its batch {listed(steps)}.",
+        provenance(measurements.values(), ("jax", "numpy")),
+    )

@@ -80,14 +80,34 @@ def describe(directory: pathlib.Path) -> Description:
 
 
 def held_out_split(about: Description) -> str | None:
-    """Returns the split that is used as test, the first of HELD_OUT that has images; None if there is none. It logs it."""
+    """Returns the split that is used as test, the first of HELD_OUT that has images; None if there is none. It logs it.
+
+    A split whose first image has no class, as the test split of ImageNet, is left out if there is another one.
+    """
     name, sizes = about.info.full_name, about.sizes
-    held_out = next((split for split in HELD_OUT if sizes.get(split)), None)
+    found = [split for split in HELD_OUT if sizes.get(split)]
+    while len(found) > 1 and _is_without_labels(about, found[0]):
+        log.info("%s has no labels in its %s split", name, found.pop(0))
+    held_out = found[0] if found else None
     if unused := ", ".join(split for split in sizes if split not in ("train", held_out)):
         log.info("%s has more splits than are used: %s", name, unused)
     if held_out and held_out != "test":
         log.info("%s has no test split: its %s split is used as test", name, held_out)
     return held_out
+
+
+def _is_without_labels(about: Description, split: str) -> bool:
+    from array_record.python.array_record_module import ArrayRecordReader
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    files = zip(about.info.splits[split].filepaths, about.info.splits[split].shard_lengths, strict=True)
+    path = next(str(path) for path, length in files if length)
+    try:
+        with contextlib.closing(ArrayRecordReader(path)) as reader:
+            (record,) = reader.read([0])
+        return tf_example_pb2.Example.FromString(record).features.feature[about.label].int64_list.value[0] < 0
+    except Exception:  # reading the split will say what is wrong
+        return False
 
 
 def read(directory: pathlib.Path, image_size: int = 0) -> tuple[Split, Split, tuple[str, ...]]:

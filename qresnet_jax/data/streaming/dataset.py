@@ -1,10 +1,12 @@
 """An image set that stays on the disk: what training, validation and tests ask of it."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,9 @@ import numpy as np
 from qresnet_jax.data.dataset import Split, channel_counts, channel_statistics
 from qresnet_jax.data.streaming.batches import Images, TestBatches, TrainBatches
 from qresnet_jax.data.streaming.stream import Stream
+from qresnet_jax.errors import UserError
+from qresnet_jax.system.cache import cache_directory
+from qresnet_jax.system.files import write_all
 from qresnet_jax.system.machine import processors
 
 TEST_BATCH = 256  # images that a test reads at once
@@ -96,8 +101,12 @@ class StreamedDataset:
     def mean(self) -> np.ndarray:
         """The mean of each channel over the train images as a test sees them, or over the first `MEAN_PIXELS` of them.
 
-        It is float64 `[C]`, rounded as `ImageDataset.mean` is.
+        It is float64 `[C]`, rounded as `ImageDataset.mean` is. The user's cache keeps it, as computing it may take a minute.
         """
+        key = f"{self.stamp}\0{self.train.images.view}\0{self.train.num_images}\0{MEAN_PIXELS}"
+        return remembered(key, self._mean)
+
+    def _mean(self) -> np.ndarray:
         height, width, channels = self.image_shape
         count = min(self.train.num_images, max(MEAN_PIXELS // (height * width), 1))
         chunks = [range(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
@@ -116,3 +125,17 @@ class StreamedDataset:
     def training(self, seed: int, batch_size: int, rows: Sequence[int], steps: int) -> TrainBatches:
         """Returns the batches of a run; see `TrainBatches`."""
         return TrainBatches(self.train.images, seed, batch_size, rows, steps)
+
+
+def remembered(key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """Returns an array of float64 from the user's cache, or computes it and keeps it there if that is possible."""
+    try:
+        path = cache_directory("means") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    except UserError:
+        return compute()
+    with contextlib.suppress(OSError, ValueError):
+        return np.array(json.loads(path.read_text()), np.float64)
+    found = compute()
+    with contextlib.suppress(OSError, UserError):
+        write_all({path: json.dumps(found.tolist()).encode()})
+    return found

@@ -140,6 +140,9 @@ def _settings(skip_broken: bool) -> str:
 
 
 def _write(source: Source, directory: pathlib.Path, skip_broken: bool) -> About:
+    # Here and not while threads decode: as long as TFDS is being imported, no other thread can import anything.
+    import tensorflow_datasets.proto  # noqa: F401
+
     layout = lay_out(source.listing, source.path)
     parts = {part: _Part(directory, part, len(files)) for part, files in layout.splits.items()}
     place = [(part, i, label) for part, files in layout.splits.items() for i, (_, label) in enumerate(files)]

@@ -75,8 +75,9 @@ def records_of(about: Description, name: str) -> Records:
     return records
 
 
-def _stamps(records: Records) -> list[tuple[str, int]]:
-    return [(pathlib.Path(path).name, length) for path, length in records.files]
+def _stamps(records: Records) -> list[tuple[str, int, int]]:
+    statuses = ((path, pathlib.Path(path).stat()) for path, _ in records.files)
+    return [(path, status.st_size, status.st_mtime_ns) for path, status in statuses]
 
 
 def _all(records: Records, positions: Numbers) -> Iterator[Record]:

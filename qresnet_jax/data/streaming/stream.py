@@ -60,6 +60,8 @@ class Stream(Generic[_T]):
         self._hand_over = hand_over
         self._ready: queue.Queue[tuple[_T | None, Exception | None]] = queue.Queue(AHEAD)
         self._closing = threading.Event()
+        if workers:
+            import grain  # noqa: F401  # not in the thread, as this thread may be importing, too
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
         self._thread.start()
 

@@ -81,9 +81,9 @@ class View:
 
         reduction = next(n for n in REDUCTIONS if n == 1 or min(box[2:]) / n >= self.image_size)
         pixels = decode(data, self.channels, reduction)
-        down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
-        left, top, width, height = box
-        corners = (left * across, top * down, (left + width) * across, (top + height) * down)
+        scale = 1 if pixels.shape[:2] == size else 1 / reduction  # the last row and column may stand for less
+        left, top, width, height = (scale * part for part in box)
+        corners = (left, top, left + width, top + height)
         limits = (pixels.shape[1], pixels.shape[0]) * 2  # which rounding may pass
         corners = tuple(min(corner, limit) for corner, limit in zip(corners, limits, strict=True))
         both = (self.image_size, self.image_size)
