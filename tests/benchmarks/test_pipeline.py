@@ -34,4 +34,4 @@ def test_the_table_shows_images_a_second(benchmark, make_measurement):
     table = benchmark("templates.speed").pipeline({"one": make_measurement(**figures)})
     assert "| Pillow | 10,000 | 1,000 |" in table and "| half |  | 2,000 |" in table
     assert "0 workers 100 (50 to 200) and 1 worker 200 (100 to 400) images a second" in table
-    assert "waits for its batch 25.0 % of 2 s with 1 worker" in table
+    assert "waits for its batch 25.0 % of 2.000 s with 1 worker" in table

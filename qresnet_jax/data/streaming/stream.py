@@ -177,8 +177,10 @@ def _shared_memory() -> Iterator[None]:
 def _explained(error: Exception) -> Exception:
     if "terminated unexpectedly" in str(error):
         return DataError(
-            f"a process that decodes images has died ({error}): look for its message above, or for a lack of memory, and "
-            "run the same command again, perhaps with fewer config.data.workers."
+            f"a process that decodes images has died ({' '.join(str(error).split())}): look for its message above, or for a "
+            "lack of memory, and run the same command again, perhaps with fewer config.data.workers. A script of your own must "
+            'start training below a line `if __name__ == "__main__":`, as each of these processes imports it, or set '
+            "config.data.workers=0."
         )
     return error
 
