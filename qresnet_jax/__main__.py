@@ -17,6 +17,7 @@ from qresnet_jax import config as configs
 from qresnet_jax.commands import COMMANDS
 from qresnet_jax.commands.help import help_text
 from qresnet_jax.errors import ConfigError, UserError
+from qresnet_jax.system.aborts import keep_native_output
 from qresnet_jax.system.cache import cache_compilations
 from qresnet_jax.system.config_files import errors_of, find_config, how_to_name_a_config, load_config
 from qresnet_jax.system.process import (
@@ -70,8 +71,13 @@ def main(argv: list[str]) -> None:
     command = COMMANDS[mode]
     if config.packed and not command.takes_packed:
         raise UserError(f"--config.packed has no use in --mode={mode}: leave it out")
+    if configs.has_processes(config) and (config.packed or not command.takes_processes):
+        what = "with --config.packed" if config.packed else f"in --mode={mode}"
+        raise UserError(f"--config.distributed has no use {what}, as one process does it: leave it out")
     if command.trains:
         restart_with_large_pages()  # first, as everything before it is done twice
+    if configs.has_processes(config):
+        keep_native_output()
     log_to_standard_output()
     if mode != "prepare_data":
         cache_compilations()

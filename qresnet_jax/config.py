@@ -31,6 +31,7 @@ OF_THE_CALL = (
     "predict.",
     "export.",
     "bench.",
+    "distributed.",
     "profile.",
 )
 # The same for all fields that may differ between runs which learn the same.
@@ -55,6 +56,15 @@ def default_config() -> ConfigDict:
     config.remat = "none"
     config.init_from = ""  # the workdir or checkpoint whose weights a new run starts from; "": random weights
     config.packed = ""  # a packed file, or the name of a zoo model, to work with instead of a run
+
+    config.distributed = ConfigDict()  # several processes that train one network, see docs/scaling.md
+    config.distributed.coordinator = ""  # HOST:PORT of process 0, where all meet; "": there is one process
+    config.distributed.num_processes = 1
+    config.distributed.process_id = -1  # of this process, from 0
+    # Whether all of this is found out from SLURM, Kubernetes, Open MPI or a Cloud TPU.
+    config.distributed.auto = False
+    config.distributed.start_timeout = 300  # seconds in which all processes must have started
+    config.distributed.timeout = 60  # seconds after which a process without a sign of life counts as dead
 
     config.data = ConfigDict()
     config.data.name = "cifar10"  # see docs/data.md
@@ -184,6 +194,8 @@ _BITS = (
     f"a tuple with one entry per stage, each 1 to {registry.MOST_BITS} bits, or 32 for float",
 )
 _MOST_BENCHED = 2**16  # images
+_MOST_PROCESSES = 2**16
+_DAY = 24 * 60 * 60  # seconds
 
 _RULES = {
     "seed": _integer(0, _UINT32),
@@ -197,6 +209,12 @@ _RULES = {
     "remat": _one_of("none", "convolutions", "block"),
     "init_from": _TEXT,
     "packed": _TEXT,
+    "distributed.coordinator": _TEXT,
+    "distributed.num_processes": _integer(1, _MOST_PROCESSES),
+    "distributed.process_id": _integer(-1, _MOST_PROCESSES - 1),
+    "distributed.auto": _FLAG,
+    "distributed.start_timeout": _integer(1, _DAY),
+    "distributed.timeout": _integer(2, _DAY),
     "data.name": (lambda v: _TEXT[0](v) and v != "", "the name of a data set"),
     "data.data_dir": _TEXT,
     "data.raw_dir": _TEXT,
@@ -334,6 +352,7 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"config.{name}={shown(fields[name])}: must be {expected}")
     _validate_model(config.model)
     _validate_streaming(config)
+    _validate_processes(config)
     if config.steps_per_dispatch > config.log_every_steps:
         raise ConfigError(
             f"config.steps_per_dispatch={config.steps_per_dispatch}: must be at most "
@@ -371,6 +390,56 @@ def validate_dispatch(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.steps_per_dispatch={config.steps_per_dispatch}: a streamed set has one batch for each dispatch: set it "
             "to 0 or 1, or config.data.streaming=False if the set fits into memory"
+        )
+
+
+def has_processes(config: ConfigDict) -> bool:
+    """Returns whether a config asks for several processes that work together."""
+    return config.distributed.auto or config.distributed.coordinator != ""
+
+
+def _validate_processes(config: ConfigDict) -> None:
+    """Refuses fields of `config.distributed` that do not fit together."""
+    given = config.distributed
+    coordinator, number, index = given.coordinator, given.num_processes, given.process_id
+    named = f"config.distributed.coordinator={shown(coordinator)}"
+    if given.auto:
+        for name, is_set in (
+            ("coordinator", coordinator != ""),
+            ("num_processes", number != 1),
+            ("process_id", index != -1),
+        ):
+            if is_set:
+                raise ConfigError(
+                    f"config.distributed.{name}={shown(given[name])}: leave it out, as config.distributed.auto=True "
+                    "finds it out"
+                )
+    elif coordinator == "":
+        for name, value, usual in (("num_processes", number, 1), ("process_id", index, -1)):
+            if value != usual:
+                raise ConfigError(
+                    f"config.distributed.{name}={value}: needs config.distributed.coordinator=HOST:PORT, the address of "
+                    "process 0, where all processes meet"
+                )
+    else:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
+            raise ConfigError(f"{named}: must be HOST:PORT, with a port from 1 to {2**16 - 1}")
+        if number == 1:
+            raise ConfigError(
+                f"{named}: needs config.distributed.num_processes, the number of all processes, at least 2"
+            )
+        if not 0 <= index < number:
+            raise ConfigError(
+                f"config.distributed.process_id={index}: must be from 0 to {number - 1}, another one in each process, "
+                f"as config.distributed.num_processes={number}"
+            )
+    if has_processes(config) and config.parallel == "pmap":
+        raise ConfigError("config.parallel='pmap': works in one process only; several need 'shard_map'")
+    if config.batch_size % number:
+        raise ConfigError(
+            f"config.batch_size={config.batch_size}: must be a multiple of config.distributed.num_processes={number}, "
+            "and of the number of all their devices"
         )
 
 
@@ -424,8 +493,8 @@ def _validate_levels(model: ConfigDict, quantizer: registry.QuantizerInfo) -> No
         )
 
 
-def validate_devices(config: ConfigDict, devices: int) -> None:
-    """Refuses a batch size that is not a multiple of the number of devices.
+def validate_devices(config: ConfigDict, devices: int, processes: int = 1) -> None:
+    """Refuses a batch size that is not a multiple of the number of devices, those of all processes together.
 
     Raises:
       ConfigError: the message names both numbers.
@@ -433,6 +502,7 @@ def validate_devices(config: ConfigDict, devices: int) -> None:
     if config.batch_size % devices:
         raise ConfigError(
             f"config.batch_size={config.batch_size}: must be a multiple of the {devices} devices"
+            + (f" of {processes} processes" if processes > 1 else "")
         )
 
 

@@ -29,6 +29,7 @@ if DEVICES.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
 
 # Files that take longest come first, so that no parallel worker is left alone with one at the end.
 LONGEST = (
+    "test_processes.py",
     "test_interrupted_runs.py",
     "test_loop.py",
     "test_wheel.py",

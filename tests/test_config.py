@@ -47,6 +47,12 @@ IMPOSSIBLE = {
     "parallel": (["jit", ""], "one of shard_map, pmap"),
     "dtype": (["float16", "float64"], "one of float32, bfloat16"),
     "init_from": ([7, "a\0b"], "a string"),
+    "distributed.coordinator": ([7, "a\0b"], "a string"),
+    "distributed.num_processes": ([0, -1, 65_537, True], "an integer from 1 to 65536"),
+    "distributed.process_id": ([-2, 65_536, True], "an integer from -1 to 65535"),
+    "distributed.auto": ([1, "slurm"], "True or False"),
+    "distributed.start_timeout": ([0, 86_401, 1.5], "an integer from 1 to 86400"),
+    "distributed.timeout": ([1, 86_401, 2.5], "an integer from 2 to 86400"),
     "data.name": (["", "a\0b"], "the name of a data set"),
     "data.data_dir": ([7], "a string"),
     "data.raw_dir": ([7], "a string"),
@@ -248,7 +254,7 @@ def _check_any_value(name, usual, value):
     if name not in ("predict.images", "data.streaming"):  # of several types
         assert type(value) is type(usual) or (type(value), type(usual)) == (int, float) or value is None
     if type(usual) is int and value is not None:
-        least = -1 if name == "data.workers" else 0
+        least = -1 if name in ("data.workers", "distributed.process_id") else 0
         assert least <= value < 2**32 and (name == "seed" or value < 2**31)
     if type(usual) is float and name not in (
         "data.holdout",
@@ -336,6 +342,28 @@ RELATIONS = [
         {"model.width": 242, "model.weight_bits": 32, "model.activation": "none"},
         ("config.model.width=242", "2,158,903,296", "int32"),
     ),
+    *(
+        ({f"distributed.{name}": value for name, value in fields.items()}, texts)
+        for fields, texts in (
+            ({"num_processes": 2}, ("config.distributed.num_processes=2", "coordinator=HOST:PORT")),
+            ({"process_id": 0}, ("config.distributed.process_id=0", "coordinator=HOST:PORT")),
+            ({"coordinator": "a:1", "process_id": 0}, ("coordinator='a:1'", "num_processes", "at least 2")),
+            ({"coordinator": "a:1", "num_processes": 2}, ("process_id=-1: must be from 0 to 1",)),
+            ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, ("process_id=2", "from 0 to 1")),
+            ({"coordinator": "a:1", "num_processes": 3, "process_id": 0}, ("batch_size=128", "processes=3")),
+            *(
+                (
+                    {"coordinator": text, "num_processes": 2, "process_id": 0},
+                    (f"config.distributed.coordinator={text!r}: must be HOST:PORT",),
+                )
+                for text in ("a", "a:", ":1", "a:b", "a:0", "a:65536", "a:1.5", "a:" + "9" * 30, "[::1]")
+            ),
+            ({"auto": True, "coordinator": "a:1"}, ("config.distributed.coordinator='a:1'", "leave it out")),
+            ({"auto": True, "num_processes": 2}, ("config.distributed.num_processes=2", "leave it out")),
+            ({"auto": True, "process_id": 0}, ("config.distributed.process_id=0", "leave it out")),
+        )
+    ),
+    ({"distributed.auto": True, "parallel": "pmap"}, ("config.parallel='pmap'", "one process only")),
     ({"optim.warmup_epochs": 200.0}, ("config.optim.warmup_epochs=200.0", "below num_epochs=200")),
 ]
 
@@ -408,6 +436,8 @@ COMMANDS = [
     (["--config.optim.lr=0.1"], 1, ["optim.lr; the fields are optim.", "optim.learning_rate"]),
     (["--config.model.depth=twenty"], 1, ["config.model.depth", "twenty"]),
     (["--mode=fly"], 1, ["mode", "fly", "train", "eval", "prepare_data"]),
+    (["--mode=export", "--config.distributed.auto=True"], 1, ["no use in --mode=export", "leave it out"]),
+    (["--config.distributed.auto=True"], 1, ["auto=True: nothing was detected", "SLURM", "coordinator"]),
     (["--nonsense=1"], 1, ["nonsense"]),
     (["stray"], 1, ["stray"]),
 ]

@@ -23,6 +23,7 @@ class Command:
       examples: command lines without the program's name.
       takes_packed: whether it can work on a packed file (`--config.packed`) instead of a run.
       trains: whether it does training steps, for which the process is set up differently.
+      takes_processes: whether several processes (`--config.distributed`) can do it together.
     """
 
     function: str
@@ -31,6 +32,7 @@ class Command:
     examples: tuple[str, ...]
     takes_packed: bool = True
     trains: bool = False
+    takes_processes: bool = False
 
     def __call__(self, config: ConfigDict, workdir: str | os.PathLike[str], **options: Any) -> Any:
         """Imports the function, calls it, and returns its result."""
@@ -48,6 +50,7 @@ COMMANDS = {
         examples=("--config=digits", "--config=digits --config.num_epochs=20 --workdir=runs/short"),
         takes_packed=False,
         trains=True,
+        takes_processes=True,
     ),
     "sweep": Command(
         function="sweep.run.sweep",
@@ -72,6 +75,7 @@ COMMANDS = {
             "--config=digits --mode=eval",
             "--config=digits --mode=eval --config.packed=digits_resnet8_w1a2",
         ),
+        takes_processes=True,
     ),
     "predict": Command(
         function="predict.predict_files",

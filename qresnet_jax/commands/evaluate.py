@@ -11,5 +11,9 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, f
     See `evaluate_packed` and `evaluate_checkpoint` in `qresnet_jax.train.evaluator` for what is returned and raised.
     """
     from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed
+    from qresnet_jax.train.processes import ending_together
 
-    return evaluate_packed(config) if config.packed else evaluate_checkpoint(config, workdir)
+    if config.packed:
+        return evaluate_packed(config)
+    with ending_together(config):
+        return evaluate_checkpoint(config, workdir)

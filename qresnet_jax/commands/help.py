@@ -59,6 +59,13 @@ def help_text() -> str:
             "Of a sweep, see below. --together=4 trains four runs at once, on one device each; auto, the default, trains "
             "one after the other on a CPU or a single accelerator.",
         ),
+        (
+            "--config.distributed",
+            "Several processes work on one run. Each is given --config.distributed.coordinator=HOST:PORT of process 0, "
+            "--config.distributed.num_processes=N and --config.distributed.process_id=I; or "
+            "--config.distributed.auto=True under SLURM, Open MPI or Kubernetes, or on a Cloud TPU. The modes "
+            f"{' and '.join(name for name, command in COMMANDS.items() if command.takes_processes)} take this.",
+        ),
         ("--help", "Prints this text; --helpfull prints the flags of all libraries."),
     ]
     indent = 2 + max(len(name) for name, _ in options) + 2

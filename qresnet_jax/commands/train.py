@@ -22,13 +22,16 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> None:
     from qresnet_jax.train.interrupt import StopSignal
     from qresnet_jax.train.loop import train_and_evaluate
     from qresnet_jax.train.parallel import cores_as_devices
+    from qresnet_jax.train.processes import ending_together, join
 
-    cores_as_devices(config.batch_size)
-    metrics = train_and_evaluate(config, workdir)
-    if "test_accuracy" not in metrics:  # interrupted
-        return
-    with StopSignal():
-        try:
-            report(config, workdir)
-        except UserError as error:  # the training itself is done
-            logging.getLogger("qresnet_jax").warning("no report: %s", error)
+    with ending_together(config):
+        processes = join(config)
+        cores_as_devices(config.batch_size // processes.count)
+        metrics = train_and_evaluate(config, workdir)
+        if "test_accuracy" not in metrics or not processes.is_first:  # interrupted, or another one reports
+            return
+        with StopSignal():
+            try:
+                report(config, workdir)
+            except UserError as error:  # the training itself is done
+                logging.getLogger("qresnet_jax").warning("no report: %s", error)

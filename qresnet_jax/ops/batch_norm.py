@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from qresnet_jax.ops.collectives import mean_over
+
 STATISTICS = "statistics"  # their name, by which a policy chooses what the gradient keeps
 
 
@@ -78,4 +80,4 @@ def _sums(*values: jax.Array) -> jax.Array:
 
 
 def _pmean(x: jax.Array, axis_name: str | None) -> jax.Array:
-    return x if axis_name is None else jax.lax.pmean(x, axis_name)
+    return x if axis_name is None else mean_over(x, axis_name)

@@ -39,6 +39,8 @@ class Checkpoints:
     Saving is asynchronous and atomic: a step's directory gets its name when it is complete. Two checkpoints are kept:
     the latest, and the one with the best validation accuracy. What is read is compared with its checksums first.
 
+    If there are several processes, they save together, each its part; with `read_only`, each reads for itself.
+
     Args:
       workdir: the directory of the run, absolute or relative.
       read_only: whether nothing may be written or deleted; there must then be a checkpoint.
@@ -60,14 +62,19 @@ class Checkpoints:
                 policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
+        own = _alone() if read_only else ocp.options.MultiprocessingOptions()
         options = ocp.CheckpointManagerOptions(
+            multiprocessing_options=own,
             preservation_policy=policy,
             best_fn=_accuracy,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
             temporary_path_class=ChecksummedDirectory,
         )
-        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=own),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=own),
+        }
         self._failed_to_write = False
         self._verified: dict[int, set[str]] = {}  # the items by step
         self._check_metrics()
@@ -156,7 +163,15 @@ class Checkpoints:
         Raises:
           CheckpointError: the checkpoint is damaged or has been deleted.
         """
-        tree = self._read(step, state=ocp.args.StandardRestore())["state"]
+        self._verify(step, "state")
+        try:
+            stored = self._manager.item_metadata(step)["state"].tree
+        except Exception as error:  # Orbax raises exceptions of many types when metadata is damaged
+            raise self._damaged(step, error) from error
+        # On one device of this process: those that it was saved from may not be here.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), stored)
+        tree = self._read(step, state=ocp.args.StandardRestore(target))["state"]
         return {path: np.asarray(x) for path, x in tree_paths(tree).items()}
 
     def wait(self) -> None:
@@ -280,6 +295,16 @@ class Checkpoints:
         return CheckpointError(
             f"the checkpoint {self.directory / str(step)} cannot be read ({_first_line(error)}); {way_out}"
         )
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Returns the options with which this process waits for no other one."""
+    index = jax.process_index()
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"alone_{index}"
+    )
 
 
 def _first_line(error: Exception) -> str:

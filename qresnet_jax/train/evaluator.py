@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
@@ -22,10 +21,12 @@ from qresnet_jax.ship.fold import fold
 from qresnet_jax.ship.jax.engine import in_batches, on_mesh
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.system.placement import place
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints
 from qresnet_jax.train.feed import resident_bytes
-from qresnet_jax.train.parallel import device_mesh, map_eval_step, replicate
+from qresnet_jax.train.parallel import device_mesh, is_local, map_eval_step, replicate
+from qresnet_jax.train.processes import join
 from qresnet_jax.train.step import TrainState, init_state, make_eval_step, merge
 
 log = logging.getLogger("qresnet_jax")
@@ -81,9 +82,10 @@ class Evaluator:
         return {"loss": float(loss), "accuracy": float(accuracy)}
 
     def _float_logits(self, params: nnx.State, model_state: nnx.State, images: np.ndarray) -> np.ndarray:
-        mean = jnp.asarray(self._mean, jnp.float32)
+        mean = replicate(np.asarray(self._mean, np.float32), self._mesh)
+        shared = PartitionSpec(self._mesh.axis_names)
         return in_batches(
-            lambda pixels: self._float_step(params, model_state, jnp.asarray(pixels), mean),
+            lambda pixels: self._float_step(params, model_state, place(pixels, self._mesh, shared), mean),
             images,
             -(-FLOAT_BATCH // self._mesh.size) * self._mesh.size,
         )
@@ -128,7 +130,7 @@ def restore_run(
       config: the config; only the fields of `config.OF_THE_CALL` count: where the data lie, and what to predict, export
         and time.
       workdir: the directory of the run; it is only read.
-      mesh: the mesh of the devices that get the state; all devices by default.
+      mesh: the mesh of the devices that get the state; all devices of this process by default.
 
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
@@ -144,8 +146,12 @@ def restore_run(
         (model_state,) = others
         # The structure of the optimizer's state does not depend on the schedule.
         tx = optim.optimizer(config.optim, params, 1, 1)
-        like = replicate(init_state(params, model_state, tx), device_mesh() if mesh is None else mesh)
-        return TrainedRun(graphdef, checkpoints.restore(step, like), meta, step, config)
+        # Other processes, if there are any, read the checkpoint for themselves.
+        own = device_mesh(jax.local_devices()) if mesh is None or not is_local(mesh) else mesh
+        state = checkpoints.restore(step, replicate(init_state(params, model_state, tx), own))
+        if mesh is not None and mesh is not own:
+            state = replicate(state, mesh)
+        return TrainedRun(graphdef, state, meta, step, config)
 
 
 def _as_trained(config: ConfigDict, saved: dict[str, Any]) -> ConfigDict:
@@ -195,10 +201,13 @@ def evaluate_checkpoint(
       UserError: the config is wrong, there is no usable checkpoint, or the data set is missing or does not fit.
     """
     configs.validate(config)
+    processes = join(config)
     mesh = device_mesh(devices)
     run = restore_run(config, workdir, mesh=mesh)
+    processes.agree("run", {"the step of the checkpoint": run.step}, "give all processes the same --workdir")
     config = run.config
-    data = _data(config, dataset, mesh)
+    with processes.in_turn("the data set"):
+        data = _data(config, dataset, mesh)
     configs.validate_dataset(config, data)
     check_data_of_run(run, data)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)

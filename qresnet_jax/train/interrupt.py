@@ -1,10 +1,16 @@
 """Turns SIGTERM and Ctrl-C into a flag that the training loop reads between steps."""
 
+import itertools
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any, Self
+
+from jax.experimental import multihost_utils
+
+_polls = itertools.count()  # in this process
 
 
 class StopSignal:
@@ -13,15 +19,21 @@ class StopSignal:
     `bool(stop)` says whether a signal has come, and `str(stop)` is its name. Outside the main thread Python cannot
     catch signals, so there the flag stays false. A signal that comes in a context inside another one sets the flags of
     both, so that what follows does not begin.
+
+    Args:
+      shared: whether several processes stop together. A SIGTERM or SIGINT to one of them then sets the flag of all, in
+        the same call of `poll`: JAX sees the SIGTERM, tells the other processes, and agrees with them on the call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
         self._name = ""
+        self._shared = shared
+        self._forwarded = False  # whether a SIGINT has been sent on as a SIGTERM
         self._previous: dict[int, Any] = {}  # the handlers to put back
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGINT,) if self._shared else (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._caught)
         return self
 
@@ -38,10 +50,26 @@ class StopSignal:
     def __str__(self) -> str:
         return self._name
 
+    def poll(self) -> bool:
+        """Returns the flag, as it is after each part of the work; all processes call this equally often.
+
+        It costs no communication until there is a signal.
+        """
+        if self._shared and multihost_utils.reached_preemption_sync_point(next(_polls)):
+            self._name = signal.SIGTERM.name
+        return bool(self)
+
     def _caught(self, number: int, _frame: FrameType | None) -> None:
-        if self._name and number == signal.SIGINT:
+        if (self._name or self._forwarded) and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._name = signal.Signals(number).name
+        if self._shared:
+            self._forwarded = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self._name = signal.Signals(number).name
+        error = sys.stderr.fileno() if self._shared else 2  # where native output is kept back, they differ
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
         # Not with print, as the signal may have come while Python was writing.
-        os.write(2, f"\n{self._name}: stopping once everything is saved{again}\n".encode())
+        os.write(
+            error, f"\n{signal.Signals(number).name}: stopping once everything is saved{again}\n".encode()
+        )

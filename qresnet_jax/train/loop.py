@@ -35,8 +35,9 @@ from qresnet_jax.train.feed import Feed, ResidentFeed, StreamingFeed, resident_b
 from qresnet_jax.train.finite import check_finite
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
+from qresnet_jax.train.processes import ALONE, Processes, join, telling_others
 from qresnet_jax.train.progress import Progress, log_to
-from qresnet_jax.train.records import Metrics
+from qresnet_jax.train.records import Metrics, MetricsOfOthers
 from qresnet_jax.train.resume import continue_run, warm_start
 from qresnet_jax.train.step import (
     AXIS,
@@ -83,10 +84,15 @@ def train_and_evaluate(
         config = ConfigDict(config).copy_and_resolve_references()  # also of a frozen one
         config.data.name = ARRAYS
     configs.validate(config)
-    mesh = device_mesh(devices)
-    configs.validate_devices(config, mesh.size)
-    with claim_workdir(workdir) as directory, log_to(directory), StopSignal() as stop:
-        run = Training(config, directory, mesh, dataset)
+    with contextlib.ExitStack() as stack:
+        processes = join(config)
+        stack.enter_context(telling_others(config))
+        mesh = device_mesh(devices)
+        configs.validate_devices(config, mesh.size, processes.count)
+        directory = stack.enter_context(claim_workdir(workdir, processes))
+        stack.enter_context(log_to(directory, processes))
+        stop = stack.enter_context(StopSignal(shared=processes.count > 1))
+        run = Training(config, directory, mesh, dataset, processes)
         if stop:
             log.info("stopped by %s before the first step", stop)
             return {}
@@ -97,14 +103,20 @@ class Training:
     """Holds the parts of a run that do not change while it trains."""
 
     def __init__(
-        self, config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, arrays: ImageDataset | None = None
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        mesh: Mesh,
+        arrays: ImageDataset | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        self.config, self.workdir, self.mesh = config, workdir, mesh
+        self.config, self.workdir, self.mesh, self.processes = config, workdir, mesh, processes
         self.dataset: ImageDataset | StreamedDataset
-        if arrays is None:
-            self.dataset = load_dataset(config.data, resident_bytes(mesh))
-        else:
-            self.dataset = take_dataset(arrays, config.data)
+        with processes.in_turn("the data set"):
+            if arrays is None:
+                self.dataset = load_dataset(config.data, resident_bytes(mesh))
+            else:
+                self.dataset = take_dataset(arrays, config.data)
         configs.validate_dataset(config, self.dataset)
         if isinstance(self.dataset, StreamedDataset):
             configs.validate_dispatch(config)
@@ -132,6 +144,22 @@ class Training:
             is_streamed = isinstance(self.dataset, StreamedDataset)
             self.meta["checksum_of_files" if is_streamed else "checksum"] = self.dataset.checksum()
         self.layers = self._layers(model)
+        processes.agree("data", self._data_of_process(), "give all processes the same data set")
+
+    def _data_of_process(self) -> dict[str, object]:
+        """Returns what tells whether processes have the same images."""
+        data = self.dataset
+        lengths = {
+            f"the number of {name} images": split.num_images
+            for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
+            if split is not None
+        }
+        about = {
+            f"the {name} of the data set": value for name, value in self.meta.items() if name != "config"
+        }
+        if self.processes.count > 1:
+            about["the checksum of the data set"] = data.checksum()
+        return {"the kind of the data set": type(data).__name__} | lengths | about
 
     def _layers(self, model: ResNet) -> list[LayerCost]:
         shape = tuple(self.meta["image_shape"])
@@ -147,7 +175,8 @@ class Training:
         kind = self.mesh.devices.flat[0].device_kind
         validation = data.validation.num_images if data.validation else 0
         how = "over all devices" if config.model.sync_bn else "on each device alone"
-        log.info("devices: %d x %s, %s, batch norm %s", self.mesh.size, kind, config.parallel, how)
+        of = f" of {self.processes.count} processes" if self.processes.count > 1 else ""
+        log.info("devices: %d x %s%s, %s, batch norm %s", self.mesh.size, kind, of, config.parallel, how)
         log.info(
             "data: %s, %d train, %d validation, %d test images of %s",
             data.name,
@@ -196,7 +225,7 @@ class Training:
             self.describe()
             self._write_config(int(state.step))
             step = int(state.step)
-            metrics = Metrics(self.workdir, step)
+            metrics = (Metrics if self.processes.is_first else MetricsOfOthers)(self.workdir, step)
             closing.callback(metrics.close)
             progress = Progress(self.total_steps, step, self.steps_per_epoch, config.num_epochs)
             closing.callback(progress.close)
@@ -229,7 +258,7 @@ class Training:
     def _write_config(self, step: int) -> None:
         """Writes the config, unless the run is complete: it was then trained with the config that is there."""
         path = self.workdir / "config.json"
-        if step < self.total_steps or not path.exists():
+        if self.processes.is_first and (step < self.total_steps or not path.exists()):
             write_all({path: (json.dumps(self.meta["config"], indent=2) + "\n").encode()})
 
     def _epochs(
@@ -316,7 +345,7 @@ class Training:
                 progress.report(step, values)
                 state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
                 clock, timed_from = time.monotonic(), step
-            if stop:
+            if stop.poll():
                 break
         return state, step
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qresnet_jax.system.machine import processors
+from qresnet_jax.system.placement import place
 from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.step import AXIS, EvalStep, TrainState, TrainStep
 
@@ -58,9 +59,14 @@ def device_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
 
 
+def is_local(mesh: Mesh) -> bool:
+    """Returns whether all devices of a mesh belong to this process."""
+    return NamedSharding(mesh, PartitionSpec()).is_fully_addressable
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copies every array of a tree to every device of a mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Copies every array of a tree to every device of a mesh, which may be devices of several processes."""
+    return place(tree, mesh, PartitionSpec())
 
 
 def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> jax.stages.Wrapped:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qresnet_jax.system.files import as_path
+from qresnet_jax.train.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +18,14 @@ log = logging.getLogger("qresnet_jax")
 
 
 @contextlib.contextmanager
-def log_to(workdir: str | os.PathLike[str]) -> Iterator[None]:
-    """Sends the package's log to standard output and, appended, to `WORKDIR/train.log` while the context lasts."""
+def log_to(workdir: str | os.PathLike[str], processes: Processes = ALONE) -> Iterator[None]:
+    """Sends the package's log to standard output and, appended, to `WORKDIR/train.log` while the context lasts.
+
+    If there are several processes, only process 0 does so.
+    """
+    if not processes.is_first:
+        yield
+        return
     with contextlib.closing(log_file(workdir)) as file, logging_to(file, console_handler()):
         yield
 
@@ -70,6 +77,8 @@ def _console() -> "Console":
 class Progress:
     """Shows epoch, loss, accuracy, images per second and the time left, in a bar on a terminal or else in plain lines.
 
+    It shows nothing in a process whose log takes errors only.
+
     There is a bar where the log goes to a handler that keeps lines above it, see `console_handler`.
 
     Args:
@@ -83,7 +92,7 @@ class Progress:
         self.total_steps, self.steps_per_epoch, self.num_epochs = total_steps, steps_per_epoch, num_epochs
         self._bar = None
         self._start = (step, time.monotonic())
-        if sys.stdout.isatty() and _keeps_lines_above():
+        if sys.stdout.isatty() and log.isEnabledFor(logging.INFO) and _keeps_lines_above():
             from rich import progress
 
             self._bar = progress.Progress(
@@ -109,6 +118,8 @@ class Progress:
           step: the number of steps that are done.
           metrics: has `train_loss`, `train_accuracy` (0 to 1) and `images_per_second`.
         """
+        if not log.isEnabledFor(logging.INFO):
+            return
         numbers = (
             f"loss {metrics['train_loss']:.4f}  accuracy {metrics['train_accuracy']:.2%}  "
             f"{metrics['images_per_second']:,.0f} images/s"

@@ -90,6 +90,22 @@ class Metrics:
         self._file = self.path.open("ab")
 
 
+class MetricsOfOthers(Metrics):
+    """Metrics of a process that does not record them, because process 0 does; it only remembers the last ones."""
+
+    def __init__(self, workdir: str | os.PathLike[str], last_step: int) -> None:
+        self.path = as_path(workdir) / FILE
+        lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
+        self._last = lines[-1] if lines else {}
+
+    def write(self, step: int, values: dict[str, float], *, more_follows: bool = False) -> None:
+        """Remembers values for a step, together with the last ones if they had the same step."""
+        self._last = ({"step": step} if step != self._last.get("step") else self._last) | values
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def _encoded(record: dict[str, float]) -> bytes:
     return (json.dumps(record) + "\n").encode()
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.nn.variables import Temperature
+from qresnet_jax.ops.collectives import mean_over, sum_over
 from qresnet_jax.pixels import normalize
 from qresnet_jax.train.batches import TrainData, train_batch
 from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
@@ -109,16 +110,16 @@ def make_train_step(
         (loss, (model_state, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, state.model_state, state.step, images, labels
         )
-        grads = jax.lax.pmean(grads, AXIS)
+        grads = mean_over(grads, AXIS)
         if not config.model.sync_bn:
             # Each device normalises with its own statistics, but the running statistics are the same on all.
-            model_state = jax.lax.pmean(model_state, AXIS)
+            model_state = mean_over(model_state, AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         size = jnp.float32(len(labels))
         new = {"loss": loss * size, "correct": jnp.sum(logits.argmax(-1) == labels), "images": size}
-        new = jax.lax.psum(jax.tree.map(jnp.float32, new), AXIS)
+        new = sum_over(jax.tree.map(jnp.float32, new), AXIS)
         sums = jax.tree.map(jnp.add, state.sums, new | step_diagnostics(grads, opt_state))
         is_bad = (state.first_bad_step < 0) & ~jnp.isfinite(new["loss"])
         first_bad_step = jnp.where(is_bad, state.step, state.first_bad_step)

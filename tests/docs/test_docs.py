@@ -7,6 +7,8 @@
     usage     its flags are those of --help
     formula   stands in the sources
     tree      is the tree of the package
+    cluster   is a script for machines that are not here: its syntax is right, and its configs and fields exist
+    yaml      the same, of a manifest
 
 A block of another kind fails.
 """
@@ -27,6 +29,7 @@ import tomllib
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from qresnet_jax.commands import COMMANDS
@@ -281,6 +284,13 @@ def assert_tree(text):
     assert listed == {str(pathlib.Path(name).parent) for name in files.stdout.splitlines()}
 
 
+def assert_fields_exist(text):
+    """Of commands for machines that are not here: their configs and fields exist."""
+    fields, names = flatten(default_config()), re.findall(r"--config=(\w+)", text)
+    assert names and set(names) <= set(shipped_configs())
+    assert set(re.findall(r"--config\.([\w.]+)=", text)) <= fields.keys()
+
+
 def has_code(page):
     return any(block for block in pages.blocks(page.read_text()))
 
@@ -312,6 +322,12 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, worker, helps, co
                         assert " ".join(line.split()) in sources(), f"no source has the formula {line}"
                 case "tree":
                     assert_tree(block.text)
+                case "cluster":
+                    subprocess.run(["bash", "-n"], input=block.text, text=True, check=True, timeout=60)
+                    assert_fields_exist(block.text)
+                case "yaml":
+                    assert all(isinstance(part, dict) for part in yaml.safe_load_all(block.text))
+                    assert_fields_exist(block.text)
                 case kind:
                     raise AssertionError(f"no rule says how to check a block of the kind {kind!r}")
         except BaseException as error:

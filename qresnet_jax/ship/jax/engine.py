@@ -11,12 +11,13 @@ from typing import cast
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from qresnet_jax.ship import reference
 from qresnet_jax.ship.jax import trace as jax_trace
 from qresnet_jax.ship.jax.lower import Constants, Program, lower
 from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.system.placement import fetch, place
 
 # How many images are computed at once; the last batch is padded. On CPUs more are not faster, and need more memory.
 PROCESSOR_BATCH = 16
@@ -61,15 +62,20 @@ def on_mesh(network: IntegerNetwork, mesh: Mesh) -> Callable[[np.ndarray], np.nd
 
     Args:
       network: as for `logits`.
-      mesh: the devices, along a single axis; each computes its share of the images.
+      mesh: the devices, along a single axis; each computes its share of the images. If they belong to several
+        processes, all of these call the function with the same images, and get the same result.
 
     Returns:
       A function from images to what `logits` returns of them.
     """
     platform = mesh.devices.flat[0].platform
     program, constants = lower(network)
-    constants = jax.device_put(constants, NamedSharding(mesh, PartitionSpec()))
-    run = functools.partial(_run_on_mesh(mesh, platform), program, constants)
+    constants = place(constants, mesh, PartitionSpec())
+    compiled = _run_on_mesh(mesh, platform)
+
+    def run(images: np.ndarray) -> jax.Array:
+        return compiled(program, constants, place(images, mesh, PartitionSpec(mesh.axis_names)))
+
     return lambda images: _logits(run, network, images, mesh.size * _batch(platform))
 
 
@@ -85,7 +91,7 @@ def make_logits(network: IntegerNetwork) -> Callable[[jax.Array], jax.Array]:
 
 
 @functools.cache
-def _run_on_mesh(mesh: Mesh, platform: str) -> Callable[[Program, list[Constants], np.ndarray], jax.Array]:
+def _run_on_mesh(mesh: Mesh, platform: str) -> Callable[[Program, list[Constants], jax.Array], jax.Array]:
     everywhere, shared = PartitionSpec(), PartitionSpec(mesh.axis_names)
 
     def run(program: Program, constants: list[Constants], images: jax.Array) -> jax.Array:
@@ -114,16 +120,17 @@ def in_batches(run: Run, images: np.ndarray, batch: int) -> np.ndarray:
       batch: the number of images in a batch.
     """
     parts: list[np.ndarray] = []
-    running = None
+    running: jax.Array | None = None
     for i in range(0, len(images), batch):
         part = images[i : i + batch]
         missing = batch - len(part)
         filled = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else part
         result = run(filled)
         if running is not None:  # fetched while the device works on the next batch
-            parts.append(np.asarray(running))
+            parts.append(fetch(running))
         running = result
-    parts.append(np.asarray(running))
+    assert running is not None  # there are images
+    parts.append(fetch(running))
     return np.concatenate(parts)[: len(images)]
 
 
