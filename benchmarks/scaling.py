@@ -75,8 +75,8 @@ def times(rounds: int) -> dict:
 def times_figures(seconds: dict[tuple[str, int], list[float]]) -> dict:
     """Returns the figures of `times` from the seconds of each round.
 
-    The efficiency is what a step takes on 1 device, over what it takes on n; with weak scaling on the images of one
-    device, as all share the same cores, n times the time on 1 device.
+    The efficiency is in images per second, relative to 1 device: as all devices share the same cores, 1 means that it
+    costs nothing to divide a step.
     """
     rows = []
     for (kind, n), of_run in seconds.items():

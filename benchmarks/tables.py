@@ -22,6 +22,10 @@ The tables are:
     inference_memory         memory by engine
     train_step               time of a training step on a CPU, against PyTorch
     epochs                   time of 200 epochs on a GPU, against the float twin
+    memory                   bytes of an image in a training step by network and config.remat
+    remat                    time of a training step by config.remat
+    scaling                  time of a training step by number of virtual devices
+    exchange                 bytes that devices exchange in a training step, and the time of that on GPUs
     pipeline                 speed of decoders and of streaming
     c_export                 time of the exported C code by profile and compiler
     c_export_sizes           flash and RAM of the exported C code

@@ -7,7 +7,7 @@ text. It computes nothing but what the text needs, such as a time for one image 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from templates import accuracy, c_code, speed
+from templates import accuracy, c_code, scaling, speed
 
 
 class Table(NamedTuple):
@@ -31,6 +31,10 @@ TABLES = {
     "inference_memory": Table(("inference",), speed.inference_memory),
     "train_step": Table(("train_step",), speed.train_step),
     "epochs": Table(("epochs",), speed.epochs),
+    "memory": Table(("memory",), scaling.memory),
+    "remat": Table(("memory",), scaling.remat),
+    "scaling": Table(("scaling",), scaling.times),
+    "exchange": Table(("scaling",), scaling.exchange),
     "pipeline": Table(("pipeline",), speed.pipeline),
     "c_export": Table(("c_export",), c_code.times),
     "c_export_sizes": Table(("c_export",), c_code.sizes),
@@ -48,5 +52,7 @@ FIGURES = {  # result file -> a function that returns its figures for running pr
     "train_step": speed.train_step_figures,
     "startup": speed.startup_figures,
     "epochs": speed.epochs_figures,
+    "memory": scaling.memory_figures,
+    "scaling": scaling.scaling_figures,
     "c_export": c_code.c_figures,
 }

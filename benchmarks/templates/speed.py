@@ -140,6 +140,7 @@ def epochs_figures(measurements: Measurements) -> dict[str, str]:
         key = f"{run['batch']}_{run['dtype']}"
         found[f"total_{key}"] = duration(run["epochs"] * run["W1A2"]["median"])
         found[f"ratio_{key}"] = f"{run['ratio']['median']:.2f}"
+        found[f"step_{key}"] = duration(run["W1A2"]["median"] / run["epoch_steps"])
     return found
 
 
