@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ class Split(NamedTuple):
         """Returns the first images, at most `count`, uint8 `[N, H, W, C]`."""
         return self.images[:count]
 
-    def parts(self) -> Iterator["Split"]:
+    def parts(self) -> Generator["Split"]:
         """Yields all images and labels, each image once, some at a time."""
         for start in range(0, len(self.labels), _AT_ONCE):
             yield Split(self.images[start : start + _AT_ONCE], self.labels[start : start + _AT_ONCE])

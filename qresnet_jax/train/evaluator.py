@@ -1,5 +1,6 @@
 """Measures loss and accuracy over a whole split, every image once; and restores and tests a run that was trained."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -76,8 +77,9 @@ class Evaluator:
             network = fold(model, mean=self._mean)
             logits_of, unit = on_mesh(network, self._mesh), network.logit_scale
         sums = np.zeros(2)
-        for images, labels in split.parts():
-            sums += measure(logits_of(images) * unit, labels)
+        with contextlib.closing(split.parts()) as parts:
+            for images, labels in parts:
+                sums += measure(logits_of(images) * unit, labels)
         loss, accuracy = sums / split.num_images
         return {"loss": float(loss), "accuracy": float(accuracy)}
 

@@ -67,7 +67,11 @@ def test_a_streamed_run_gives_the_losses_of_one_in_memory_to_the_bit_and_either_
         assert checkpoints.meta(checkpoints.latest_step)["next_image"] == 3 * 16
     for streaming, name in ((True, "held"), (False, "streamed")):
         train_and_evaluate(
-            changed(mnist, num_epochs=2, data__streaming=streaming), tmp_path / name, devices=devices
+            changed(
+                mnist, num_epochs=2, data__streaming=streaming, parallel="pmap" if streaming else "shard_map"
+            ),
+            tmp_path / name,
+            devices=devices,
         )
     held, streamed = (without_speed(lines(tmp_path / name)) for name in ("held", "streamed"))
     assert held == streamed

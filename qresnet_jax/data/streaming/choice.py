@@ -47,7 +47,8 @@ def is_streamed(
             streamed, why = True, f"{images:,} images have different sizes"
         why += f", and up to {limit / 1e9:,.2f} GB are held"
     workers = number_of_workers(getattr(data_config, "workers", -1))
-    how = f"read from the disk and decoded by {workers} processes" if streamed else "held in memory"
+    by = f"{workers} worker process{'' if workers == 1 else 'es'}" if workers else "a thread of this process"
+    how = f"read from the disk and decoded by {by}" if streamed else "held in memory"
     log.info("the images of %s are %s: %s", data_config.name, how, why)
     return streamed
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ class StreamedSplit:
         """Returns the first images, at most `count`, as a test sees them, uint8 `[N, H, W, C]`."""
         return self.images.test_batch(range(min(count, len(self.images)))).images
 
-    def parts(self) -> Iterator[Split]:
+    def parts(self) -> Generator[Split]:
         """Yields all images and labels, each image once, some at a time.
 
         Raises:

@@ -157,8 +157,6 @@ class Stream(Generic[_T]):
 @contextlib.contextmanager
 def _shared_memory() -> Iterator[None]:
     """Ends Grain's threads that free shared memory, which it leaves running, when the last stream is closed."""
-    from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
-
     global _streams
     with _lock:
         _streams += 1
@@ -167,11 +165,14 @@ def _shared_memory() -> Iterator[None]:
     finally:
         with _lock:
             _streams -= 1
-            pool = SharedMemoryArray._del_thread_pool
-            if not _streams and pool is not None:
-                pool.close()
-                pool.join()
-                SharedMemoryArray._disable_async_del()
+            if not _streams:
+                with contextlib.suppress(ImportError, AttributeError):  # none of this is public
+                    from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
+                    if (pool := SharedMemoryArray._del_thread_pool) is not None:
+                        pool.close()
+                        pool.join()
+                        SharedMemoryArray._disable_async_del()
 
 
 def _explained(error: Exception) -> Exception:

@@ -126,7 +126,7 @@ def test_auto_streams_what_is_too_large_and_says_the_numbers(tmp_path, caplog):
     size = 10 * 8 * 8 * 3
     assert isinstance(load_dataset(config(tmp_path, "auto"), size - 1), StreamedDataset)
     assert (
-        "read from the disk and decoded by 0 processes: 10 images of 8x8 take 0.00 GB, and up to 0.00"
+        "read from the disk and decoded by a thread of this process: 10 images of 8x8 take 0.00 GB, and up to 0.00"
         in caplog.text
     )
     assert not isinstance(load_dataset(config(tmp_path, "auto"), size), StreamedDataset)
