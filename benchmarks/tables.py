@@ -27,6 +27,7 @@ The tables are:
     scaling                  time of a training step by number of virtual devices
     exchange                 bytes that devices exchange in a training step, and the time of that on GPUs
     pipeline                 speed of decoders and of streaming
+    sweep                    time of a training step, for several runs at once
     c_export                 time of the exported C code by profile and compiler
     c_export_sizes           flash and RAM of the exported C code
     c_export_calls           what takes the time of the exported C code

@@ -36,6 +36,7 @@ TABLES = {
     "scaling": Table(("scaling",), scaling.times),
     "exchange": Table(("scaling",), scaling.exchange),
     "pipeline": Table(("pipeline",), speed.pipeline),
+    "sweep": Table(("sweep",), speed.sweep),
     "c_export": Table(("c_export",), c_code.times),
     "c_export_sizes": Table(("c_export",), c_code.sizes),
     "c_export_calls": Table(("c_export",), c_code.calls),
@@ -54,5 +55,6 @@ FIGURES = {  # result file -> a function that returns its figures for running pr
     "epochs": speed.epochs_figures,
     "memory": scaling.memory_figures,
     "scaling": scaling.scaling_figures,
+    "sweep": speed.sweep_figures,
     "c_export": c_code.c_figures,
 }

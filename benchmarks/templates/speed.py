@@ -141,6 +141,11 @@ def epochs_figures(measurements: Measurements) -> dict[str, str]:
         found[f"total_{key}"] = duration(run["epochs"] * run["W1A2"]["median"])
         found[f"ratio_{key}"] = f"{run['ratio']['median']:.2f}"
         found[f"step_{key}"] = duration(run["W1A2"]["median"] / run["epoch_steps"])
+    # How many times as fast an epoch is with batches of another size, as the device has more to do at once.
+    runs = {(run["batch"], run["dtype"]): run["W1A2"]["median"] for run in figures(measurements)}
+    for (batch, dtype), seconds in runs.items():
+        if batch != 128 and (128, dtype) in runs:
+            found[f"gain_{batch}_{dtype}"] = ratio(runs[128, dtype] / seconds)
     return found
 
 
@@ -169,3 +174,28 @@ def pipeline(measurements: Measurements) -> str:
         f"A step of ResNet-18 on {run['batch']} of them, on the CPU, waits for its batch {listed(steps)}.",
         provenance(measurements.values(), ("jax", "numpy")),
     )
+
+
+WAYS = {  # of training the runs of a sweep, by the name in the file
+    "alone": "one after the other, each on all devices",
+    "each": "one on each device",
+    "vmap": "all at once, several on each device by `vmap`",
+    "vmap_one": "all at once, on one device by `vmap`",
+}
+
+
+def sweep(measurements: Measurements) -> str:
+    """Returns the time of a training step of one run in each way, and the gain over one after the other."""
+    rows = [("Runs", "Trained", "A step of one run", "Gain (smallest to largest of the rounds)")]
+    for run in figures(measurements):
+        title = f"{run['runs']} x {run['network']}, batch {run['batch']}, {several(run['devices'], 'device')}"
+        for way, words in WAYS.items():
+            gain = range_of(run["gain"][way]) if way in run["gain"] else "1"
+            rows.append((title, words, duration(run["seconds"][way]["median"]), gain))
+    return with_provenance(markdown(*rows), provenance(measurements.values(), ("jax",)))
+
+
+def sweep_figures(measurements: Measurements) -> dict[str, str]:
+    """Returns the gains of the first measurement by way, such as `each`."""
+    run = figures(measurements)[0]
+    return {way: f"{gain['median']:.2f}" for way, gain in run["gain"].items()}
