@@ -18,11 +18,12 @@ import qresnet_jax.report.compare
 import qresnet_jax.train.evaluator
 import qresnet_jax.train.loop  # noqa: F401
 from qresnet_jax.commands import Command
-from qresnet_jax.commands.sweep.plan import plan
+from qresnet_jax.commands.sweep.plan import parse_together, plan
 
 
-def accept(command, config, workdir, *, seeds=None, grid=None, given=()):
+def accept(command, config, workdir, *, seeds=None, grid=None, given=(), together=None):
     """Stands for a command, and plans what would be trained."""
+    parse_together(together)
     print("accepted,", len(plan(config, seeds, grid or (), given)), "runs")
 
 
