@@ -41,9 +41,13 @@ def plan(
 
     Raises:
       UserError: a seed or a value cannot be read or appears twice, a field does not exist or has no effect on training,
-        a field is given twice, or there are too many members.
+        a field is given twice, there are too many members, or several processes are asked for.
       ConfigError: a member's config is refused by `qresnet_jax.config.validate`.
     """
+    if configs.has_processes(config):
+        raise UserError(
+            "a sweep trains in one process: leave config.distributed out, or train each run with a command of its own"
+        )
     values = parse_grid(grid, config)
     for name in values:
         if name in given:

@@ -149,3 +149,10 @@ def test_mistakes_are_refused_in_one_message(seeds, grid, given, message):
     with pytest.raises(UserError) as error:
         plan(default_config(), seeds, grid, given)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_several_processes_are_refused():
+    config = default_config()
+    config.distributed.auto = True
+    with pytest.raises(UserError, match="a sweep trains in one process: leave config.distributed out"):
+        plan(config, "2", [])
