@@ -14,6 +14,7 @@ from qresnet_jax.train.feed import StreamingFeed
 from qresnet_jax.train.loop import train_and_evaluate
 from qresnet_jax.train.parallel import device_mesh
 from tests.data.set_cases import write_mnist
+from tests.train.processes import FLAGS, Group
 from tests.train.tiny_runs import FLOAT, configuration, lines, without_speed
 
 
@@ -80,3 +81,19 @@ def test_a_streamed_run_gives_the_losses_of_one_in_memory_to_the_bit_and_either_
         evaluate_checkpoint(config, tmp_path / "held", devices=devices)["test_accuracy"]
         == held[-1]["test_accuracy"]
     )
+
+
+@pytest.mark.slow  # the rows that a process reads are tested above; this starts three processes and their workers
+def test_processes_that_read_their_own_rows_learn_what_one_process_learns_in_memory(
+    mnist, run_main, tmp_path
+):
+    fields = ("name", "data_dir", "raw_dir", "flip", "crop_padding")
+    flags = [f"--config.data.{name}={mnist.data[name]}" for name in fields]
+    flags += ["--config.batch_size=16", "--config.num_epochs=2"]
+    streamed = [*flags, "--config.data.streaming=True", "--config.data.workers=1"]
+    with Group(tmp_path / "logs", 2, *streamed, f"--workdir={tmp_path / 'shared'}") as group:
+        assert group.wait() == {0: 0, 1: 0}, group.logs()
+    workdir = tmp_path / "alone"
+    result = run_main(*FLAGS, *flags, f"--workdir={workdir}", "--config.data.streaming=False", devices=4)
+    assert result.returncode == 0, result.stderr
+    assert without_speed(lines(tmp_path / "shared")) == without_speed(lines(workdir))

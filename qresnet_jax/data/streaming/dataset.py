@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
@@ -82,7 +83,7 @@ class StreamedDataset:
       name: what the log and messages call it.
       class_names: the names of the classes.
       train, test, validation: the splits; validation may be None.
-      stamp: a text that says which files it consists of.
+      stamp: a text that is the same for copies of the set, and another one for other sets.
     """
 
     name: str
@@ -103,7 +104,8 @@ class StreamedDataset:
 
         It is float64 `[C]`, rounded as `ImageDataset.mean` is. The user's cache keeps it, as computing it may take a minute.
         """
-        key = f"{self.stamp}\0{self.train.images.view}\0{self.train.num_images}\0{MEAN_PIXELS}"
+        written = [os.stat(path).st_mtime_ns for path, _ in self.train.images.records.files]
+        key = f"{self.stamp}\0{written}\0{self.train.images.view}\0{self.train.num_images}\0{MEAN_PIXELS}"
         return remembered(key, self._mean)
 
     def _mean(self) -> np.ndarray:
@@ -119,7 +121,7 @@ class StreamedDataset:
         return channel_statistics(counts)[0]
 
     def checksum(self) -> str:
-        """Returns a checksum of the files' description, as 8 hexadecimal digits."""
+        """Returns a checksum of what the set consists of, as 8 hexadecimal digits."""
         return hashlib.sha256(self.stamp.encode()).hexdigest()[:8]
 
     def training(self, seed: int, batch_size: int, rows: Sequence[int], steps: int) -> TrainBatches:

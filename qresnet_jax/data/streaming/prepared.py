@@ -76,8 +76,9 @@ def records_of(about: Description, name: str) -> Records:
 
 
 def _stamps(records: Records) -> list[tuple[str, int, int]]:
-    statuses = ((path, pathlib.Path(path).stat()) for path, _ in records.files)
-    return [(path, status.st_size, status.st_mtime_ns) for path, status in statuses]
+    """Returns what copies of a set have in common: the names, the lengths and the sizes of its files."""
+    paths = ((pathlib.Path(path), length) for path, length in records.files)
+    return [(path.name, length, path.stat().st_size) for path, length in paths]
 
 
 def _all(records: Records, positions: Numbers) -> Iterator[Record]:
