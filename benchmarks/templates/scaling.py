@@ -9,7 +9,8 @@ MEMORY = 16 * 2**30  # bytes of the device that the table is about
 def memory(measurements: Measurements) -> str:
     """Returns, by network and value of `config.remat`, the bytes of an image and how many images fit."""
     rows = [("Network", "`config.remat`", "An image", "Fixed", "FLOPs of an image", "Images in 16 GiB")]
-    for run in figures(measurements, what="sizes"):
+    runs = figures(measurements, what="sizes")
+    for run in sorted(runs, key=lambda run: (run["size"], int(run["network"].partition("-")[2]))):
         title = f"{run['network']}, {run['size']}x{run['size']}" + " (extrapolated)" * run["extrapolated"]
         for remat, row in run["rows"].items():
             cells = (size(row["image_bytes"]), size(row["fixed_bytes"]), f"{row['image_flops'] / 1e9:.3g} G")
