@@ -42,7 +42,7 @@ MEASURED = "measured"
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "onnxruntime", "torch")
 COMPILERS = ("gcc", "clang")
 # Environment variables that change what is measured; a result names them in its command.
-ENVIRONMENT = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION")
+ENVIRONMENT = ("GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION")
 
 MEASUREMENT = {  # field -> the types that it may have
     "source": (str,),
