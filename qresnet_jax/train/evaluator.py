@@ -212,6 +212,7 @@ def evaluate_checkpoint(
         data = _data(config, dataset, mesh)
     configs.validate_dataset(config, data)
     check_data_of_run(run, data)
+    processes.connect(mesh)
     evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
     result = evaluate(run.state.params, run.state.model_state, data.test)
     is_float = not has_integer_form(config.model)

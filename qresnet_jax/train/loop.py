@@ -145,6 +145,7 @@ class Training:
             self.meta["checksum_of_files" if is_streamed else "checksum"] = self.dataset.checksum()
         self.layers = self._layers(model)
         processes.agree("data", self._data_of_process(), "give all processes the same data set")
+        processes.connect(mesh)
 
     def _data_of_process(self) -> dict[str, object]:
         """Returns what tells whether processes have the same images."""

@@ -21,12 +21,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import distributed as runtime  # JAX offers its store and its barriers nowhere else
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.errors import ConfigError, UserError, shown
 from qresnet_jax.system.aborts import explain_aborts
+from qresnet_jax.system.placement import fetch, place
 
 log = logging.getLogger("qresnet_jax")
 
@@ -130,6 +134,18 @@ class Processes:
         if self.is_first:
             self.wait(what, _DAY)
 
+    def connect(self, mesh: Mesh) -> None:
+        """Waits for all processes, and lets the devices of a mesh connect.
+
+        Gloo gives up if one process begins to connect more than 30 seconds before another; later, when one of them
+        compiles for longer than the others, it waits.
+        """
+        if self.count == 1:
+            return
+        self.wait("the connection", _DAY)
+        fetch(place(np.zeros(mesh.size, np.float32), mesh, PartitionSpec(mesh.axis_names)))
+        multihost_utils.sync_global_devices(self._key("connected"))
+
     def _key(self, name: str) -> str:
         return f"qresnet_jax/{self.run}/{name}"
 
@@ -162,10 +178,6 @@ def join(config: ConfigDict) -> Processes:
 
 def _initialize(given: ConfigDict) -> None:
     _check_address(given)
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_collective_timeout" not in flags:
-        # Otherwise a process gives up when another one begins, for example to compile, more than 30 seconds later.
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_timeout_seconds={_DAY}".strip()
     options = {"coordinator_address": given.coordinator, "num_processes": given.num_processes}
     options["process_id"] = given.process_id
     # JAX says which processes are missing only if its service gives up before those that wait for it do.
@@ -318,6 +330,8 @@ def _sleep_once(seconds: int) -> None:
 
 
 def _message(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
 
 

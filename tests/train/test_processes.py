@@ -252,7 +252,13 @@ def test_two_processes_with_one_number_are_refused(tmp_path):
     with short(tmp_path, 2, port=port) as group:
         group.wait(lambda: recorded(tmp_path / "run") >= 5)
         with Group(
-            tmp_path / "more", 2, f"--workdir={tmp_path / 'run'}", QUICKLY, port=port, which=(1,)
+            tmp_path / "more",
+            2,
+            f"--workdir={tmp_path / 'run'}",
+            "--config.distributed.start_timeout=5",
+            QUICKLY,
+            port=port,
+            which=(1,),
         ) as more:
             group.wait()
             more.wait()
