@@ -1,5 +1,6 @@
 """Several processes train one network: they agree, stop together, end together, and leave one run."""
 
+import contextlib
 import re
 import shutil
 import signal
@@ -52,24 +53,30 @@ def assert_same_run(workdir, other):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of 2 x 2 devices that was stopped, then lost a process, then was finished under SLURM's variables."""
+    """A run of 2 x 2 devices that lost a process, and was then finished under SLURM's variables."""
     place = tmp_path_factory.mktemp("processes")
-    workdir, groups, times = place / "run", {}, {}
+    workdir, groups = place / "run", {}
     flags = [f"--workdir={workdir}", QUICKLY, "--config.checkpoint_every_epochs=1"]
-    with Group(place / "stopped", 2, *flags) as groups["stopped"]:
-        groups["stopped"].wait(lambda: recorded(workdir) >= 5)
-        groups["stopped"].running[1].send_signal(signal.SIGTERM)
-        groups["stopped"].wait()
-    shutil.copytree(workdir, place / "half")
     with Group(place / "killed", 2, *flags) as groups["killed"]:
         groups["killed"].wait(lambda: recorded(workdir) >= 26)
         groups["killed"].running[1].kill()
-        times["killed"] = time.monotonic()
+        killed = time.monotonic()
         groups["killed"].wait()
-        times["killed"] = time.monotonic() - times["killed"]
+        seconds = time.monotonic() - killed
     with Group(place / "finished", 2, *flags, slurm=True) as groups["finished"]:
         groups["finished"].wait()
-    return place, groups, times
+    return workdir, groups, seconds
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of 2 x 2 devices, one of whose processes got a SIGTERM, and these processes."""
+    place = tmp_path_factory.mktemp("stopped")
+    with Group(place / "logs", 2, f"--workdir={place / 'run'}", QUICKLY) as group:
+        group.wait(lambda: recorded(place / "run") >= 5)
+        group.running[1].send_signal(signal.SIGTERM)
+        group.wait()
+    return place / "run", group
 
 
 @pytest.fixture(scope="module")
@@ -81,31 +88,22 @@ def alone(run_main, tmp_path_factory):
     return workdir
 
 
-def test_sigterm_to_one_process_stops_all_at_one_step_with_everything_saved(run):
-    place, groups, _ = run
-    group = groups["stopped"]
-    assert group.status == {0: 0, 1: 0}, group.logs()
-    step = int(re.search(r"stopped by SIGTERM at step (\d+); everything is saved", group.said[0])[1])
-    assert 5 <= step < STEPS and max(complete(place / "half")) == step
-
-
 def test_a_killed_process_ends_the_others_with_one_error_and_a_restart_goes_on(run):
-    _, groups, times = run
+    _, groups, seconds = run
     group = groups["killed"]
     assert group.status == {0: 2, 1: -signal.SIGKILL}, group.logs()
     assert_one_error(
         group, 0, "process 1 ended or cannot be reached", f"for {TIMEOUT} s", "start all processes"
     )
-    assert times["killed"] < 4 * TIMEOUT
+    assert seconds < 4 * TIMEOUT
     assert re.search(r"continuing from step (\d+) of 63", groups["finished"].said[0])
 
 
 def test_only_process_0_talks_and_writes(run):
-    place, groups, _ = run
+    workdir, groups, _ = run
     for name, group in groups.items():
         assert group.said[1] == "", group.logs()
         assert group.errors[1] == "" and (name == "killed" or group.errors[0] == ""), group.logs()
-    workdir = place / "run"
     assert groups["finished"].status == {0: 0, 1: 0}, groups["finished"].logs()
     said = groups["finished"].said[0]
     assert "devices: 4 x cpu of 2 processes" in said and said.count("done: test accuracy") == 1
@@ -116,21 +114,14 @@ def test_only_process_0_talks_and_writes(run):
 
 
 def test_two_processes_with_two_devices_each_learn_what_one_with_four_learns(run, alone):
-    assert_same_run(run[0] / "run", alone)
+    assert_same_run(run[0], alone)
 
 
 def test_one_process_evaluates_what_several_have_saved(run):
-    workdir = run[0] / "run"
+    workdir = run[0]
     found = evaluate_checkpoint(digits(), workdir)
     last = metrics(workdir)[-1]
     assert found["test_loss"] == last["test_loss"] and found["test_of_step"] == last["test_of_step"]
-
-
-def test_one_process_goes_on_with_what_several_have_saved(run, alone, run_main, tmp_path):
-    shutil.copytree(run[0] / "half", tmp_path / "run")
-    result = run_main(*FLAGS, f"--workdir={tmp_path / 'run'}", devices=4)
-    assert result.returncode == 0 and "continuing from step" in result.stdout, result.stderr
-    assert_same_run(tmp_path / "run", alone)
 
 
 # ---- Starting -----------------------------------------------------------------------------------------------
@@ -301,9 +292,27 @@ def test_a_missing_data_set_ends_all(tmp_path):
         assert_one_error(group, 1, "process 0 has ended: ", "mnist")
 
 
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_all_at_one_step_with_everything_saved(stopped):
+    workdir, group = stopped
+    assert group.status == {0: 0, 1: 0}, group.logs()
+    assert group.said[1] == group.errors[1] == group.errors[0] == "", group.logs()
+    step = int(re.search(r"stopped by SIGTERM at step (\d+); everything is saved", group.said[0])[1])
+    assert 5 <= step < STEPS and max(complete(workdir)) == step
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_several_have_saved(stopped, alone, run_main, tmp_path):
+    shutil.copytree(stopped[0], tmp_path / "run")
+    result = run_main(*FLAGS, f"--workdir={tmp_path / 'run'}", devices=4)
+    assert result.returncode == 0 and "continuing from step" in result.stdout, result.stderr
+    assert_same_run(tmp_path / "run", alone)
+
+
 def kill(tmp_path, index, condition):
+    began = time.time()
     with short(tmp_path, 2, "--config.checkpoint_every_epochs=1") as group:
-        group.wait(condition)
+        group.wait(lambda: condition(began))
         group.running[index].kill()
         killed = time.monotonic()
         group.wait()
@@ -316,20 +325,23 @@ def kill(tmp_path, index, condition):
 def test_the_killed_coordinator_and_kills_inside_saves_change_nothing(tmp_path, alone):
     workdir = tmp_path / "run"
 
-    def being_saved():
-        return any(not path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    def being_saved(began):
+        """Whether there is a checkpoint that is not complete, and not what an earlier kill has left."""
+        with contextlib.suppress(FileNotFoundError):
+            paths = [path for path in (workdir / "checkpoints").iterdir() if not path.name.isdigit()]
+            return any(path.stat().st_mtime > began + 1 for path in paths)
 
     kill(tmp_path, 0, being_saved)
     kill(tmp_path, 1, being_saved)
-    kill(tmp_path, 0, lambda: recorded(workdir) >= 26 and complete(workdir))
+    kill(tmp_path, 0, lambda _: complete(workdir) and recorded(workdir) > max(complete(workdir)))
     with short(tmp_path, 2, "--config.checkpoint_every_epochs=1") as group:
         assert group.wait() == {0: 0, 1: 0}
     assert_same_run(workdir, alone)
 
 
 @pytest.mark.slow
-def test_four_processes_go_on_with_what_one_and_two_have_saved(tmp_path, alone, run):
-    shutil.copytree(run[0] / "half", tmp_path / "run")
+def test_four_processes_go_on_with_what_two_have_saved(tmp_path, alone, stopped):
+    shutil.copytree(stopped[0], tmp_path / "run")
     with short(tmp_path, 4, devices=1) as group:
         assert set(group.wait().values()) == {0}
     assert_same_run(tmp_path / "run", alone)
