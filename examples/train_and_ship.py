@@ -21,7 +21,7 @@ parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--workdir", default="runs/train_and_ship")
 arguments = parser.parse_args()
 
-# A config that ships with the package, with a few fields changed. qresnet_jax/config.py lists and explains all fields.
+# A config that ships with the package, with a few fields changed. qresnet_jax/config/fields.py lists and explains all fields.
 config = qresnet_jax.load_config("digits")
 config.num_epochs = arguments.epochs
 config.model.act_bits = (2, 2, 4)  # bits of the activations, for each of the three stages

@@ -20,15 +20,13 @@ from qresnet_jax import config as configs
 from qresnet_jax.data import ARRAYS, FOLDER, ImageDataset, StreamedDataset, load_dataset, take_dataset
 from qresnet_jax.data.order import steps_per_epoch
 from qresnet_jax.errors import DivergedError
-from qresnet_jax.models.architecture import has_integer_form
-from qresnet_jax.models.resnet import ResNet, create_model
+from qresnet_jax.models.resnet import create_model
 from qresnet_jax.nn.norm import BatchNorm
-from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
-from qresnet_jax.ship.fold import fold
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.checkpoint import Checkpoints, to_json
+from qresnet_jax.train.description import costs_of_layers, identity_of, log_description
 from qresnet_jax.train.diagnostics import make_diagnose, named
 from qresnet_jax.train.evaluator import Evaluator
 from qresnet_jax.train.feed import Feed, ResidentFeed, StreamingFeed, resident_bytes
@@ -143,62 +141,10 @@ class Training:
         if config.data.name in (ARRAYS, FOLDER):  # the name does not say which images they are
             is_streamed = isinstance(self.dataset, StreamedDataset)
             self.meta["checksum_of_files" if is_streamed else "checksum"] = self.dataset.checksum()
-        self.layers = self._layers(model)
-        processes.agree("data", self._data_of_process(), "give all processes the same data set")
+        self.layers = costs_of_layers(model, config, self.dataset)
+        identity = identity_of(self.dataset, self.meta, with_checksum=processes.count > 1)
+        processes.agree("data", identity, "give all processes the same data set")
         processes.connect(mesh)
-
-    def _data_of_process(self) -> dict[str, object]:
-        """Returns what tells whether processes have the same images."""
-        data = self.dataset
-        lengths = {
-            f"the number of {name} images": split.num_images
-            for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
-            if split is not None
-        }
-        about = {
-            f"the {name} of the data set": value for name, value in self.meta.items() if name != "config"
-        }
-        if self.processes.count > 1:
-            about["the checksum of the data set"] = data.checksum()
-        return {"the kind of the data set": type(data).__name__} | lengths | about
-
-    def _layers(self, model: ResNet) -> list[LayerCost]:
-        shape = tuple(self.meta["image_shape"])
-        if not has_integer_form(self.config.model):
-            return layer_table(model, shape)
-        names = self.dataset.class_names
-        network = fold(model, mean=self.dataset.mean, class_names=names, image_shape=shape[:2])
-        return layer_table(model, shape, network)
-
-    def describe(self) -> None:
-        """Logs the devices, the data, the network, and the cost of each of its layers."""
-        config, data = self.config, self.dataset
-        kind = self.mesh.devices.flat[0].device_kind
-        validation = data.validation.num_images if data.validation else 0
-        how = "over all devices" if config.model.sync_bn else "on each device alone"
-        of = f" of {self.processes.count} processes" if self.processes.count > 1 else ""
-        log.info("devices: %d x %s%s, %s, batch norm %s", self.mesh.size, kind, of, config.parallel, how)
-        log.info(
-            "data: %s, %d train, %d validation, %d test images of %s",
-            data.name,
-            data.train.num_images,
-            validation,
-            data.test.num_images,
-            "x".join(map(str, data.image_shape)),
-        )
-        bits = f"{config.model.weight_bits}-bit weights, {config.model.activation} activations"
-        if config.model.activation != "none":
-            bits += f" of {'/'.join(map(str, config.model.act_bits))} bits"
-        log.info(
-            "network: ResNet-%d, %s; its size before training\n\n%s",
-            config.model.depth,
-            bits,
-            as_text(self.layers),
-        )
-        what = "the integer network that ships"
-        if not has_integer_form(config.model):
-            what = "the float network, as float weights or activations have no integer form"
-        log.info("validation and test measure %s", what)
 
     def train(self, stop: StopSignal) -> dict[str, float]:
         """Trains from the latest checkpoint to the end, or until `stop` is set; returns the last metrics."""
@@ -223,7 +169,7 @@ class Training:
         with contextlib.ExitStack() as closing:
             checkpoints = closing.enter_context(Checkpoints(self.workdir))
             state = self.start(checkpoints)
-            self.describe()
+            log_description(config, self.dataset, self.layers, self.mesh, self.processes)
             self._write_config(int(state.step))
             step = int(state.step)
             metrics = (Metrics if self.processes.is_first else MetricsOfOthers)(self.workdir, step)

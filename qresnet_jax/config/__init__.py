@@ -1,0 +1,34 @@
+"""Defines all config fields, their defaults, and their possible values.
+
+This package does not import JAX, so that a wrong config is refused at once.
+"""
+
+from qresnet_jax.config.fields import (
+    OF_THE_CALL,
+    WITHOUT_EFFECT,
+    default_config,
+    flatten,
+    from_json,
+    unknown_field,
+)
+from qresnet_jax.config.validation import (
+    has_processes,
+    validate,
+    validate_dataset,
+    validate_devices,
+    validate_dispatch,
+)
+
+__all__ = [
+    "OF_THE_CALL",
+    "WITHOUT_EFFECT",
+    "default_config",
+    "flatten",
+    "from_json",
+    "has_processes",
+    "unknown_field",
+    "validate",
+    "validate_dataset",
+    "validate_devices",
+    "validate_dispatch",
+]

@@ -1,0 +1,90 @@
+"""Describes a run before it trains: its devices, its data, and its network with the cost of each layer."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from qresnet_jax.data import ImageDataset, StreamedDataset
+from qresnet_jax.models.architecture import has_integer_form
+from qresnet_jax.models.resnet import ResNet
+from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
+from qresnet_jax.ship.fold import fold
+from qresnet_jax.train.processes import Processes
+
+log = logging.getLogger("qresnet_jax")
+
+
+def costs_of_layers(
+    model: ResNet, config: ConfigDict, dataset: ImageDataset | StreamedDataset
+) -> list[LayerCost]:
+    """Returns the cost of each layer, as it ships if the network has an integer form."""
+    height, width, channels = dataset.image_shape
+    shape = (height, width, channels)
+    if not has_integer_form(config.model):
+        return layer_table(model, shape)
+    network = fold(model, mean=dataset.mean, class_names=dataset.class_names, image_shape=(height, width))
+    return layer_table(model, shape, network)
+
+
+def identity_of(
+    dataset: ImageDataset | StreamedDataset, meta: Mapping[str, Any], *, with_checksum: bool
+) -> dict[str, object]:
+    """Returns what tells whether several processes have the same images.
+
+    Args:
+      dataset: the data set of this process.
+      meta: what this process will save with its checkpoints: all of it but the config describes the data.
+      with_checksum: whether the images themselves are read for it.
+    """
+    lengths = {
+        f"the number of {name} images": split.num_images
+        for name, split in (
+            ("train", dataset.train),
+            ("validation", dataset.validation),
+            ("test", dataset.test),
+        )
+        if split is not None
+    }
+    about = {f"the {name} of the data set": value for name, value in meta.items() if name != "config"}
+    if with_checksum:
+        about["the checksum of the data set"] = dataset.checksum()
+    return {"the kind of the data set": type(dataset).__name__} | lengths | about
+
+
+def log_description(
+    config: ConfigDict,
+    dataset: ImageDataset | StreamedDataset,
+    layers: Sequence[LayerCost],
+    mesh: Mesh,
+    processes: Processes,
+) -> None:
+    """Logs the devices, the data, the network, and the cost of each of its layers."""
+    kind = mesh.devices.flat[0].device_kind
+    validation = dataset.validation.num_images if dataset.validation else 0
+    how = "over all devices" if config.model.sync_bn else "on each device alone"
+    of = f" of {processes.count} processes" if processes.count > 1 else ""
+    log.info("devices: %d x %s%s, %s, batch norm %s", mesh.size, kind, of, config.parallel, how)
+    log.info(
+        "data: %s, %d train, %d validation, %d test images of %s",
+        dataset.name,
+        dataset.train.num_images,
+        validation,
+        dataset.test.num_images,
+        "x".join(map(str, dataset.image_shape)),
+    )
+    bits = f"{config.model.weight_bits}-bit weights, {config.model.activation} activations"
+    if config.model.activation != "none":
+        bits += f" of {'/'.join(map(str, config.model.act_bits))} bits"
+    log.info(
+        "network: ResNet-%d, %s; its size before training\n\n%s",
+        config.model.depth,
+        bits,
+        as_text(layers),
+    )
+    what = "the integer network that ships"
+    if not has_integer_form(config.model):
+        what = "the float network, as float weights or activations have no integer form"
+    log.info("validation and test measure %s", what)
