@@ -43,7 +43,7 @@ def default_config() -> ConfigDict:
     config.init_from = ""  # the workdir or checkpoint whose weights a new run starts from; "": random weights
     config.packed = ""  # a packed file, or the name of a zoo model, to work with instead of a run
 
-    config.distributed = ConfigDict()  # several processes that train one network, see docs/scaling.md
+    config.distributed = ConfigDict()  # several processes that train one network, see docs/processes.md
     config.distributed.coordinator = ""  # HOST:PORT of process 0, where all meet; "": there is one process
     config.distributed.num_processes = 1
     config.distributed.process_id = -1  # of this process, from 0

@@ -8,7 +8,7 @@ from flax import nnx
 
 from qresnet_jax import config as configs
 from qresnet_jax import nn
-from qresnet_jax.errors import ExportError
+from qresnet_jax.errors import ConfigError, ExportError
 from qresnet_jax.quantize import registry
 from qresnet_jax.quantize.straight_through import straight_through
 from qresnet_jax.ship import costs, reference
@@ -63,12 +63,12 @@ def test_a_config_may_name_it(quantizer):
     configs.validate(config)
     config.model.act_bits = (2, 7, 2)
     if quantizer is Squares:
-        with pytest.raises(configs.ConfigError, match="new activations have 1 to 6 bits"):
+        with pytest.raises(ConfigError, match="new activations have 1 to 6 bits"):
             configs.validate(config)
     else:
         configs.validate(config)
     config.model.activation = "newer"
-    with pytest.raises(configs.ConfigError, match="'newer'"):
+    with pytest.raises(ConfigError, match="'newer'"):
         configs.validate(config)
 
 

@@ -75,7 +75,6 @@ IN_PLACE = {
     "ship/c/engine.py": "sources in a temporary directory",
     "train/checksums.py": "a checkpoint under a temporary name",
     "data/folder/prepare.py": "a prepared set under a temporary name",
-    "train/workdir.py": "a lock, without content",
 }
 
 

@@ -124,9 +124,12 @@ def test_only_training_restarts(mode, monkeypatch):
     monkeypatch.setattr(program, "CONFIG", SimpleNamespace(value=config))
     monkeypatch.setattr(program, "MODE", SimpleNamespace(value=mode))
     monkeypatch.setattr(program, "WORKDIR", SimpleNamespace(value="none"))
+    monkeypatch.setattr(program, "_mode", lambda _: mode)
+    monkeypatch.setattr(program, "_options", lambda _: {})
+    monkeypatch.setattr(program, "_name_of_config", lambda: "digits")
     monkeypatch.setattr(program, "restart_with_large_pages", lambda: called.append("restart"))
     for name in ("log_to_standard_output", "cache_compilations"):
         monkeypatch.setattr(program, name, lambda: None)
     monkeypatch.setattr(Command, "__call__", lambda *_: called.append("command"))
     program.main(["qresnet"])
-    assert called == (["restart"] if mode == "train" else []) + ["command"]
+    assert called == (["restart"] if mode in ("train", "sweep", "profile") else []) + ["command"]

@@ -157,7 +157,7 @@ def test_a_run_does_not_go_on_with_other_pixel_means(float_run, tmp_path):
     shutil.copytree(float_run, tmp_path / "run")
     before = contents(tmp_path / "run")
 
-    def brighter(config):
+    def brighter(config, *_):
         data = tiny_set(config)
         return data.with_train(Split(data.train.images + np.uint8(1), data.train.labels))
 

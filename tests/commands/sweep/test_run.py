@@ -299,7 +299,7 @@ def test_a_killed_sweep_is_continued_by_the_same_command(start_main, run_main, t
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.kill()
-    process.wait(60)
+    process.wait(timeout=60)
     assert states(tmp_path / "killed")[NAMES[0]] == "complete"
     for name in ("killed", "whole"):
         result = run_main(*flags, f"--workdir={tmp_path}/{name}")

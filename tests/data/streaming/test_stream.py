@@ -109,7 +109,9 @@ from tests.data.streaming.test_stream import Numbers
 
 if __name__ == "__main__":
     stream = Stream(Numbers(1000), 0, 2, 2000, lambda batch: batch)
-    print({int(next(stream).labels[1]) for _ in range(4)}, flush=True)
+    workers = {int(next(stream).labels[1]) for _ in range(4)}
+    with open(sys.argv[1], "w") as said:
+        print(workers, file=said)
     sys.stdin.read()
 """
 
@@ -117,16 +119,16 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_when_their_parent_is_killed_and_take_no_signals_from_the_terminal(tmp_path):
     (tmp_path / "owner.py").write_text(OWNER)
+    said = tmp_path / "said"
     repo = str(pathlib.Path(__file__).parents[3])
     owner = subprocess.Popen(
-        [sys.executable, tmp_path / "owner.py"],
+        [sys.executable, tmp_path / "owner.py", said],
         env={**os.environ, "PYTHONPATH": repo},
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
     )
     try:
-        workers = eval(owner.stdout.readline())
+        wait_for(lambda: said.exists() and said.read_text().endswith("\n"))
+        workers = eval(said.read_text())
         assert len(workers) == 2
         for worker in workers:
             os.kill(worker, signal.SIGINT)
