@@ -15,7 +15,7 @@ import argparse
 import functools
 
 import jax
-from results import add_save_option, measured, save, spread
+from results import add_save_option, save_all, spread
 from training import Training, compile_step
 
 from qresnet_jax import default_config
@@ -153,9 +153,7 @@ def main():
         for remat, ratio in found["times"]["ratio"].items():
             print(f"{remat:12s} {ratio['median']:.2f} times ({ratio['min']:.2f} to {ratio['max']:.2f})")
     if args.save:
-        for key, figures in found.items():
-            path = save(NAME, key, measured(figures, cores=processors()), args.save)
-        print("wrote", path)
+        print("wrote", save_all(NAME, found, processors(), args.save))
 
 
 if __name__ == "__main__":

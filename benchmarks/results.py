@@ -193,6 +193,13 @@ def save(name: str, key: str, measurement: Mapping, folder: pathlib.Path = FOLDE
     return path
 
 
+def save_all(name: str, figures: Mapping[str, Mapping], cores: int, folder: pathlib.Path) -> pathlib.Path:
+    """Saves figures that were measured just now on this machine, by key; returns the file's path (see `save`)."""
+    for key, of_key in figures.items():
+        save(name, key, measured(of_key, cores=cores), folder)
+    return pathlib.Path(folder) / f"{name}.json"
+
+
 # What a benchmark adds to its figures.
 
 

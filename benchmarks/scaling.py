@@ -21,7 +21,7 @@ import math
 
 import jax
 from flax import nnx
-from results import add_save_option, measured, save, spread
+from results import add_save_option, save_all, spread
 from training import SIZE, Training, compile_step
 
 from qresnet_jax import create_model, default_config
@@ -157,9 +157,7 @@ def main():
             found[key] = exchange(*network)
             print(key, found[key], flush=True)
     if args.save:
-        for key, figures in found.items():
-            path = save(NAME, key, measured(figures, cores=processors()), args.save)
-        print("wrote", path)
+        print("wrote", save_all(NAME, found, processors(), args.save))
 
 
 if __name__ == "__main__":

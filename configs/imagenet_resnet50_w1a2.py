@@ -1,4 +1,4 @@
-"""ResNet-50 with 1-bit weights and 2-bit activations on ImageNet, which is streamed from the disk.
+"""ResNet-50 with 1-bit weights and 2-bit activations on ImageNet: the recipe of `imagenet_resnet18_w1a2`.
 
     qresnet --config=imagenet_resnet50_w1a2
 
@@ -11,26 +11,11 @@ Time: not measured yet.
 Hardware: one or several GPUs or TPUs, with a processor for every few hundred images a second.
 """
 
-from qresnet_jax.config import default_config
+from qresnet_jax import load_config
 
 
 def get_config():
-    config = default_config()
-    config.data.name = "imagenet2012"
-    config.data.holdout = 0.01
-    config.data.image_size = 224
-    config.data.least_crop_area = 0.08
-    config.data.crop_padding = 0
-    config.batch_size = 256
-    config.num_epochs = 100
-    config.dtype = "bfloat16"
+    config = load_config("imagenet_resnet18_w1a2")
     config.model.depth = 50
     config.model.block = "bottleneck"
-    config.model.stem = "imagenet"
-    config.model.stem_weight_bits = 8
-    config.model.act_bits = (2, 2, 2, 2)
-    config.model.num_classes = 1000
-    config.optim.schedule = "cosine"
-    config.optim.warmup_epochs = 5.0
-    config.optim.weight_decay = 1e-4
     return config

@@ -69,6 +69,17 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return place(tree, mesh, PartitionSpec())
 
 
+def repeated(step: TrainStep, length: int) -> TrainStep:
+    """Returns `(state, data) -> state`, which does `length` steps: under `lax.scan`, or without a loop if there is one."""
+
+    def steps(state: TrainState, data: TrainData) -> TrainState:
+        if length == 1:
+            return step(state, data)
+        return jax.lax.scan(lambda s, _: (step(s, data), None), state, None, length=length)[0]
+
+    return steps
+
+
 def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> jax.stages.Wrapped:
     """Compiles `(state, data) -> state` over all devices; each call does `length` steps.
 
@@ -78,14 +89,10 @@ def map_train_step(step: TrainStep, mesh: Mesh, how: str, length: int) -> jax.st
       step: one replica's step, from `make_train_step`.
       mesh: the devices, from `device_mesh`.
       how: "shard_map", or "pmap", which is JAX's older interface; both make the same program.
-      length: the number of steps in a call. They run under `lax.scan`, or without a loop if there is only one.
+      length: the number of steps in a call, see `repeated`.
     """
 
-    def steps(state: TrainState, data: TrainData) -> TrainState:
-        if length == 1:
-            return step(state, data)
-        return jax.lax.scan(lambda s, _: (step(s, data), None), state, None, length=length)[0]
-
+    steps = repeated(step, length)
     if how == "pmap":
         # pmap must map something, so it gets the devices' numbers.
         def mapped(state: TrainState, data: TrainData) -> TrainState:

@@ -22,7 +22,7 @@ from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData, TrainData
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.loop import Training
-from qresnet_jax.train.parallel import device_mesh, map_train_step
+from qresnet_jax.train.parallel import device_mesh, map_train_step, repeated
 from qresnet_jax.train.progress import log_file, logging_to
 from qresnet_jax.train.step import TrainState, make_train_step
 from qresnet_jax.train.workdir import claim_workdir
@@ -93,12 +93,8 @@ def make_many_steps(training: Training, length: int) -> Many:
       training: one of the runs; the others have the same `program_key`.
       length: the number of steps.
     """
-
-    base, graphdef, params = (
-        training.config,
-        training.graphdef,
-        training.params,
-    )  # not its data, as this is kept
+    # Not the training itself, whose data would be kept with the program.
+    base, graphdef, params = training.config, training.graphdef, training.params
     total, per_epoch, shards = training.total_steps, training.steps_per_epoch, training.mesh.size
 
     def one(state: TrainState, data: TrainData, numbers: Numbers) -> TrainState:
@@ -109,9 +105,7 @@ def make_many_steps(training: Training, length: int) -> Many:
         step = make_train_step(
             graphdef, tx, config, num_shards=shards, steps_per_epoch=per_epoch, total_steps=total
         )
-        if length == 1:
-            return step(state, data)
-        return jax.lax.scan(lambda s, _: (step(s, data), None), state, None, length=length)[0]
+        return repeated(step, length)(state, data)
 
     def many(states: tuple[TrainState, ...], inputs: Inputs) -> tuple[TrainState, ...]:
         data, numbers = inputs

@@ -21,9 +21,8 @@ from qresnet_jax.system.files import write_all
 from qresnet_jax.system.machine import processors
 
 TEST_BATCH = 256  # images that a test reads at once
-MEAN_PIXELS = (
-    2**28
-)  # pixels, of the first images, that the means are computed of; it is 5,349 images of 224x224
+# Pixels, of the first images, that the means are computed of: 5,349 images of 224x224.
+MEAN_PIXELS = 2**28
 _CHUNK = 64  # images that a thread decodes at once
 
 

@@ -12,9 +12,8 @@ import numpy as np
 from qresnet_jax.data.pictures import fit
 from qresnet_jax.data.streaming.encoded import REDUCTIONS, decode, size_of
 
-TEST_MARGIN = (
-    256 / 224
-)  # with random crops, the short side of a test image is this many times what the network sees
+# With random crops, the short side of a test image is this many times what the network sees.
+TEST_MARGIN = 256 / 224
 RATIOS = (3 / 4, 4 / 3)  # the least and the largest ratio of width to height of a random crop
 _ATTEMPTS = 10
 
