@@ -10,8 +10,7 @@ from jax.typing import DTypeLike
 
 from qresnet_jax import pixels
 from qresnet_jax.nn.variables import BinaryKernel
-from qresnet_jax.ops.convolution import binary_conv, exact_conv
-from qresnet_jax.ops.plain import plain_conv
+from qresnet_jax.ops.convolution import binary_conv, exact_conv, float_conv
 from qresnet_jax.quantize import exact
 from qresnet_jax.quantize.fixed_point import stem_unit
 from qresnet_jax.quantize.straight_through import straight_through
@@ -145,8 +144,7 @@ class FloatConv(nnx.Module):
         `BinaryConv`.
         """
         kernel = self.kernel[...].astype(self.dtype)
-        result = plain_conv(x.astype(self.dtype), kernel, self.strides, out_dtype=self.dtype)
-        return checkpoint_name(result, RESULT)
+        return checkpoint_name(float_conv(x.astype(self.dtype), kernel, self.strides), RESULT)
 
 
 class StemConv(nnx.Module):
@@ -213,7 +211,7 @@ class StemConv(nnx.Module):
         """
         if self.weight_bits is None:
             kernel = self.kernel[...].astype(self.dtype)
-            return plain_conv(x.astype(self.dtype), kernel, self.strides, out_dtype=self.dtype)
+            return float_conv(x.astype(self.dtype), kernel, self.strides)
         kernel, factor = self.integer_kernel()
         scaled = x.astype(jnp.float32) * pixels.UNITS
         integers = straight_through(jnp.clip(jnp.round(scaled), -pixels.LARGEST, pixels.LARGEST), scaled)

@@ -1,4 +1,4 @@
-"""The convolution with binary weights: integers forward, straight-through gradients backward.
+"""The convolutions and their gradients. With binary weights: integers forward, straight-through gradients backward.
 
 With activations `x = q * step` (q integer levels) and binary weights `s * sign`,
 
@@ -9,6 +9,7 @@ float32, and also with bfloat16 operands and float32 sums, because bfloat16 hold
 exactly.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -84,17 +85,68 @@ def _exact_conv_bwd(
     strides: tuple[int, int], dtype: DTypeLike, operands: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = operands
-    dx = plain.input_gradient(g, kernel, strides, x.shape)
+    dx = _input_gradient(g, kernel, strides, x.shape)
     return dx, _kernel_gradient(g, x, strides, kernel.shape, dtype)
 
 
 exact_conv.defvjp(_exact_conv_fwd, _exact_conv_bwd)
 
 
-def _kernel_gradient(
-    g: jax.Array, x: jax.Array, strides: tuple[int, int], shape: tuple[int, ...], dtype: DTypeLike
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    """Computes `plain_conv` and its gradients, in the forms that are fastest on the device.
+
+    Args:
+      x: float `[N, H, W, C]`.
+      kernel: `[kh, kw, C, out]`, of the dtype of `x`.
+      strides: along H and W.
+
+    Returns:
+      `[N, H', W', out]`, of the dtype of `x`.
+    """
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: cpu.keep(cpu.float_conv(x, kernel, strides)),
+        default=partial(plain.plain_conv, strides=strides, out_dtype=x.dtype),
+    )
+
+
+def _float_conv_bwd(
+    strides: tuple[int, int], operands: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = operands
+    g = cpu.keep(g)
+    dx = cpu.keep(_input_gradient(g, kernel, strides, x.shape))
+    return dx, _kernel_gradient(g, x, strides, kernel.shape, x.dtype).astype(kernel.dtype)
+
+
+float_conv.defvjp(lambda x, kernel, strides: (float_conv(x, kernel, strides), (x, kernel)), _float_conv_bwd)
+
+
+def _input_gradient(
+    g: jax.Array, kernel: jax.Array, strides: tuple[int, int], shape: tuple[int, ...], **ways: Any
 ) -> jax.Array:
-    return plain.kernel_gradient(g.astype(dtype), x.astype(dtype), strides, shape).astype(jnp.float32)
+    of_x: dict[str, Any] = {"strides": strides, "shape": shape}
+    ways = {"cpu": partial(cpu.input_gradient, **of_x), **ways}
+    return jax.lax.platform_dependent(g, kernel, **ways, default=partial(plain.input_gradient, **of_x))
+
+
+def _kernel_gradient(
+    g: jax.Array,
+    x: jax.Array,
+    strides: tuple[int, int],
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    **ways: Any,
+) -> jax.Array:
+    """Returns the gradient of the kernel in float32, from operands that are converted to `dtype`."""
+
+    def converted(of_kernel: Callable[..., jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        return lambda g, x: of_kernel(g.astype(dtype), x.astype(dtype), strides, shape).astype(jnp.float32)
+
+    ways = {"cpu": converted(cpu.kernel_gradient), **ways}
+    return jax.lax.platform_dependent(g, x, **ways, default=converted(plain.kernel_gradient))
 
 
 def accumulate(
@@ -193,25 +245,16 @@ def _binary_conv_bwd(
     # whole layer can be applied after the product, so that both gradients are computed from one and the same g.
     g = cpu.keep(g)
     before, after = (1, s) if scale == "layer" else (s, 1)
-    of_x: dict[str, Any] = {"strides": strides, "shape": q.shape}
-    of_kernel: dict[str, Any] = {"strides": strides, "shape": signs.shape}
-    x_ways, kernel_ways = {"cpu": partial(cpu.input_gradient, **of_x)}, {}
-    bound = None
+    x_ways, kernel_ways = {}, {}
     if step is not None and max_level is not None and dtype == jnp.float32 and gpu.may_round():
         bound = gpu.gradient_bound(g.shape, signs.shape, max_level)
-    if bound is not None:
-        x_ways["cuda"] = partial(gpu.input_gradient, **of_x, bound=bound)
-        kernel_ways["cuda"] = partial(gpu.kernel_gradient, **of_kernel, bound=bound)
-    dx = jax.lax.platform_dependent(
-        (g * before).astype(dtype),
-        signs.astype(dtype),
-        **x_ways,
-        default=partial(plain.input_gradient, **of_x),
-    )
+        if bound is not None:
+            of_x, of_kernel = ({"strides": strides, "shape": a.shape, "bound": bound} for a in (q, signs))
+            x_ways["cuda"] = partial(gpu.input_gradient, **of_x)
+            kernel_ways["cuda"] = partial(gpu.kernel_gradient, **of_kernel)
+    dx = _input_gradient((g * before).astype(dtype), signs.astype(dtype), strides, q.shape, **x_ways)
     dx = cpu.keep(dx).astype(jnp.float32) * after
-    dkernel = jax.lax.platform_dependent(
-        g, q, **kernel_ways, default=partial(_kernel_gradient, **of_kernel, dtype=dtype)
-    )
+    dkernel = _kernel_gradient(g, q, strides, signs.shape, dtype, **kernel_ways)
     if step is not None:
         dkernel = dkernel * step
     return dx.astype(like_x.dtype), dkernel, None if step is None else jnp.zeros_like(step)
