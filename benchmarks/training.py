@@ -13,6 +13,7 @@ from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train import parallel
 from qresnet_jax.train.batches import ResidentData
+from qresnet_jax.train.network import Network
 from qresnet_jax.train.step import AXIS, init_state, make_train_step
 
 SIZE = 32  # height and width of the images
@@ -88,6 +89,6 @@ def _program(config, model, mesh, steps, length):
     total = config.num_epochs * steps
     tx = optim.optimizer(config.optim, params, total, steps)
     step = make_train_step(
-        graphdef, tx, config, num_shards=mesh.size, steps_per_epoch=steps, total_steps=total
+        Network(graphdef), tx, config, num_shards=mesh.size, steps_per_epoch=steps, total_steps=total
     )
     return parallel.map_train_step(step, mesh, config.parallel, length), params, model_state, tx

@@ -95,6 +95,8 @@ def default_config() -> ConfigDict:
     config.optim.weight_decay = 0.0  # not applied to batch norm and clipping levels
     config.optim.schedule = "cosine"  # falls to 0; or "step", divided by 10 at 30, 60 and 90 %; or "constant"
     config.optim.warmup_epochs = 0.0  # epochs in which the learning rate rises linearly from 0
+    # The first epochs, in which weights and activations are float; the rest of num_epochs trains the quantized network.
+    config.optim.float_epochs = 0
     config.optim.label_smoothing = 0.0
     config.optim.gradient_clip = 0.0  # the largest global norm of the gradients; 0: no limit
     config.optim.hysteresis = ConfigDict()

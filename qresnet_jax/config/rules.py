@@ -115,6 +115,7 @@ RULES = {
     "optim.weight_decay": _AT_LEAST_0,
     "optim.schedule": _one_of("cosine", "step", "constant"),
     "optim.warmup_epochs": _AT_LEAST_0,
+    "optim.float_epochs": _integer(0, INT32),
     "optim.label_smoothing": _BELOW_1,
     "optim.gradient_clip": _AT_LEAST_0,
     "optim.hysteresis.threshold": _AT_LEAST_0,

@@ -42,6 +42,19 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.optim.warmup_epochs={config.optim.warmup_epochs}: must be below num_epochs={config.num_epochs}"
         )
+    if config.optim.float_epochs:
+        _validate_float_epochs(config)
+
+
+def _validate_float_epochs(config: ConfigDict) -> None:
+    named = f"config.optim.float_epochs={config.optim.float_epochs}"
+    if architecture.is_float(config.model):
+        raise ConfigError(f"{named}: this network is float in all epochs, so set it to 0")
+    if config.optim.float_epochs >= config.num_epochs:
+        raise ConfigError(
+            f"{named}: must be below num_epochs={config.num_epochs}, which counts all epochs, as the rest of them trains "
+            "the quantized network"
+        )
 
 
 def _validate_streaming(config: ConfigDict) -> None:

@@ -83,6 +83,12 @@ def max_stem_weight_bits(stem: str, in_channels: int) -> int:
     return most_weight_bits(pixels.LARGEST, kernel_size**2 * in_channels)
 
 
+def is_float(config: "ConfigDict") -> bool:
+    """Returns whether a `model` config describes a network with float weights and float activations."""
+    floats = config.activation == "none" or all(bits == 32 for bits in config.act_bits)
+    return config.weight_bits == 32 and floats
+
+
 def has_integer_form(config: "ConfigDict") -> bool:
     """Returns whether a `model` config describes a network that can be folded to integers.
 

@@ -29,6 +29,7 @@ from qresnet_jax.nn.activations import FloatActivation, Quantizer
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.fixed_point import STREAM_MAX
 from qresnet_jax.quantize.weights import magnitude, sign
+from qresnet_jax.train.network import Network, merge
 
 MOST_LEVELS = 16  # with more, the occupancy of levels is not measured
 WALK_STEPS = 2000  # the first steps of a run
@@ -147,7 +148,7 @@ def extend_walk(
 
     Args:
       walk: the record, from `start_walk`.
-      step: int32, the index of the update, from 0.
+      step: int32, the index of the update, counted from the first one with a quantized network.
       opt_state: the optimizer's state after the update.
     """
     if not walk:
@@ -244,11 +245,11 @@ def activation_diagnostics(model: ResNet, images: jax.Array) -> dict[str, jax.Ar
     return values
 
 
-def make_diagnose(graphdef: nnx.GraphDef[ResNet], threshold: float, relative: bool) -> Diagnose:
+def make_diagnose(network: Network, threshold: float, relative: bool) -> Diagnose:
     """Builds the compiled function that measures a training state.
 
     Args:
-      graphdef: of the model in evaluation mode, whose activations are nearly those of the integer network.
+      network: in evaluation mode, in which the activations are nearly those of the integer network.
       threshold, relative: of the hysteresis loop, see `hysteresis_binarize`.
 
     Returns:
@@ -259,7 +260,8 @@ def make_diagnose(graphdef: nnx.GraphDef[ResNet], threshold: float, relative: bo
     def diagnose(
         params: nnx.State, model_state: nnx.State, opt_state: optax.OptState, images: jax.Array
     ) -> dict[str, jax.Array]:
-        values = activation_diagnostics(nnx.merge(graphdef, params, model_state, copy=True), images)
+        model = merge(network.graphdef, *network.variables(params, model_state))
+        values = activation_diagnostics(model, images)
         if by_layer(params, BinaryKernel):
             values |= weight_diagnostics(opt_state, threshold, relative)
         return values

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import ImageDataset, Split, StreamedDataset, StreamedSplit, check_dataset, load_dataset
-from qresnet_jax.errors import DataError
+from qresnet_jax.errors import DataError, ExportError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.models.resnet import ResNet, create_model
 from qresnet_jax.ship.fold import fold
@@ -26,9 +26,11 @@ from qresnet_jax.system.placement import place
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints
 from qresnet_jax.train.feed import resident_bytes
+from qresnet_jax.train.float_epochs import FloatTwin, float_model
+from qresnet_jax.train.network import Network, merge
 from qresnet_jax.train.parallel import device_mesh, is_local, map_eval_step, replicate
 from qresnet_jax.train.processes import join
-from qresnet_jax.train.step import TrainState, init_state, make_eval_step, merge
+from qresnet_jax.train.step import TrainState, init_state, make_eval_step
 
 log = logging.getLogger("qresnet_jax")
 
@@ -42,14 +44,14 @@ class Evaluator:
     without an integer form is evaluated in float.
 
     Args:
-      graphdef: of the model in evaluation mode.
+      network: a network of this architecture, in evaluation mode.
       mean: the pixel means, float `[C]`, in units of pixel values.
       mesh: the mesh of the devices that share the work.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef[ResNet], mean: np.ndarray, mesh: Mesh) -> None:
-        self._graphdef, self._mean, self._mesh = graphdef, mean, mesh
-        self._float_step = map_eval_step(make_eval_step(graphdef), mesh)
+    def __init__(self, network: Network, mean: np.ndarray, mesh: Mesh) -> None:
+        self._network, self._mean, self._mesh = network, mean, mesh
+        self._float_step = map_eval_step(make_eval_step(network), mesh)
 
     def __call__(
         self, params: nnx.State, model_state: nnx.State, split: Split | StreamedSplit
@@ -60,7 +62,7 @@ class Evaluator:
         same on all devices, and for any number of them.
 
         Args:
-          params, model_state: the parameters and the other variables of the model.
+          params, model_state: the parameters and the other variables of a training state.
           split: the images and labels, in memory or on the disk.
 
         Returns:
@@ -69,13 +71,13 @@ class Evaluator:
         Raises:
           ExportError: the network should have an integer form, but has parameters that are not finite.
         """
-        model = merge(self._graphdef, params, model_state)
+        model = merge(self._network.graphdef, *self._network.variables(params, model_state))
         if model.fraction_bits is None:
             logits_of: Callable = functools.partial(self._float_logits, params, model_state)
             unit = 1.0
         else:
-            network = fold(model, mean=self._mean)
-            logits_of, unit = on_mesh(network, self._mesh), network.logit_scale
+            integers = fold(model, mean=self._mean)
+            logits_of, unit = on_mesh(integers, self._mesh), integers.logit_scale
         sums = np.zeros(2)
         with contextlib.closing(split.parts()) as parts:
             for images, labels in parts:
@@ -112,7 +114,8 @@ class TrainedRun(NamedTuple):
     state: TrainState
     meta: dict[str, Any]  # saved with the checkpoint: config, class_names, mean, image_shape
     step: int  # of the checkpoint
-    config: ConfigDict  # the run's own, but for the fields of `config.OF_THE_CALL`
+    # The run's own, but for the fields of `config.OF_THE_CALL`; in the float epochs, its network is the float twin.
+    config: ConfigDict
 
     def model(self) -> ResNet:
         """Returns the trained network in evaluation mode."""
@@ -153,6 +156,16 @@ def restore_run(
         state = checkpoints.restore(step, replicate(init_state(params, model_state, tx), own))
         if mesh is not None and mesh is not own:
             state = replicate(state, mesh)
+        if meta.get("in_float_epochs"):
+            twin = FloatTwin(config, model)
+            graphdef = twin.in_evaluation.graphdef
+            params, model_state = twin.variables(state.params, state.model_state)
+            state = state._replace(params=params, model_state=model_state)
+            config.model = float_model(config.model)
+            log.info(
+                "step %d is in the float epochs of the run: this is the float network; to quantize it, continue the training",
+                step,
+            )
         return TrainedRun(graphdef, state, meta, step, config)
 
 
@@ -173,8 +186,13 @@ def fold_run(run: TrainedRun) -> IntegerNetwork:
     """Returns the integer network of a run (see `qresnet_jax.fold`).
 
     Raises:
-      ExportError: the network has no integer form.
+      ExportError: the network has no integer form, or does not have it yet.
     """
+    if run.meta.get("in_float_epochs"):
+        raise ExportError(
+            f"the checkpoint at step {run.step} is in the float epochs of its run "
+            f"(config.optim.float_epochs={run.config.optim.float_epochs}): continue the training, which quantizes the network"
+        )
     names, shape = run.meta["class_names"], tuple(run.meta["image_shape"][:2])
     return fold(run.model(), mean=np.asarray(run.meta["mean"]), class_names=names, image_shape=shape)
 
@@ -213,7 +231,7 @@ def evaluate_checkpoint(
     configs.validate_dataset(config, data)
     check_data_of_run(run, data)
     processes.connect(mesh)
-    evaluate = Evaluator(run.graphdef, np.asarray(run.meta["mean"]), mesh)
+    evaluate = Evaluator(Network(run.graphdef), np.asarray(run.meta["mean"]), mesh)
     result = evaluate(run.state.params, run.state.model_state, data.test)
     is_float = not has_integer_form(config.model)
     log.info(

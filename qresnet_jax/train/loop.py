@@ -8,7 +8,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,13 @@ from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.checkpoint import Checkpoints, to_json
 from qresnet_jax.train.description import costs_of_layers, identity_of, log_description
-from qresnet_jax.train.diagnostics import make_diagnose, named
+from qresnet_jax.train.diagnostics import Diagnose, make_diagnose, named
 from qresnet_jax.train.evaluator import Evaluator
 from qresnet_jax.train.feed import Feed, ResidentFeed, StreamingFeed, resident_bytes
 from qresnet_jax.train.finite import check_finite
+from qresnet_jax.train.float_epochs import FloatTwin
 from qresnet_jax.train.interrupt import StopSignal
+from qresnet_jax.train.network import Network
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
 from qresnet_jax.train.processes import ALONE, Processes, join, telling_others
 from qresnet_jax.train.progress import Progress, log_to
@@ -50,7 +52,18 @@ log = logging.getLogger("qresnet_jax")
 
 _Tree = TypeVar("_Tree")
 _Result = TypeVar("_Result")
-Requests = Generator[tuple[TrainState, TrainData, int], TrainState, _Result]
+
+
+class Request(NamedTuple):
+    """What a run asks for next."""
+
+    state: TrainState  # its buffers may be donated
+    data: TrainData  # what the steps read
+    length: int  # the number of steps
+    in_float: bool  # whether they are steps of the float epochs
+
+
+Requests = Generator[Request, TrainState, _Result]
 
 
 def train_and_evaluate(
@@ -122,10 +135,12 @@ class Training:
         self.total_steps = self.steps_per_epoch * config.num_epochs
 
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
-        in_evaluation = nnx.graphdef(nnx.view(model, use_running_average=True))
-        self.evaluate = Evaluator(in_evaluation, self.dataset.mean, mesh)
-        loop = config.optim.hysteresis
-        self.diagnose = make_diagnose(in_evaluation, loop.threshold, loop.relative)
+        in_evaluation = Network(nnx.graphdef(nnx.view(model, use_running_average=True)))
+        self.float_steps = self.steps_per_epoch * config.optim.float_epochs
+        self.twin = FloatTwin(config, model) if self.float_steps else None
+        self.evaluate, self.diagnose = self._measures(in_evaluation)
+        if self.twin:
+            self._evaluate_twin, self._diagnose_twin = self._measures(self.twin.in_evaluation)
         if config.model.sync_bn:
             model.set_attributes(BatchNorm, axis_name=AXIS)
         self.graphdef, self.params, *others = nnx.split(model, nnx.Param, ...)
@@ -146,25 +161,26 @@ class Training:
         processes.agree("data", identity, "give all processes the same data set")
         processes.connect(mesh)
 
+    def _measures(self, network: Network) -> tuple[Evaluator, Diagnose]:
+        """Returns what measures a network while it trains, from the training state."""
+        loop = self.config.optim.hysteresis
+        diagnose = make_diagnose(network, loop.threshold, loop.relative)
+        return Evaluator(network, self.dataset.mean, self.mesh), diagnose
+
     def train(self, stop: StopSignal) -> dict[str, float]:
         """Trains from the latest checkpoint to the end, or until `stop` is set; returns the last metrics."""
         program = self.programs()
         with contextlib.closing(self.requests(stop)) as requests:
             try:
-                state, data, length = next(requests)
+                state, data, *kind = next(requests)
                 while True:
-                    state, data, length = requests.send(program(length)(state, data))
+                    state, data, *kind = requests.send(program(*kind)(state, data))
             except StopIteration as done:
                 metrics: dict[str, float] = done.value
                 return metrics
 
     def requests(self, stop: StopSignal) -> Requests[dict[str, float]]:
-        """Does all of `train` but the steps: yields what is to be trained, and takes the state after it.
-
-        Yields:
-          `(state, data, length)`: the state, what the next `length` steps read, and their number. The state's buffers
-          may be donated.
-        """
+        """Does all of `train` but the steps: yields what is to be trained, and takes the state after it."""
         config = self.config
         with contextlib.ExitStack() as closing:
             checkpoints = closing.enter_context(Checkpoints(self.workdir))
@@ -225,14 +241,19 @@ class Training:
             for saved_step, saved, accuracy in states:
                 # With the next image of the run, counted over all epochs: it continues there, however it is read.
                 meta = {**self.meta, "next_image": saved_step * config.batch_size}
+                if saved_step <= self.float_steps:
+                    meta["in_float_epochs"] = True
                 checkpoints.save(saved_step, saved, meta, accuracy)
 
         try:
             while step < self.total_steps:
                 epoch = step // n
+                if self.twin and step == self.float_steps:
+                    state = self.twin.quantize(state, feed.sample)
+                    log.info("weights and activations are quantized from here on, step %d", step)
                 state, step = yield from self._epoch(state, step, feed, metrics, progress, stop)
                 ended = step == (epoch + 1) * n
-                accuracy = self._validate(state, metrics, epoch) if ended else None
+                accuracy = self._validate(state, step, metrics, epoch) if ended else None
                 stopping = bool(stop)  # read once, as it may be set at any moment
                 is_last = step == self.total_steps
                 due = ended and ((epoch + 1) % config.checkpoint_every_epochs == 0 or is_last)
@@ -279,7 +300,7 @@ class Training:
             interval_end = self._interval_end(step)
             # A run stops only between requests, so a continued run divides its epochs as an uninterrupted one does.
             length = min(self.most_steps, interval_end - step)
-            state = yield state, feed(step), length
+            state = yield Request(state, feed(step), length, step < self.float_steps)
             step += length
             jax.block_until_ready(state.step)
             progress.advance(step)
@@ -310,20 +331,24 @@ class Training:
             return 1
         return self.config.steps_per_dispatch or (1 if on_cpu else self.config.log_every_steps)
 
-    def programs(self) -> Callable[[int], jax.stages.Wrapped]:
-        """Returns `length -> program`, where a program trains that many steps; each is made once."""
-        train_step = make_train_step(
-            self.graphdef,
-            self.tx,
-            self.config,
-            num_shards=self.mesh.size,
-            steps_per_epoch=self.steps_per_epoch,
-            total_steps=self.total_steps,
-        )
+    def network(self, in_float: bool = False) -> Network:
+        """Returns the network that computes the loss, in the float epochs or after them."""
+        return self.twin.in_training if self.twin and in_float else Network(self.graphdef)
+
+    def programs(self) -> Callable[..., jax.stages.Wrapped]:
+        """Returns `(length, in_float=False) -> program`, where a program trains that many steps; each is made once."""
 
         @functools.cache  # one program for each length; the ends of intervals and epochs make two or three lengths
-        def program(length: int) -> jax.stages.Wrapped:
-            return map_train_step(train_step, self.mesh, self.config.parallel, length)
+        def program(length: int, in_float: bool = False) -> jax.stages.Wrapped:
+            step = make_train_step(
+                self.network(in_float),
+                self.tx,
+                self.config,
+                num_shards=self.mesh.size,
+                steps_per_epoch=self.steps_per_epoch,
+                total_steps=self.total_steps,
+            )
+            return map_train_step(step, self.mesh, self.config.parallel, length)
 
         return program
 
@@ -335,7 +360,8 @@ class Training:
 
     def _interval_metrics(self, state: TrainState, sample: jax.Array, step: int) -> dict[str, float]:
         check_finite(state)
-        now = self.diagnose(state.params, state.model_state, state.opt_state, sample)
+        diagnose = self._diagnose_twin if step <= self.float_steps else self.diagnose
+        now = diagnose(state.params, state.model_state, state.opt_state, sample)
         sums, now = jax.device_get((state.sums, now))
         steps = sums["images"] / self.config.batch_size
         layerwise = named({name: x for name, x in sums.items() if name not in METRICS}, self.params)
@@ -347,11 +373,14 @@ class Training:
             **{name: float(x) for name, x in now.items()},
         }
 
-    def _validate(self, state: TrainState, metrics: Metrics, epoch: int) -> float | None:
+    def _validate(self, state: TrainState, step: int, metrics: Metrics, epoch: int) -> float | None:
+        """Logs loss and accuracy on the validation split; returns the accuracy, or None if it is that of the float twin."""
         if self.dataset.validation is None:
             return None
-        result = self.evaluate(state.params, state.model_state, self.dataset.validation)
-        metrics.write(int(state.step), {f"eval_{name}": value for name, value in result.items()})
+        in_float = step <= self.float_steps
+        evaluate = self._evaluate_twin if in_float else self.evaluate
+        result = evaluate(state.params, state.model_state, self.dataset.validation)
+        metrics.write(step, {f"eval_{name}": value for name, value in result.items()})
         log.info(
             "epoch %d/%d  validation loss %.4f  accuracy %.2f %%",
             epoch + 1,
@@ -359,7 +388,7 @@ class Training:
             result["loss"],
             100 * result["accuracy"],
         )
-        return result["accuracy"]
+        return None if in_float else result["accuracy"]
 
     def finish(self, state: TrainState, checkpoints: Checkpoints, metrics: Metrics) -> dict[str, float]:
         """Measures the model that validation chose on the test set, and returns the last metrics.

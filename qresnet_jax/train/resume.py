@@ -20,7 +20,15 @@ log = logging.getLogger("qresnet_jax")
 # The names, or beginnings of names, of the fields that say what the network computes.
 _OF_THE_NETWORK = ("model.", "dtype")
 # The same for all fields that a run keeps: with others, the steps before and after would not belong to one run.
-_OF_THE_RUN = (*_OF_THE_NETWORK, "seed", "batch_size", "data.name", "data.holdout", "optim.name")
+_OF_THE_RUN = (
+    *_OF_THE_NETWORK,
+    "seed",
+    "batch_size",
+    "data.name",
+    "data.holdout",
+    "optim.name",
+    "optim.float_epochs",
+)
 # What a checkpoint says of the data, beside the config.
 _OF_THE_DATA = {
     "class_names": "the class names were {} and are {}",

@@ -1,7 +1,7 @@
 """One training step and one evaluation batch, as pure functions that each device computes."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from qresnet_jax.ops.collectives import mean_over, sum_over
 from qresnet_jax.pixels import normalize
 from qresnet_jax.train.batches import TrainData, train_batch
 from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
+from qresnet_jax.train.network import Network, merge, overlay
 
 AXIS = "devices"  # the name of the axis that training is mapped over
 
@@ -38,7 +39,6 @@ class TrainState(NamedTuple):
 METRICS = ("loss", "correct", "images")
 TrainStep = Callable[[TrainState, TrainData], TrainState]
 EvalStep = Callable[[nnx.State, nnx.State, jax.Array, jax.Array], jax.Array]
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTransformation) -> TrainState:
@@ -51,13 +51,8 @@ def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTran
     return TrainState(zero, params, model_state, opt_state, sums, none, start_walk(params))
 
 
-def merge(graphdef: nnx.GraphDef[Model], params: nnx.State, model_state: nnx.State) -> Model:
-    """Builds the model of a state. It is a copy, so that it may change inside a JAX transformation."""
-    return nnx.merge(graphdef, params, model_state, copy=True)
-
-
 def make_train_step(
-    graphdef: nnx.GraphDef[ResNet],
+    network: Network,
     tx: optax.GradientTransformation,
     config: ConfigDict,
     *,
@@ -68,7 +63,7 @@ def make_train_step(
     """Builds the training step of one replica, `(state, data) -> state`, which is to be mapped over the axis `AXIS`.
 
     Args:
-      graphdef: of the model in training mode.
+      network: the network that computes the loss.
       tx: from `qresnet_jax.train.optimizer.optimizer`.
       config: the whole config.
       num_shards: the size of the axis.
@@ -76,6 +71,7 @@ def make_train_step(
       total_steps: the number of steps of the run.
     """
     temperature = config.optim.temperature
+    first_quantized = config.optim.float_epochs * steps_per_epoch
 
     def loss_fn(
         params: nnx.State,
@@ -84,7 +80,7 @@ def make_train_step(
         images: jax.Array,
         labels: jax.Array,
     ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
-        model = merge(graphdef, params, model_state)
+        model = merge(network.graphdef, *network.variables(params, model_state))
         model.set_attributes(ResNet, remat=config.remat)
         for _, variable in nnx.iter_graph(model):
             if isinstance(variable, Temperature):
@@ -93,7 +89,7 @@ def make_train_step(
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.optim.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
-        return loss, (nnx.state(model, nnx.Not(nnx.Param)), logits)
+        return loss, (overlay(model_state, nnx.state(model, nnx.Not(nnx.Param))), logits)
 
     def step(state: TrainState, data: TrainData) -> TrainState:
         pixels, labels = train_batch(
@@ -116,6 +112,11 @@ def make_train_step(
             model_state = mean_over(model_state, AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        walk = state.walk
+        if network.holds_latents:
+            params = overlay(params, optax.tree.get(opt_state, "latent"))
+        else:
+            walk = extend_walk(walk, state.step - first_quantized, opt_state)
 
         size = jnp.float32(len(labels))
         new = {"loss": loss * size, "correct": jnp.sum(logits.argmax(-1) == labels), "images": size}
@@ -123,22 +124,22 @@ def make_train_step(
         sums = jax.tree.map(jnp.add, state.sums, new | step_diagnostics(grads, opt_state))
         is_bad = (state.first_bad_step < 0) & ~jnp.isfinite(new["loss"])
         first_bad_step = jnp.where(is_bad, state.step, state.first_bad_step)
-        walk = extend_walk(state.walk, state.step, opt_state)
         return TrainState(state.step + 1, params, model_state, opt_state, sums, first_bad_step, walk)
 
     return step
 
 
-def make_eval_step(graphdef: nnx.GraphDef[ResNet]) -> EvalStep:
+def make_eval_step(network: Network) -> EvalStep:
     """Builds `(params, model_state, pixels, mean) -> logits`, which evaluates one device's share of a batch in float.
 
     `pixels` are uint8 `[N, H, W, C]`, `mean` is float32 `[C]`, and the logits are float32 `[N, classes]`.
 
     Args:
-      graphdef: of the model in evaluation mode.
+      network: the network, in evaluation mode.
     """
 
     def step(params: nnx.State, model_state: nnx.State, pixels: jax.Array, mean: jax.Array) -> jax.Array:
-        return merge(graphdef, params, model_state)(normalize(pixels, mean))
+        model = merge(network.graphdef, *network.variables(params, model_state))
+        return model(normalize(pixels, mean))
 
     return step

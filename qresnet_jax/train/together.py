@@ -21,7 +21,7 @@ from qresnet_jax import config as configs
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData, TrainData
 from qresnet_jax.train.interrupt import StopSignal
-from qresnet_jax.train.loop import Training
+from qresnet_jax.train.loop import Request, Training
 from qresnet_jax.train.parallel import device_mesh, map_train_step, repeated
 from qresnet_jax.train.progress import log_file, logging_to
 from qresnet_jax.train.step import TrainState, make_train_step
@@ -84,7 +84,7 @@ def program_key(config: ConfigDict) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
-def make_many_steps(training: Training, length: int) -> Many:
+def make_many_steps(training: Training, length: int, in_float: bool = False) -> Many:
     """Builds `(states, inputs) -> states`, which trains several runs for `length` steps.
 
     States are a tuple with an entry for each run. A single run is computed without `vmap`, as it would be alone.
@@ -92,9 +92,10 @@ def make_many_steps(training: Training, length: int) -> Many:
     Args:
       training: one of the runs; the others have the same `program_key`.
       length: the number of steps.
+      in_float: whether they are steps of the float epochs.
     """
     # Not the training itself, whose data would be kept with the program.
-    base, graphdef, params = training.config, training.graphdef, training.params
+    base, network, params = training.config, training.network(in_float), training.params
     total, per_epoch, shards = training.total_steps, training.steps_per_epoch, training.mesh.size
 
     def one(state: TrainState, data: TrainData, numbers: Numbers) -> TrainState:
@@ -103,7 +104,7 @@ def make_many_steps(training: Training, length: int) -> Many:
             config.update_from_flattened_dict(numbers)
         tx = optim.optimizer(config.optim, params, total, per_epoch)
         step = make_train_step(
-            graphdef, tx, config, num_shards=shards, steps_per_epoch=per_epoch, total_steps=total
+            network, tx, config, num_shards=shards, steps_per_epoch=per_epoch, total_steps=total
         )
         return repeated(step, length)(state, data)
 
@@ -167,9 +168,9 @@ class _Active:
         with logging_to(*self._handlers):
             self._advance(lambda: self._requests.send(state))
 
-    def _advance(self, advance: Callable[[], tuple[TrainState, TrainData, int]]) -> None:
+    def _advance(self, advance: Callable[[], Request]) -> None:
         try:
-            self.state, self.data, self.length = advance()
+            self.state, self.data, *self.kind = advance()
         except StopIteration as done:
             self.metrics = done.value
 
@@ -224,7 +225,7 @@ class _Pool(contextlib.ExitStack):
         super().__init__()
         self.active: list[_Active] = []
         self._ended, self._devices, self._stop = ended, devices, stop
-        self._programs: dict[tuple[str, jax.Device, int, int], Callable[..., tuple[TrainState, ...]]] = {}
+        self._programs: dict[tuple[Any, ...], Callable[..., tuple[TrainState, ...]]] = {}
         self.callback(lambda: [one.close() for one in self.active])
 
     def start(self, run: Run) -> None:
@@ -240,18 +241,18 @@ class _Pool(contextlib.ExitStack):
 
     def groups(self) -> list[list[_Active]]:
         """Returns the runs, those together whose next steps are one program."""
-        groups: dict[tuple[str, jax.Device, int], list[_Active]] = {}
+        groups: dict[tuple[Any, ...], list[_Active]] = {}
         for one in self.active:
-            groups.setdefault((one.key, one.device, one.length), []).append(one)
+            groups.setdefault((one.key, one.device, *one.kind), []).append(one)
         return list(groups.values())
 
     def steps(self, group: Sequence[_Active]) -> list[tuple[_Active, TrainState]]:
         """Begins to compute the steps that a group asks for, and returns the state of each of its runs after them."""
         first = group[0]
-        place = (first.key, first.device, len(group), first.length)
+        place = (first.key, first.device, len(group), *first.kind)
         try:
             if place not in self._programs:
-                many = make_many_steps(first.training, first.length)
+                many = make_many_steps(first.training, *first.kind)
                 self._programs[place] = map_train_step(cast(Any, many), first.training.mesh, "shard_map", 1)
             inputs = Inputs(tuple(one.data for one in group), tuple(one.numbers for one in group))
             states = self._programs[place](tuple(one.state for one in group), inputs)

@@ -71,6 +71,7 @@ IMPOSSIBLE = {
     "optim.weight_decay": ([-1e-4, INFINITY, 1e-39, 1e39], AT_LEAST_0),
     "optim.schedule": (["linear"], "one of cosine, step, constant"),
     "optim.warmup_epochs": ([-1.0, NOT_A_NUMBER], AT_LEAST_0),
+    "optim.float_epochs": ([-1, 1.5, True, 2**31], "an integer from 0 to 2147483647"),
     "optim.label_smoothing": ([-0.1, 1.0, 1 - 2**-30], BELOW_1),
     "optim.gradient_clip": ([-1.0, 1e-39, INFINITY], AT_LEAST_0),
     "optim.hysteresis.threshold": ([-0.1, NOT_A_NUMBER, 1e39, True], AT_LEAST_0),

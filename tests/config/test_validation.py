@@ -55,6 +55,11 @@ RELATIONS = [
     ),
     ({"distributed.auto": True, "parallel": "pmap"}, ("config.parallel='pmap'", "one process only")),
     ({"optim.warmup_epochs": 200.0}, ("config.optim.warmup_epochs=200.0", "below num_epochs=200")),
+    ({"optim.float_epochs": 200}, ("config.optim.float_epochs=200", "below num_epochs=200")),
+    (
+        {"optim.float_epochs": 5, "model.weight_bits": 32, "model.act_bits": (32, 32, 32)},
+        ("config.optim.float_epochs=5", "float in all epochs", "set it to 0"),
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.hysteresis import HysteresisState
 from qresnet_jax.train import diagnostics
 from qresnet_jax.train import optimizer as optim
+from qresnet_jax.train.network import Network
 
 KERNEL = "stages.1.0.project"
 
@@ -210,5 +211,5 @@ def test_a_float_network_has_nothing_to_diagnose():
     assert not jax.tree.leaves(nnx.state(params, BinaryKernel))
     opt_state = optim.optimizer(config.optim, params, 4, 1).init(params)
     assert diagnostics.step_diagnostics(params, opt_state) == {}
-    diagnose = diagnostics.make_diagnose(graphdef, 0.0, True)
+    diagnose = diagnostics.make_diagnose(Network(graphdef), 0.0, True)
     assert diagnose(params, model_state, opt_state, jnp.zeros((1, 8, 8, 1))) == {}

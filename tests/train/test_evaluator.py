@@ -11,6 +11,7 @@ from qresnet_jax.errors import ExportError
 from qresnet_jax.ship import reference
 from qresnet_jax.ship.fold import fold
 from qresnet_jax.train.evaluator import Evaluator, measure
+from qresnet_jax.train.network import Network
 from qresnet_jax.train.parallel import device_mesh, replicate
 
 MEAN = np.array([101.5])
@@ -35,7 +36,7 @@ def parts(model):
 
 def test_the_accuracy_and_the_loss_are_those_of_the_integer_network():
     mesh, split = device_mesh(jax.devices()[:2]), split_of(43)
-    evaluator = Evaluator(parts(network())[0], MEAN, mesh)
+    evaluator = Evaluator(Network(parts(network())[0]), MEAN, mesh)
     for seed in (0, 1):  # two networks in one evaluator
         model = network(seed)
         _, params, rest = parts(model)
@@ -55,7 +56,7 @@ def test_a_float_network_is_evaluated_in_float():
         split_of(43),
     )
     graphdef, params, rest = parts(model)
-    result = Evaluator(graphdef, MEAN, mesh)(*replicate((params, rest), mesh), split)
+    result = Evaluator(Network(graphdef), MEAN, mesh)(*replicate((params, rest), mesh), split)
     model.eval()
     logits = np.asarray(model((split.images.astype(np.float32) - np.float32(101.5)) / 64), np.float64)
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(43), split.labels]
@@ -69,7 +70,7 @@ def test_a_network_that_diverged_is_refused():
     mesh = device_mesh(jax.devices()[:1])
     graphdef, params, rest = parts(model)
     with pytest.raises(ExportError, match="stem_norm.*bias.*is not finite"):
-        Evaluator(graphdef, MEAN, mesh)(params, rest, split_of(3))
+        Evaluator(Network(graphdef), MEAN, mesh)(params, rest, split_of(3))
 
 
 def test_losses_of_huge_logits_do_not_overflow_and_equal_ones_are_the_first_class():

@@ -23,6 +23,7 @@ from qresnet_jax.train.batches import ResidentData
 from qresnet_jax.train.checkpoint import tree_paths
 from qresnet_jax.train.evaluator import FLOAT_BATCH as BATCH
 from qresnet_jax.train.evaluator import Evaluator
+from qresnet_jax.train.network import Network
 from qresnet_jax.train.parallel import device_mesh, devices_for, map_train_step, replicate
 from qresnet_jax.train.step import AXIS, init_state, make_train_step
 
@@ -52,7 +53,7 @@ def prepare(devices, length=1, **changes):
     graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
     tx = optim.optimizer(config.optim, params, STEPS, STEPS_PER_EPOCH)
     step = make_train_step(
-        graphdef, tx, config, num_shards=devices, steps_per_epoch=STEPS_PER_EPOCH, total_steps=STEPS
+        Network(graphdef), tx, config, num_shards=devices, steps_per_epoch=STEPS_PER_EPOCH, total_steps=STEPS
     )
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (IMAGES, 8, 8, 1), np.uint8), rng.integers(0, 10, IMAGES, np.int32)
@@ -231,7 +232,9 @@ def test_evaluation_counts_every_image_once(devices, size):
     mesh = device_mesh(jax.devices()[:devices])
     model = Marker()
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    result = Evaluator(graphdef, np.zeros(1), mesh)(*replicate((params, rest), mesh), Split(pixels, labels))
+    result = Evaluator(Network(graphdef), np.zeros(1), mesh)(
+        *replicate((params, rest), mesh), Split(pixels, labels)
+    )
     logits = np.eye(10)[pixels[:, 0, 0, 0]]
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(size), labels]
     assert result["accuracy"] == (logits.argmax(1) == labels).sum() / size
@@ -247,7 +250,7 @@ def test_a_trained_network_is_evaluated_alike_on_any_number_of_devices(on_eight)
     for devices in (1, 8):
         mesh = device_mesh(jax.devices()[:devices])
         state = replicate((on_eight.params, on_eight.model_state), mesh)
-        results.append(Evaluator(graphdef, np.array([127.5]), mesh)(*state, split))
+        results.append(Evaluator(Network(graphdef), np.array([127.5]), mesh)(*state, split))
     assert results[0] == results[1]  # to the bit, as integers are
 
 

@@ -12,8 +12,9 @@ from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.nn.variables import Temperature
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData
+from qresnet_jax.train.network import Network, merge
 from qresnet_jax.train.parallel import device_mesh, map_eval_step, map_train_step, replicate
-from qresnet_jax.train.step import AXIS, init_state, make_eval_step, make_train_step, merge
+from qresnet_jax.train.step import AXIS, init_state, make_eval_step, make_train_step
 
 IMAGES, STEPS_PER_EPOCH, TOTAL = 20, 3, 6
 
@@ -38,7 +39,12 @@ class Trainer:
         self.graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
         tx = optim.optimizer(config.optim, params, TOTAL, STEPS_PER_EPOCH)
         step = make_train_step(
-            self.graphdef, tx, config, num_shards=1, steps_per_epoch=STEPS_PER_EPOCH, total_steps=TOTAL
+            Network(self.graphdef),
+            tx,
+            config,
+            num_shards=1,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            total_steps=TOTAL,
         )
         self.mesh = device_mesh(jax.devices()[:1])
         self._step = map_train_step(step, self.mesh, "shard_map", 1)
@@ -201,7 +207,7 @@ def test_the_temperature_goes_from_start_to_end_over_training():
 def test_evaluation_in_float_gives_the_logits_of_the_model(after_an_epoch):
     trainer = after_an_epoch
     pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 8, 1), np.uint8)
-    step = map_eval_step(make_eval_step(trainer.eval_graphdef), trainer.mesh)
+    step = map_eval_step(make_eval_step(Network(trainer.eval_graphdef)), trainer.mesh)
     state = trainer.state
     logits = step(state.params, state.model_state, pixels, trainer.data.mean)
 
@@ -217,7 +223,7 @@ def test_evaluation_uses_running_statistics_and_changes_nothing(after_an_epoch):
     trainer = after_an_epoch
     before = jax.tree.map(np.asarray, trainer.state)
     pixels = np.random.default_rng(2).integers(0, 256, (8, 8, 8, 1), np.uint8)
-    step = map_eval_step(make_eval_step(trainer.eval_graphdef), trainer.mesh)
+    step = map_eval_step(make_eval_step(Network(trainer.eval_graphdef)), trainer.mesh)
     args = trainer.state.params, trainer.state.model_state
 
     logits = np.asarray(step(*args, pixels, trainer.data.mean))

@@ -14,6 +14,7 @@ from qresnet_jax.models.resnet import Precision, ResNet
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData
+from qresnet_jax.train.network import Network
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
 from qresnet_jax.train.step import AXIS, init_state, make_train_step
 
@@ -214,7 +215,7 @@ def both():
             variable[...] += jnp.float32(rng.normal(0, 0.2, variable.shape))
     start = arrays(params), arrays(model_state)
     tx = optim.optimizer(config.optim, params, total_steps=10, steps_per_epoch=2)
-    step = make_train_step(graphdef, tx, config, num_shards=1, steps_per_epoch=2, total_steps=10)
+    step = make_train_step(Network(graphdef), tx, config, num_shards=1, steps_per_epoch=2, total_steps=10)
     mesh = device_mesh(jax.devices()[:1])
     images, labels = rng.integers(0, 256, (8, 8, 8, 1), np.uint8), rng.integers(0, 10, 8, np.int32)
     order, mean = rng.permutation(8).astype(np.int32), np.array([100.5], np.float32)
