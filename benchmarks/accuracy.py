@@ -59,7 +59,7 @@ def row(runs: list[RunRecord]) -> dict:
         "threshold": fields["optim.hysteresis.threshold"],
         "relative": fields["optim.hysteresis.relative"],
         "seeds": [run.fields["seed"] for run in runs],
-        "validation": statistics_of([max(run.validation) for run in runs if run.validation]),
+        "validation": statistics_of([run.best_validation for run in runs if run.best_validation is not None]),
         "test": statistics_of([run.test for run in runs]),
         "signs": {kind: statistics.fmean(s[kind] for s in signs) for kind in signs[0]}
         if all(signs)

@@ -76,7 +76,9 @@ def tests(runs: Sequence[RunRecord]) -> list[float]:
 def validations(runs: Sequence[RunRecord]) -> list[float]:
     """Returns the best validation accuracies of a group, 0 to 1: of its complete runs or, if there is none, of all."""
     complete = [run for run in runs if run.test is not None]
-    return [max(run.validation) for run in complete or runs if run.validation and not run.failure]
+    return [
+        run.best_validation for run in complete or runs if run.best_validation is not None and not run.failure
+    ]
 
 
 def _epochs(run: RunRecord) -> str:

@@ -13,6 +13,7 @@ from qresnet_jax.report.style import (
     BLUE,
     COLOURS,
     GREEN,
+    GREY,
     VERMILION,
     by_stage,
     figure,
@@ -23,6 +24,7 @@ from qresnet_jax.report.style import (
     series,
     shades,
 )
+from qresnet_jax.train.records import IN_FLOAT
 
 MOST_IN_LEGEND = 8
 _STEP = "training step"
@@ -44,6 +46,7 @@ def curves(records: Sequence[Mapping[str, float]]) -> Figure | None:
         if len(steps):
             ax.plot(steps, factor * values, color=VERMILION, linewidth=1.4, label="validation")
         _mark_test(ax, records, metric, factor)
+        _mark_switch(ax, records)
         ax.set_xlabel(_STEP)
     left.set(title="Loss (cross-entropy)", ylabel="nats")
     logarithmic(left)
@@ -58,6 +61,13 @@ def _mark_test(ax: Axes, records: Sequence[Mapping[str, float]], metric: str, fa
     if len(steps):
         label = f"test, {100 * values[-1]:.2f} %" if metric == "accuracy" else "test"
         ax.plot(chosen[-1], factor * values[-1], "*", color=GREEN, markersize=11, label=label, zorder=3)
+
+
+def _mark_switch(ax: Axes, records: Sequence[Mapping[str, float]]) -> None:
+    """Draws where the float epochs end, if the run has any and has gone on after them."""
+    steps, _ = series(records, IN_FLOAT)
+    if len(steps) and steps[-1] < max(record["step"] for record in records):
+        ax.axvline(steps[-1], color=GREY, linewidth=1, linestyle=":", label="quantized from here on")
 
 
 _SIGN_METRICS = {
@@ -87,6 +97,7 @@ def flips(records: Sequence[Mapping[str, float]]) -> Figure | None:
         for (stage, layers), colour in zip(stages.items(), COLOURS, strict=False):
             steps, values = _of_layers(records, kind, layers)
             _mean_and_range(ax, steps, 100 * values, colour, f"stage {stage.split('.')[-1]}")
+        _mark_switch(ax, records)
         ax.set(title=_SIGN_METRICS[kind], xlabel=_STEP)
         if kind != "flips":
             ax.set_ylim(bottom=0)

@@ -29,7 +29,7 @@ from qresnet_jax.system.files import as_path, write_all
 from qresnet_jax.train.checkpoint import to_json
 from qresnet_jax.train.diagnostics import by_layer, latent_magnitudes, walked_layer
 from qresnet_jax.train.evaluator import TrainedRun, fold_run, restore_run
-from qresnet_jax.train.records import FILE, read_metrics
+from qresnet_jax.train.records import FILE, IN_FLOAT, read_metrics
 from qresnet_jax.train.resume import changed_fields
 
 log = logging.getLogger("qresnet_jax")
@@ -173,7 +173,7 @@ def _results(
 ) -> list[tuple[str, str]]:
     last = max(record["step"] for record in records)
     pairs = [("Checkpoint", f"step {run.step:,}; metrics up to step {last:,}")]
-    steps, accuracy = series(records, "eval_accuracy")
+    steps, accuracy = series([record for record in records if IN_FLOAT not in record], "eval_accuracy")
     if len(steps):
         best = len(accuracy) - 1 - int(np.argmax(accuracy[::-1]))  # the later of equals, as training chooses
         pairs.append(("Best validation accuracy", f"{100 * accuracy[best]:.2f} %, at step {steps[best]:,}"))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from qresnet_jax.config import WITHOUT_EFFECT, flatten
 from qresnet_jax.errors import UserError
 from qresnet_jax.system.files import as_path
-from qresnet_jax.train.records import FILE, read_metrics
+from qresnet_jax.train.records import FILE, IN_FLOAT, read_metrics
 
 
 class RunRecord(NamedTuple):
@@ -24,8 +24,16 @@ class RunRecord(NamedTuple):
 
     @property
     def validation(self) -> list[float]:
-        """The validation accuracy after each epoch, 0 to 1; [] if nothing was held out."""
+        """The validation accuracy after each epoch, also of the float epochs, 0 to 1; [] if nothing was held out."""
         return [record["eval_accuracy"] for record in self.records if "eval_accuracy" in record]
+
+    @property
+    def best_validation(self) -> float | None:
+        """The best validation accuracy of the network that ships, 0 to 1; None if it was not measured."""
+        shipping = (record for record in self.records if IN_FLOAT not in record)
+        return max(
+            (record["eval_accuracy"] for record in shipping if "eval_accuracy" in record), default=None
+        )
 
     @property
     def test(self) -> float | None:
@@ -36,15 +44,19 @@ class RunRecord(NamedTuple):
     def signs(self) -> dict[str, float]:
         """How the signs moved, as means over the binary layers; {} for a float network.
 
-        `flips` is how often a weight has flipped in the run so far; `dead_band`, `held_back` and `never_flipped` are
-        shares of the weights at its end, 0 to 1.
+        `flips` is how often a weight has flipped so far since it became binary; `dead_band`, `held_back` and
+        `never_flipped` are shares of the weights at the end of the run, 0 to 1.
         """
         measured = [record for record in self.records if any(name.startswith("flips/") for name in record)]
         if not measured:
             return {}
         steps = [0, *(record["step"] for record in measured)]
         intervals = [after - before for before, after in itertools.pairwise(steps)]
-        flips = (n * _over_layers(record, "flips") for n, record in zip(intervals, measured, strict=True))
+        flips = (
+            n * _over_layers(record, "flips")
+            for n, record in zip(intervals, measured, strict=True)
+            if IN_FLOAT not in record
+        )
         ends = ("dead_band", "held_back", "never_flipped")
         return {"flips": sum(flips)} | {kind: _over_layers(measured[-1], kind) for kind in ends}
 

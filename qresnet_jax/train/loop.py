@@ -37,7 +37,7 @@ from qresnet_jax.train.network import Network
 from qresnet_jax.train.parallel import device_mesh, map_train_step, replicate
 from qresnet_jax.train.processes import ALONE, Processes, join, telling_others
 from qresnet_jax.train.progress import Progress, log_to
-from qresnet_jax.train.records import Metrics, MetricsOfOthers
+from qresnet_jax.train.records import IN_FLOAT, Metrics, MetricsOfOthers
 from qresnet_jax.train.resume import continue_run, warm_start
 from qresnet_jax.train.step import (
     AXIS,
@@ -371,7 +371,12 @@ class Training:
             "learning_rate": float(self.config.optim.learning_rate * self.course(step - 1)),
             **{name: float(x / steps) for name, x in layerwise.items()},
             **{name: float(x) for name, x in now.items()},
+            **self._phase(step),
         }
+
+    def _phase(self, step: int) -> dict[str, float]:
+        """Returns the metric that marks a step of the float epochs."""
+        return {IN_FLOAT: 1.0} if step <= self.float_steps else {}
 
     def _validate(self, state: TrainState, step: int, metrics: Metrics, epoch: int) -> float | None:
         """Logs loss and accuracy on the validation split; returns the accuracy, or None if it is that of the float twin."""
@@ -380,7 +385,7 @@ class Training:
         in_float = step <= self.float_steps
         evaluate = self._evaluate_twin if in_float else self.evaluate
         result = evaluate(state.params, state.model_state, self.dataset.validation)
-        metrics.write(step, {f"eval_{name}": value for name, value in result.items()})
+        metrics.write(step, {f"eval_{name}": value for name, value in result.items()} | self._phase(step))
         log.info(
             "epoch %d/%d  validation loss %.4f  accuracy %.2f %%",
             epoch + 1,

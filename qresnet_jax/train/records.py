@@ -11,6 +11,7 @@ from qresnet_jax.errors import UserError
 from qresnet_jax.system.files import as_path, write_all
 
 FILE = "metrics.jsonl"
+IN_FLOAT = "in_float_epochs"  # the metric, 1, of the steps in which the network is still float
 
 
 class Metrics:

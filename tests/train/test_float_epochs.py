@@ -14,7 +14,9 @@ from qresnet_jax.errors import CheckpointError, ExportError
 from qresnet_jax.models.resnet import create_model
 from qresnet_jax.nn.variables import BinaryKernel
 from qresnet_jax.pixels import normalize
+from qresnet_jax.report import plots
 from qresnet_jax.report.report import write_report
+from qresnet_jax.report.runs import read_run
 from qresnet_jax.train import loop, records, together
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints
@@ -66,6 +68,28 @@ def test_only_the_quantized_network_is_chosen_and_tested(staged):
         assert checkpoints.best_step > 6
         assert "6" not in map(str, checkpoints.steps)
     assert lines(staged)[-1]["test_of_step"] > 6
+
+
+def test_the_metrics_say_which_epochs_were_in_float(staged):
+    assert [line["step"] for line in lines(staged) if line.get(records.IN_FLOAT)] == [2, 3, 5, 6]
+    record = read_run(staged)
+    validation = {line["step"]: line["eval_accuracy"] for line in lines(staged) if "eval_accuracy" in line}
+    assert record.best_validation == max(validation[9], validation[12])
+    layers = len([name for name in lines(staged)[0] if name.startswith("flips/")])
+    counted = sum(
+        n * sum(value for name, value in line.items() if name.startswith("flips/"))
+        for n, line in zip((2, 1, 2, 1), lines(staged)[4:], strict=True)
+    )
+    assert record.signs["flips"] == pytest.approx(counted / layers)
+
+
+def test_pictures_show_where_the_float_epochs_end(staged):
+    figure = plots.curves(lines(staged))
+    assert all(
+        [line.get_xdata()[0] for line in ax.lines if "quantized" in line.get_label()] == [6]
+        for ax in figure.axes
+    )
+    assert plots.curves(lines(staged)[:4]).axes[0].lines[-1].get_label() == "validation"
 
 
 def test_the_walk_through_the_hysteresis_loop_begins_with_the_quantized_network(staged):

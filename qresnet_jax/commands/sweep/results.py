@@ -201,7 +201,7 @@ class Sweep:
         state = entry.failure or ("complete" if run.test is not None else begun)
         last = run.records[-1] if run.records else {}
         measured = {name: value for name, value in last.items() if name.startswith("test_") or name == "step"}
-        best = {"eval_accuracy": max(run.validation)} if run.validation else {}
+        best = {} if run.best_validation is None else {"eval_accuracy": run.best_validation}
         return {**entry._asdict(), "state": state, "metrics": measured | best}
 
 
