@@ -1,8 +1,9 @@
 """Writes accuracies of finished runs into a result file.
 
-    python benchmarks/accuracy.py NAME DIR DIR ... [--save=DIR] [--machine=TEXT] [--commit=HASH]
+    python benchmarks/accuracy.py NAME DIR DIR ... [--label=TEXT] [--save=DIR] [--machine=TEXT] [--commit=HASH]
 
-NAME is accuracy_digits, accuracy_fashion_mnist or hysteresis, and DIR the workdir of a run. Runs that differ only in the
+NAME is accuracy_digits, accuracy_fashion_mnist, hysteresis, recipes_cifar10_jpeg or recipes_fashion_mnist, and DIR the
+workdir of a run. A row of recipes has a label, which says in words what its recipe is. Runs that differ only in the
 seed become one row, with mean, sample standard deviation and the worst seed. A row with the same settings and seeds is
 replaced. Other rows stay; delete them from the file by hand if they are outdated.
 
@@ -19,7 +20,7 @@ import subprocess
 import sys
 
 from results import FOLDER, REPO, ResultError, record, save, this_machine, this_versions
-from templates.accuracy import accuracies
+from templates.accuracy import accuracies, recipes
 
 from qresnet_jax import config as configs
 from qresnet_jax.errors import UserError
@@ -27,7 +28,8 @@ from qresnet_jax.report.runs import RunRecord, group, read_run
 from qresnet_jax.system.config_files import load_config, shipped_configs
 from qresnet_jax.system.machine import processors
 
-NAMES = ("accuracy_digits", "accuracy_fashion_mnist", "hysteresis")
+RECIPES = ("recipes_cifar10_jpeg", "recipes_fashion_mnist")
+NAMES = ("accuracy_digits", "accuracy_fashion_mnist", "hysteresis", *RECIPES)
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) ", re.MULTILINE)
 
 
@@ -37,6 +39,16 @@ def statistics_of(values: list[float]) -> dict | None:
         return None
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "sd": deviation, "worst": min(values), "each": values}
+
+
+def training_seconds(run: RunRecord) -> float:
+    """Returns how long the steps of a run took, without validation and interruptions."""
+    batch, seconds, last = run.fields["batch_size"], 0.0, 0
+    for record in run.records:
+        if rate := record.get("images_per_second"):
+            seconds += batch * (record["step"] - last) / rate
+            last = record["step"]
+    return seconds
 
 
 def row(runs: list[RunRecord]) -> dict:
@@ -55,6 +67,8 @@ def row(runs: list[RunRecord]) -> dict:
     signs = [run.signs for run in runs]
     return {
         "network": network_name(fields),
+        "layers": fields["model.depth"],
+        "seconds": statistics.fmean(map(training_seconds, runs)),
         "epochs": fields["num_epochs"],
         "threshold": fields["optim.hysteresis.threshold"],
         "relative": fields["optim.hysteresis.relative"],
@@ -127,9 +141,9 @@ def commit_at(moment: str) -> str | None:
 
 
 def measurements(
-    workdirs: list[str], machine: str | None = None, commit: str | None = None
+    workdirs: list[str], machine: str | None = None, commit: str | None = None, label: str | None = None
 ) -> dict[str, dict]:
-    """Returns a measurement for each group of runs, by a key that names its command and seeds.
+    """Returns a measurement for each group of runs, by a key that names its command, or its label, and its seeds.
 
     Raises:
       UserError: if a folder is not the workdir of a run, if a run is not finished, or if a workdir is given twice.
@@ -151,7 +165,11 @@ def measurements(
             commit=commit or commit_at(min(began)),
             dirty=None,  # this is not known afterwards
         )
-        found[f"{line}, seeds {', '.join(map(str, figures['seeds']))}"] = measurement
+        name = line
+        if label:
+            figures["label"] = label
+            name = f"ResNet-{figures['layers']} {figures['network']}, {figures['epochs']} epochs: {label}"
+        found[f"{name}, seeds {', '.join(map(str, figures['seeds']))}"] = measurement
     return found
 
 
@@ -165,6 +183,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--save", type=pathlib.Path, default=FOLDER, metavar="DIR", help="default: benchmarks/results"
     )
     parser.add_argument(
+        "--label", help="what the recipe is, in words; for the files of recipes, which need it"
+    )
+    parser.add_argument(
         "--machine", help="the machine in words, if it was not this one, such as 'NVIDIA H200'"
     )
     parser.add_argument(
@@ -172,9 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="the commit of the code that trained, if it was not the last one before the training",
     )
     args = parser.parse_args(arguments)
+    if (args.name in RECIPES) != bool(args.label):
+        parser.error("the files of recipes need a --label, and the others have none")
     try:
-        found = measurements(args.workdirs, args.machine, args.commit)
-        print(accuracies(found))
+        found = measurements(args.workdirs, args.machine, args.commit, args.label)
+        print(recipes(found) if args.label else accuracies(found))
         for key, measurement in found.items():
             path = save(args.name, key, measurement, args.save)
     except (UserError, ResultError) as error:

@@ -25,6 +25,7 @@ TABLES = {
     "accuracy_digits": Table(("accuracy_digits",), accuracy.accuracies),
     "hysteresis": Table(("hysteresis",), accuracy.hysteresis),
     "hysteresis_seeds": Table(("hysteresis",), accuracy.hysteresis_seeds),
+    "recipes_cifar10_jpeg": Table(("recipes_cifar10_jpeg",), accuracy.recipes),
     "zoo": Table(("zoo",), accuracy.zoo),
     "size": Table(("size",), accuracy.sizes),
     "inference": Table(("inference",), speed.inference),

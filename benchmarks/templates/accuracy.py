@@ -24,6 +24,50 @@ def accuracies(measurements: Measurements) -> str:
     )
 
 
+def recipes(measurements: Measurements) -> str:
+    """Returns the rows of an ablation: those with the same network and epochs together, the best validation first."""
+    head = (
+        *("Network", "Epochs", "Recipe", "Seeds", "Validation", "Test", "Below float"),
+        *("Flips of a weight", "Never flipped", "Training"),
+    )
+    rows = [head]
+    runs = sorted(figures(measurements), key=lambda run: -run["validation"]["mean"])
+    for run in sorted(runs, key=lambda run: (run["layers"], run["epochs"])):
+        signs = run["signs"]
+        moved = (f"{signs['flips']:.2f}", percent(signs["never_flipped"], 1)) if signs else ("", "")
+        rows.append(
+            (
+                f"ResNet-{run['layers']} {run['network']}",
+                run["epochs"],
+                run["label"],
+                _seeds(run["seeds"]),
+                accuracy(run["validation"]),
+                accuracy(run["test"]),
+                _loss(run, runs),
+                *moved,
+                f"{run['seconds'] / 60:.0f} min",
+            )
+        )
+    return with_provenance(
+        markdown(*rows),
+        "Below float: points of test accuracy that the mean lies below that of the best float network with as many layers "
+        "and epochs.",
+        provenance(measurements.values(), SOFTWARE, commands=False),
+    )
+
+
+def _loss(run, runs):
+    """Returns the points of test accuracy that a run loses to its float twin; "" if there is none."""
+    if run["network"] == FLOAT:
+        return ""
+    twins = [
+        twin["test"]["mean"]
+        for twin in runs
+        if twin["network"] == FLOAT and (twin["layers"], twin["epochs"]) == (run["layers"], run["epochs"])
+    ]
+    return f"{100 * (max(twins) - run['test']['mean']):.1f}" if twins else ""
+
+
 def _seeds(seeds):
     consecutive = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
     return f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))

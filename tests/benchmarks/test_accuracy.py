@@ -28,7 +28,7 @@ def make_run(tmp_path):
         (workdir / "config.json").write_text(json.dumps(config.to_dict()))
         records = [{"step": 10 * i, "eval_accuracy": x} for i, x in enumerate(VALIDATION[seed], 1)]
         signs = {"flips/a": 0.1, "dead_band/a": 0.2, "held_back/a": 0.0, "never_flipped/a": 0.5}
-        records = [record | signs for record in records]
+        records = [record | signs | {"images_per_second": 100.0} for record in records]
         if finished:
             records[-1]["test_accuracy"] = TEST[seed]
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -57,6 +57,33 @@ def test_seeds_become_one_row(accuracy, benchmark, make_run, tmp_path, capsys):
         "never_flipped": 0.5,
     }
     assert (found["date"], found["command"]) == ("2026-11-29", ["qresnet --config=digits"])
+
+
+def test_recipes_have_a_label_and_stand_beside_their_float_twin(
+    accuracy, benchmark, make_run, tmp_path, capsys
+):
+    name, save = "recipes_cifar10_jpeg", f"--save={tmp_path}/results"
+    float_twin = make_run(0, model__weight_bits=32, model__activation="none")
+    assert accuracy.main([name, float_twin, "--label=float", save]) == 0
+    assert accuracy.main([name, make_run(1), "--label=from scratch", save]) == 0
+    found = benchmark("results").load(name, tmp_path / "results")["measurements"]
+    assert [one["figures"]["label"] for one in found.values()] == ["float", "from scratch"]
+    capsys.readouterr()
+    table = benchmark("templates.accuracy").recipes(found)
+    batch = load_config("digits").batch_size
+    minutes = f"{20 * batch / 100 / 60:.0f} min"  # 20 steps at 100 images/s
+    assert (
+        f"| ResNet-8 W1A2 | 60 | from scratch | 1 | 80.00 % | 75.00 % | 10.0 | 2.00 | 50.0 % | {minutes} |"
+        in table
+    )
+    assert f"| ResNet-8 float | 60 | float | 0 | 90.00 % | 85.00 % |  | 2.00 | 50.0 % | {minutes} |" in table
+
+
+def test_a_label_is_for_recipes_only(accuracy, make_run, tmp_path, capsys):
+    for arguments in (["recipes_cifar10_jpeg"], ["accuracy_digits", "--label=x"]):
+        with pytest.raises(SystemExit):
+            accuracy.main([arguments[0], make_run(0), *arguments[1:], f"--save={tmp_path}/results"])
+        assert "--label" in capsys.readouterr().err
 
 
 def test_runs_of_other_settings_become_rows_of_their_own(accuracy, make_run):
