@@ -155,6 +155,10 @@ def measurements(
         where = {"cpu": machine, "cores": None, "memory_gib": None, "gpu": None, "os": None}
     for runs in group([read_run(workdir) for workdir in workdirs]).values():
         figures, line = row(runs), command(runs[0].fields, shipped)
+        name = line
+        if label:
+            figures["label"] = label
+            name = f"ResNet-{figures['layers']} {figures['network']}, {figures['epochs']} epochs: {label}"
         began, ended = zip(*(times(run.workdir) for run in runs), strict=True)
         measurement = record(
             figures,
@@ -165,10 +169,6 @@ def measurements(
             commit=commit or commit_at(min(began)),
             dirty=None,  # this is not known afterwards
         )
-        name = line
-        if label:
-            figures["label"] = label
-            name = f"ResNet-{figures['layers']} {figures['network']}, {figures['epochs']} epochs: {label}"
         found[f"{name}, seeds {', '.join(map(str, figures['seeds']))}"] = measurement
     return found
 
