@@ -108,6 +108,13 @@ def test_runs_trained_at_once_have_float_epochs_too(staged, tmp_path):
     assert results == [lines(staged)[-1] | {"images_per_second": results[0]["images_per_second"]}]
 
 
+@pytest.mark.parametrize("part", [{"model.weight_bits": 32}, {"model.activation": "none"}])
+def test_a_network_that_is_float_in_part_has_float_epochs_too(part, staged, tmp_path):
+    run(tmp_path, **CONSTANT, **part, **{"optim.float_epochs": 2, "num_epochs": 3})
+    in_float = [[line[name] for name in LOSSES if name in line] for line in lines(tmp_path)[:4]]
+    assert in_float == [[line[name] for name in LOSSES if name in line] for line in lines(staged)[:4]]
+
+
 # ---- A run that was stopped in its float epochs --------------------------------------------------------------
 
 
