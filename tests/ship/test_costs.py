@@ -88,7 +88,10 @@ def traced_macs(model, shape):
 
 def _macs(jaxpr):
     for equation in jaxpr.eqns:
-        for inner in jaxprs_in_params(equation.params):
+        params = dict(equation.params)
+        if "branches" in params:  # one for each platform; the last is the plain form
+            params["branches"] = params["branches"][-1:]
+        for inner in jaxprs_in_params(params):
             yield from _macs(inner)
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             kernel, (result,) = equation.invars[1].aval.shape, equation.outvars
