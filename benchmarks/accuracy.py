@@ -44,10 +44,10 @@ def statistics_of(values: list[float]) -> dict | None:
 def training_seconds(run: RunRecord) -> float:
     """Returns how long the steps of a run took, without validation and interruptions."""
     batch, seconds, last = run.fields["batch_size"], 0.0, 0
-    for record in run.records:
-        if rate := record.get("images_per_second"):
-            seconds += batch * (record["step"] - last) / rate
-            last = record["step"]
+    for line in run.records:
+        if rate := line.get("images_per_second"):
+            seconds += batch * (line["step"] - last) / rate
+            last = line["step"]
     return seconds
 
 

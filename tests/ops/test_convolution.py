@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qresnet_jax.ops.convolution import accumulate, binary_conv, exact_conv, integer_conv, integers_of
+from qresnet_jax.ops.convolution import (
+    accumulate,
+    binary_conv,
+    exact_conv,
+    float_conv,
+    integer_conv,
+    integers_of,
+)
 from qresnet_jax.ops.plain import plain_conv
 
 # image (N, H, W, C), outputs, kernel size, stride: odd images, batch 1, channels that fill no vector
@@ -246,6 +253,28 @@ def test_the_exact_convolution_and_its_gradients_are_those_of_the_plain_one(stri
     np.testing.assert_array_equal(dx, plain_dx)
     assert dkernel.dtype == jnp.float32
     np.testing.assert_allclose(dkernel, plain_dkernel, rtol=0, atol=tolerance * np.abs(plain_dkernel).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape, outputs, k, stride", CASES)
+def test_the_float_convolution_and_its_gradients_are_those_of_the_definition(
+    shape, outputs, k, stride, dtype
+):
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=s) for s in (shape, (k, k, shape[-1], outputs)))
+    x, kernel = (np.float64(jnp.asarray(a, dtype)) for a in (x, kernel))
+
+    def conv(x, kernel):
+        return float_conv(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), (stride, stride))
+
+    out, pull = jax.vjp(conv, jnp.asarray(x, dtype), jnp.asarray(kernel, dtype))
+    g = np.float64(jnp.asarray(rng.normal(size=out.shape), dtype))
+    assert out.dtype == dtype
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.05
+    np.testing.assert_allclose(np.float64(out), conv_reference(x, kernel, stride), tolerance, 20 * tolerance)
+    for got, want in zip(pull(jnp.asarray(g, dtype)), conv_gradients(x, kernel, stride, g), strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(np.float64(got), want, tolerance, 20 * tolerance)
 
 
 @pytest.mark.parametrize("channels, in_float16", [(64, True), (75, True), (76, False), (128, False)])

@@ -62,6 +62,25 @@ def test_the_input_gradient_is_the_transpose(shape, dtype):
     np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=tolerance)
 
 
+@pytest.mark.parametrize("images", [0, 1, 16, 17, 300])
+@pytest.mark.parametrize("shape", SHAPES[4:7])
+def test_the_kernel_gradient_is_the_sum_over_all_images(shape, images):
+    channels, _, height, width, _, strides = shape
+    rng = np.random.default_rng(images)
+    x = jnp.asarray(rng.integers(-3, 4, (images, height, width, channels)), jnp.float32)
+    _, signs, _ = case(shape)
+    # Integers make every sum exact, in any order.
+    g = jnp.asarray(rng.integers(-3, 4, plain.plain_conv(x, signs, strides).shape), jnp.float32)
+    got = cpu.kernel_gradient(g, x, strides, signs.shape)
+    np.testing.assert_array_equal(got, plain.kernel_gradient(g, x, strides, signs.shape))
+
+
+def test_the_kernel_gradient_of_many_images_has_few_parts():
+    g, x = jnp.ones((1000, 2, 2, 1)), jnp.ones((1000, 2, 2, 1))
+    traced = jax.make_jaxpr(lambda g, x: cpu.kernel_gradient(g, x, (1, 1), (3, 3, 1, 1)))(g, x)
+    assert str(traced).count("conv_general_dilated[") <= 16
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_plain_transposes_are_adjoint(shape):
     """`<conv(x, w), g> = <x, input_gradient(g, w)> = <w, kernel_gradient(g, x)>`, exact in small integers."""
