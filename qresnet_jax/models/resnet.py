@@ -23,12 +23,12 @@ from qresnet_jax.models.architecture import (
     stage_widths,
 )
 from qresnet_jax.nn.convolutions import RESULT
-from qresnet_jax.nn.stream import to_stream
 from qresnet_jax.ops.batch_norm import STATISTICS
-from qresnet_jax.quantize.fixed_point import mean_pool, round_to_grid, saturating_add
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+
+Stream = nn.Stream | jax.Array  # an array in a float network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,20 +109,20 @@ class Block(nnx.Module):
         )
         self.project_norm = precision.norm(features, rngs) if has_projection and not self.preact else None
 
-    def __call__(self, stream: jax.Array) -> jax.Array:
-        """Maps the stream, float `[N, H, W, in]`, to `[N, H', W', out]`."""
+    def __call__(self, stream: Stream) -> Stream:
+        """Maps the stream, `[N, H, W, in]`, to `[N, H', W', out]`."""
         first = y = self.acts[0](stream)
-        for i in range(len(self.convs) - 1):
-            y = self.norms[i](self.convs[i](y, self.acts[i].step, self.acts[i].max_level))
-            y = self.acts[i + 1](nnx.relu(y))
-        y = to_stream(self.convs[-1], self.norms[-1], y, self.acts[-1], self.fraction_bits)
-        return nnx.relu(saturating_add(y, self.shortcut(stream, first), self.fraction_bits))
+        for conv, norm, act in zip(self.convs[:-1], self.norms[:-1], self.acts[1:], strict=True):
+            y = act(nn.relu(norm(conv(y))))
+        y = nn.to_stream(self.norms[-1](self.convs[-1](y)), self.fraction_bits)
+        return nn.relu(y + self.shortcut(stream, first))
 
-    def shortcut(self, stream: jax.Array, first: jax.Array) -> jax.Array:
+    def shortcut(self, stream: Stream, first: nn.Levels) -> Stream:
         """Returns what is added to the last convolution's result: the stream itself, or the projection of `first`."""
         if self.project is None:
             return stream
-        return to_stream(self.project, self.project_norm, first, self.acts[0], self.fraction_bits)
+        y = self.project(first)
+        return nn.to_stream(y if self.project_norm is None else self.project_norm(y), self.fraction_bits)
 
 
 class PreactBlock(Block):
@@ -133,13 +133,11 @@ class PreactBlock(Block):
 
     preact = True
 
-    def __call__(self, stream: jax.Array) -> jax.Array:
-        first = y = self.acts[0](nnx.relu(self.norms[0](stream)))
-        for i in range(len(self.convs) - 1):
-            y = self.norms[i + 1](self.convs[i](y, self.acts[i].step, self.acts[i].max_level))
-            y = self.acts[i + 1](nnx.relu(y))
-        y = to_stream(self.convs[-1], None, y, self.acts[-1], self.fraction_bits)
-        return saturating_add(y, self.shortcut(stream, first), self.fraction_bits)
+    def __call__(self, stream: Stream) -> Stream:
+        first = y = self.acts[0](nn.relu(self.norms[0](stream)))
+        for conv, norm, act in zip(self.convs[:-1], self.norms[1:], self.acts[1:], strict=True):
+            y = act(nn.relu(norm(conv(y))))
+        return nn.to_stream(self.convs[-1](y), self.fraction_bits) + self.shortcut(stream, first)
 
 
 class ResNet(nnx.Module):
@@ -198,22 +196,23 @@ class ResNet(nnx.Module):
         if images.ndim != 4 or images.shape[-1] != self.stem.in_features:
             raise ValueError(f"images must be [N, H, W, {self.stem.in_features}], got shape {images.shape}")
         with jax.named_scope("stem"):  # a profile shows the scopes
-            stream = to_stream(self.stem, self.stem_norm, images, None, self.fraction_bits)
+            y = self.stem(images)
+            stream = nn.to_stream(y if self.stem_norm is None else self.stem_norm(y), self.fraction_bits)
             if self.stem_norm is not None:
-                stream = nnx.relu(stream)
+                stream = nn.relu(stream)
             if self.imagenet_stem:
-                stream = nnx.max_pool(stream, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+                stream = nn.max_pool(stream, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for i, stage in enumerate(self.stages):
             for j, block in enumerate(stage):
                 with jax.named_scope(f"stages.{i}.{j}"):
                     stream = apply_block(block, stream, self.remat)
         with jax.named_scope("classifier"):
             if self.final_norm is not None:
-                stream = nnx.relu(round_to_grid(self.final_norm(stream), self.fraction_bits))
-            return self.classifier(mean_pool(stream, self.fraction_bits))
+                stream = nn.relu(nn.to_stream(self.final_norm(stream), self.fraction_bits))
+            return self.classifier(nn.global_mean(stream))
 
 
-def apply_block(block: Block, stream: jax.Array, remat: str) -> jax.Array:
+def apply_block(block: Block, stream: Stream, remat: str) -> Stream:
     """Returns `block(stream)`, and says what of it is kept for the gradient.
 
     Args:

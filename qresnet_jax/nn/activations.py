@@ -1,15 +1,30 @@
 """Activation quantizers as Flax NNX modules. `qresnet_jax.quantize.registry` says how to add one."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from qresnet_jax.nn.carriers import Levels, array_of
+from qresnet_jax.nn.recording import recorded
 from qresnet_jax.nn.variables import ClippingLevel, Temperature
 from qresnet_jax.quantize import activations, registry
 from qresnet_jax.quantize.straight_through import straight_through
+
+
+def _on_carriers(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the `__call__` of a quantizer, from its formula on arrays."""
+
+    @recorded
+    @functools.wraps(formula)
+    def call(self: "Quantizer", x: Any) -> Levels:
+        return Levels(array_of(formula(self, array_of(x))), self.step, self.max_level)
+
+    return call
 
 
 class Quantizer(nnx.Module):
@@ -26,6 +41,11 @@ class Quantizer(nnx.Module):
       TypeError: if neither the class nor one of its bases is listed in
         `qresnet_jax.quantize.registry.QUANTIZERS`.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in cls.__dict__:  # the formula, on arrays
+            setattr(cls, "__call__", _on_carriers(cls.__call__))  # noqa: B010
 
     def __init__(self, bits: int) -> None:
         most = self.info().most_bits
@@ -73,14 +93,17 @@ class Quantizer(nnx.Module):
         """Returns the activation that one integer unit stands for, a float32 scalar."""
         return jnp.float32(1)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Any) -> Any:
         """Rounds activations to levels times `step`.
+
+        A subclass defines it as a function of arrays; sums and streams are given to it as their arrays, and what it
+        returns becomes `Levels`.
 
         Args:
           x: activations, float, any shape.
 
         Returns:
-          An array of the shape and dtype of `x`.
+          `Levels` of the shape and dtype of `x`.
         """
         raise NotImplementedError
 
@@ -219,7 +242,9 @@ class FloatActivation(nnx.Module):
     max_level = None
     step = None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    @recorded
+    def __call__(self, x: Any) -> Any:
+        """Returns `x` as it is."""
         return x
 
 

@@ -1,9 +1,13 @@
 """The last layer of a network, from the pooled residual stream to the logits."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from qresnet_jax.nn.carriers import array_of
+from qresnet_jax.nn.recording import recorded
 from qresnet_jax.quantize import fixed_point
 from qresnet_jax.quantize.straight_through import straight_through
 
@@ -50,15 +54,17 @@ class Classifier(nnx.Linear):
         super().__init__(in_features, out_features, rngs=rngs)
         self.fraction_bits = fraction_bits
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # takes no sharding
+    @recorded
+    def __call__(self, x: Any) -> jax.Array:  # type: ignore[override]  # takes no sharding
         """Computes logits.
 
         Args:
-          x: pooled features, float `[N, in_features]`, on the grid if the layer is in integers.
+          x: pooled features `[N, in_features]`: a `Stream` if the layer is in integers, or an array.
 
         Returns:
           float32 `[N, out_features]`.
         """
+        x = array_of(x)
         logits = super().__call__(x.astype(jnp.float32))
         if self.fraction_bits is None:
             return logits

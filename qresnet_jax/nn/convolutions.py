@@ -1,6 +1,6 @@
 """Convolutions as Flax NNX modules: with 1-bit weights, with float weights, and for the pixels of images."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from qresnet_jax import pixels
+from qresnet_jax.nn.carriers import Levels, Sums, array_of
+from qresnet_jax.nn.recording import recorded
 from qresnet_jax.nn.variables import BinaryKernel
 from qresnet_jax.ops.convolution import binary_conv, exact_conv, float_conv
 from qresnet_jax.quantize import exact
@@ -81,33 +83,33 @@ class BinaryConv(nnx.Module):
         """Returns "layer" or "channel": what the scale of the weights is a mean over. The kernel carries it."""
         return self.kernel.weight_scale
 
-    def __call__(
-        self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
-    ) -> jax.Array:
-        """Convolves activations.
+    @recorded
+    def __call__(self, x: Any) -> Any:
+        """Convolves with the binary weights.
 
         Args:
-          x: float `[N, H, W, in_features]`.
-          step: the `step` of the quantizer that made `x`, a float scalar. Every x is then a multiple of it,
-            and the sums are taken over integers, which is exact. With None, x may have any values.
-          max_level: the largest multiple, if it is known, since small integers are faster. It has no effect
-            without a step.
+          x: `Levels` `[N, H, W, in]`, or an array with any values.
 
         Returns:
-          float32 `[N, H', W', out_features]`.
+          `Sums` `[N, H', W', out]`, which are exact: integers times the scale and the step. Of an array, a float32 array.
 
         Raises:
           ValueError: if `x` has another rank or number of channels.
         """
         self._check(x)
-        result = binary_conv(x, self.kernel[...], step, self.strides, self.scale, self.dtype, max_level)
-        return checkpoint_name(result, RESULT)
+        levels = x if isinstance(x, Levels) else None
+        step, max_level = (None, None) if levels is None else (levels.step, levels.max_level)
+        result = binary_conv(
+            array_of(x), self.kernel[...], step, self.strides, self.scale, self.dtype, max_level
+        )
+        result = checkpoint_name(result, RESULT)
+        return result if max_level is None else Sums(result, self.acc_max(max_level))
 
     def acc_max(self, max_level: int) -> int:
         """Returns the largest possible `|acc|` for activation levels up to `max_level`."""
         return max_level * self.kernel_size[0] * self.kernel_size[1] * self.in_features
 
-    def _check(self, x: jax.Array) -> None:
+    def _check(self, x: Any) -> None:
         if x.ndim != 4 or x.shape[-1] != self.in_features:
             raise ValueError(f"BinaryConv expects [N, H, W, {self.in_features}], got shape {x.shape}")
 
@@ -135,16 +137,11 @@ class FloatConv(nnx.Module):
         self.kernel_size, self.strides, self.dtype = _pair(kernel_size), _pair(strides), dtype
         self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
 
-    def __call__(
-        self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
-    ) -> jax.Array:
-        """Convolves `[N, H, W, in]` to `[N, H', W', out]` of `dtype`.
-
-        `step` and `max_level` have no effect. They are here so that the layer can be called like
-        `BinaryConv`.
-        """
+    @recorded
+    def __call__(self, x: Any) -> jax.Array:
+        """Convolves `[N, H, W, in]`, an array or `Levels`, to `[N, H', W', out]` of `dtype`."""
         kernel = self.kernel[...].astype(self.dtype)
-        return checkpoint_name(float_conv(x.astype(self.dtype), kernel, self.strides), RESULT)
+        return checkpoint_name(float_conv(array_of(x).astype(self.dtype), kernel, self.strides), RESULT)
 
 
 class StemConv(nnx.Module):
@@ -201,21 +198,17 @@ class StemConv(nnx.Module):
         """Returns the most weight bits, up to 11, for which all sums are exact in float32."""
         return min(WEIGHT_BITS, exact.most_weight_bits(pixels.LARGEST, self._taps()))
 
-    def __call__(
-        self, x: jax.Array, step: jax.Array | None = None, max_level: int | None = None
-    ) -> jax.Array:
-        """Convolves normalised images `[N, H, W, in]` to `[N, H', W', out]`, float32, or of `dtype` in the float form.
-
-        `step` and `max_level` have no effect. They are here so that the layer can be called like
-        `BinaryConv`.
-        """
+    @recorded
+    def __call__(self, x: jax.Array) -> Any:
+        """Convolves normalised images `[N, H, W, in]` to `Sums` `[N, H', W', out]`; in the float form, to an array of `dtype`."""
         if self.weight_bits is None:
             kernel = self.kernel[...].astype(self.dtype)
             return float_conv(x.astype(self.dtype), kernel, self.strides)
         kernel, factor = self.integer_kernel()
         scaled = x.astype(jnp.float32) * pixels.UNITS
         integers = straight_through(jnp.clip(jnp.round(scaled), -pixels.LARGEST, pixels.LARGEST), scaled)
-        return exact_conv(integers, kernel, self.strides, self.dtype) * (factor / pixels.UNITS)
+        sums = exact_conv(integers, kernel, self.strides, self.dtype) * (factor / pixels.UNITS)
+        return Sums(sums, self.acc_max())
 
     def integer_kernel(self) -> tuple[jax.Array, jax.Array]:
         """Returns the integer weights and their scale: the rounded kernel is `q * factor`.

@@ -1,12 +1,17 @@
 """Batch norm, as a Flax NNX module."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from qresnet_jax.nn.carriers import Stream, Sums, array_of, with_value
+from qresnet_jax.nn.recording import recorded
 from qresnet_jax.nn.variables import NormParam
 from qresnet_jax.ops.batch_norm import normalize_batch
+from qresnet_jax.quantize.fixed_point import STREAM_MAX
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -36,12 +41,19 @@ class BatchNorm(nnx.BatchNorm):
         self.scale = NormParam(self.scale[...])
         self.bias = NormParam(self.bias[...])
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # its mode alone says how to normalise
-        """Normalises `[N, ..., C]`, and returns it in `dtype`.
+    @recorded
+    def __call__(self, x: Any) -> Any:  # type: ignore[override]  # its mode alone says how to normalise
+        """Normalises `[N, ..., C]`: `Sums` to `Sums`, a `Stream` to `Sums`, and an array to an array of `dtype`.
 
         In training mode it uses the statistics of the batch, and updates the running statistics with them. In
         evaluation mode it uses the running statistics.
         """
+        y = self._normalized(array_of(x))
+        if isinstance(x, Stream):
+            return Sums(y, STREAM_MAX + 1)
+        return with_value(x, y)
+
+    def _normalized(self, x: jax.Array) -> jax.Array:
         if self.use_running_average:
             return super().__call__(x)
         y, mean, var = normalize_batch(x, self.scale[...], self.bias[...], self.epsilon, self.axis_name)

@@ -249,9 +249,9 @@ def _binary_conv_bwd(
     if step is not None and max_level is not None and dtype == jnp.float32 and gpu.may_round():
         bound = gpu.gradient_bound(g.shape, signs.shape, max_level)
         if bound is not None:
-            of_x, of_kernel = ({"strides": strides, "shape": a.shape, "bound": bound} for a in (q, signs))
-            x_ways["cuda"] = partial(gpu.input_gradient, **of_x)
-            kernel_ways["cuda"] = partial(gpu.kernel_gradient, **of_kernel)
+            how: dict[str, Any] = {"strides": strides, "bound": bound}
+            x_ways["cuda"] = partial(gpu.input_gradient, shape=q.shape, **how)
+            kernel_ways["cuda"] = partial(gpu.kernel_gradient, shape=signs.shape, **how)
     dx = _input_gradient((g * before).astype(dtype), signs.astype(dtype), strides, q.shape, **x_ways)
     dx = cpu.keep(dx).astype(jnp.float32) * after
     dkernel = _kernel_gradient(g, q, strides, signs.shape, dtype, **kernel_ways)

@@ -19,7 +19,7 @@ for means. The packed bytes are those of a layer's tensors in the packed file; t
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,9 +27,9 @@ import numpy as np
 from flax import nnx
 
 from qresnet_jax import nn
-from qresnet_jax.models.resnet import ResNet
+from qresnet_jax.nn.recording import Step
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.fold import blocks, fold, why_float
+from qresnet_jax.ship.fold import fold, steps_of, why_float
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.arrays import NodeWriter
 from qresnet_jax.ship.packed.file import packed_bytes
@@ -95,12 +95,12 @@ class Totals(NamedTuple):
 
 
 def layer_table(
-    model: ResNet, image_shape: tuple[int, int, int], network: IntegerNetwork | None = None
+    model: nnx.Module, image_shape: tuple[int, int, int], network: IntegerNetwork | None = None
 ) -> list[LayerCost]:
     """Returns the costs of a trained network's layers, in the order in which they are computed.
 
     Args:
-      model: a network from `create_model`, in any mode.
+      model: a network of the layers in `qresnet_jax.nn`, in any mode.
       image_shape: `(height, width, channels)`.
       network: the integer form of `model`, if it is at hand. Otherwise `model` is folded here if it has an
         integer form, without class names and image size in the file's header.
@@ -109,16 +109,17 @@ def layer_table(
       ValueError: if the images do not have as many channels as the network.
       ExportError: if `model` is folded here and has sums that reach 2**24, or parameters that are not finite.
     """
-    if image_shape[-1] != model.stem.in_features:
-        raise ValueError(f"image_shape={image_shape}: this network has {model.stem.in_features} channels")
-    if network is None and why_float(model) is None:
-        network = fold(model)
-    rows = [_model_row(part, image_shape[:2]) for part in _parts(model)]
+    steps = steps_of(model, image_shape[:2])
+    channels = next(s.operation.in_features for s in steps if isinstance(s.operation, nn.StemConv))
+    if image_shape[-1] != channels:
+        raise ValueError(f"image_shape={image_shape}: this network has {channels} channels")
+    rows = _model_rows(steps)
     if network is None:
-        return rows
-    shipped = {row.name: row for row in network_table(network, image_shape[:2])}
-    rows = [_as_shipped(row, shipped[row.name]) for row in rows]
-    return [*rows, shipped[HEADER]]
+        if why_float(model) is not None:
+            return rows
+        network = fold(model)
+    *shipped, header = network_table(network, image_shape[:2])
+    return [*(_as_shipped(*pair) for pair in zip(rows, shipped, strict=True)), header]
 
 
 def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = None) -> list[LayerCost]:
@@ -164,49 +165,59 @@ def totals(layers: Sequence[LayerCost]) -> Totals:
     )
 
 
-# A trained network's parts.
+# A trained network's steps.
 
 
-class _Part(NamedTuple):
-    name: str
-    layer: nn.BinaryConv | nn.FloatConv | nn.StemConv | nn.Classifier | None
-    act: nn.Quantizer | nn.FloatActivation | None  # makes the layer's input
-    owned: tuple[nnx.Module | None, ...]  # the modules whose parameters it counts
-    reduction: int  # of the layer's result, see `nodes.Value`
+_WithKernel = nn.StemConv | nn.BinaryConv | nn.FloatConv | nn.Classifier
 
 
-def _parts(model: ResNet) -> Iterator[_Part]:
-    reduction = model.stem.strides[0]
-    yield _Part("stem", model.stem, None, (model.stem, model.stem_norm), reduction)
-    if model.imagenet_stem:
-        reduction *= 2
-    for name, block in blocks(model):
-        for i, (act, conv, norm) in enumerate(zip(block.acts, block.convs, block.norms, strict=True)):
-            reduction *= conv.strides[0]
-            yield _Part(f"{name}.convs.{i}", conv, act, (act, conv, norm), reduction)
-        if block.project is not None:
-            both = (block.project, block.project_norm)
-            yield _Part(f"{name}.project", block.project, block.acts[0], both, reduction)
-    if model.final_norm is not None:
-        yield _Part(FINAL_NORM, None, None, (model.final_norm,), reduction)
-    yield _Part("classifier", model.classifier, None, (model.classifier,), 0)
+def _model_rows(steps: Sequence[Step]) -> list[LayerCost]:
+    """Returns a row for each layer with a kernel, and for each batch norm that belongs to none."""
+    owned: dict[int, list[nnx.Module]] = {}
+    for i, step in enumerate(steps):
+        if isinstance(step.operation, nnx.Module):
+            owned.setdefault(_owner(i, steps), []).append(step.operation)
+    rows = [_model_row(i, steps, modules) for i, modules in sorted(owned.items())]
+    return [row for row in rows if row.parameters]
 
 
-def _model_row(part: _Part, image_size: tuple[int, int]) -> LayerCost:
+def _owner(i: int, steps: Sequence[Step]) -> int:
+    """Returns the position of the step whose row counts the parameters of step i."""
+    step = steps[i]
+    if isinstance(step.operation, _WithKernel):
+        return i
+    if isinstance(step.operation, nn.BatchNorm):
+        before = step.inputs[0]
+        while isinstance(steps[before].operation, nn.BatchNorm):
+            before = steps[before].inputs[0]
+        if isinstance(steps[before].operation, _WithKernel):
+            return before
+    reader = i
+    while not isinstance(steps[reader].operation, _WithKernel):
+        readers = [j for j in range(reader + 1, len(steps)) if reader in steps[j].inputs]
+        if not readers or isinstance(steps[readers[0]].result, nn.Stream):
+            return i
+        reader = readers[0]
+    return i if isinstance(steps[reader].operation, nn.Classifier) else reader
+
+
+def _model_row(i: int, steps: Sequence[Step], owned: Sequence[nnx.Module]) -> LayerCost:
+    layer = steps[i].operation
     row = LayerCost(
-        name=part.name,
-        parameters=sum(_parameters(module, nnx.Param) for module in part.owned),
-        clipping_levels=sum(_parameters(module, nn.ClippingLevel) for module in part.owned),
+        name=steps[i].path,
+        parameters=sum(_parameters(module, nnx.Param) for module in owned),
+        clipping_levels=sum(_parameters(module, nn.ClippingLevel) for module in owned),
     )
-    if part.layer is None:
+    if not isinstance(layer, _WithKernel):
         return row
-    kernel = part.layer.kernel[...]
+    kernel = layer.kernel[...]
+    before = steps[steps[i].inputs[0]].operation if steps[i].inputs[0] >= 0 else None
     return dataclasses.replace(
         row,
         shape=kernel.shape,
-        weight_bits=1 if isinstance(part.layer, nn.BinaryConv) else FLOAT_BITS,
-        act_bits=getattr(part.act, "bits", FLOAT_BITS),
-        macs=kernel.size * _positions(image_size, part.reduction),
+        weight_bits=1 if isinstance(layer, nn.BinaryConv) else FLOAT_BITS,
+        act_bits=before.bits if isinstance(before, nn.Quantizer) else FLOAT_BITS,
+        macs=kernel.size * math.prod(steps[i].result.shape[1:-1]),
     )
 
 
@@ -219,8 +230,8 @@ def _as_shipped(row: LayerCost, shipped: LayerCost) -> LayerCost:
     )
 
 
-def _parameters(module: nnx.Module | None, kind: type[nnx.Param]) -> int:
-    return 0 if module is None else sum(x.size for x in jax.tree.leaves(nnx.state(module, kind)))
+def _parameters(module: nnx.Module, kind: type[nnx.Param]) -> int:
+    return sum(x.size for x in jax.tree.leaves(nnx.state(module, kind)))
 
 
 def _positions(image_size: tuple[int, int], reduction: int) -> int:

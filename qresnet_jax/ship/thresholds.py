@@ -13,23 +13,25 @@ Training computes the formula in float32, and may differ where it comes within 1
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from qresnet_jax import nn
-from qresnet_jax.ship import nodes, trained
+from qresnet_jax.ship import nodes
 
 
 def fold_quantizer(
-    norm: nn.BatchNorm | None, act: nn.Quantizer, unit: float | np.ndarray, bound: int
+    act: nn.Quantizer, unit: npt.ArrayLike, multiplier: np.ndarray, offset: np.ndarray, bound: int
 ) -> nodes.ThresholdsNode:
     """Folds batch norm, ReLU and quantizer of `integer * unit` into thresholds on the integer.
 
     Args:
-      norm: the batch norm, whose running statistics are used, or None.
       act: the quantizer.
       unit: what one unit of the integer is worth, scalar or `[C]`.
+      multiplier, offset: of the batch norm, float64 `[C]`, or `[1]` if all channels have the same.
       bound: the largest possible magnitude of the integer.
     """
-    multiplier, offset = trained.affine(norm)
+    unit = np.asarray(unit, np.float64)
+    multiplier = np.broadcast_to(multiplier, np.broadcast_shapes(multiplier.shape, unit.shape))
     direction = np.where(multiplier < 0, -1, 1).astype(np.int8)
 
     def stairs(x: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from flax import nnx
 
 from qresnet_jax.models.resnet import Block, ResNet
 from qresnet_jax.nn.activations import FloatActivation, Quantizer
+from qresnet_jax.nn.carriers import Levels, Stream, array_of
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.fixed_point import STREAM_MAX
 from qresnet_jax.quantize.weights import magnitude, sign
@@ -175,22 +176,13 @@ class Probe(nnx.Module):
         self.act = act
         self.measured: dict[str, jax.Array] = nnx.data({})
 
-    @property
-    def step(self) -> jax.Array | None:
-        return self.act.step
-
-    @property
-    def max_level(self) -> int | None:
-        return self.act.max_level
-
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Any) -> Any:
         y = self.act(x)
-        step, max_level = self.step, self.max_level
-        if step is not None and max_level is not None:
-            self.measured["saturation"] = jnp.mean(x >= step * max_level)
-            if max_level < MOST_LEVELS:
-                levels = jnp.round(y.astype(jnp.float32) / step)
-                for q in range(max_level + 1):
+        if isinstance(y, Levels):
+            self.measured["saturation"] = jnp.mean(array_of(x) >= y.step * y.max_level)
+            if y.max_level < MOST_LEVELS:
+                levels = jnp.round(y.value.astype(jnp.float32) / y.step)
+                for q in range(y.max_level + 1):
                     self.measured[f"occupancy/{q}"] = jnp.mean(levels == q)
         return y
 
@@ -206,11 +198,11 @@ class StreamProbe(nnx.Module):
         self.block = block
         self.measured: dict[str, jax.Array] = nnx.data({})
 
-    def __call__(self, stream: jax.Array) -> jax.Array:
+    def __call__(self, stream: Stream) -> Stream:
         out = self.block(stream)
-        assert self.block.fraction_bits is not None  # a float stream has no limits
-        end = STREAM_MAX * 2.0**-self.block.fraction_bits
-        self.measured["saturation"] = jnp.mean(jnp.abs(out) >= end)
+        assert isinstance(out, Stream)  # a float stream has no limits
+        end = STREAM_MAX * 2.0**-out.fraction_bits
+        self.measured["saturation"] = jnp.mean(jnp.abs(out.value) >= end)
         return out
 
 

@@ -5,6 +5,8 @@ are those of the quantized epochs, so one training state, and one checkpoint, se
 happens between them: the weights become binary, and each clipping level fits the activations that the twin has.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,7 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from qresnet_jax.models.resnet import ResNet, create_model
-from qresnet_jax.nn.activations import FloatActivation, Quantizer
+from qresnet_jax.nn.activations import ClippedQuantizer, FloatActivation, Quantizer
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.weights import magnitude, sign
@@ -85,8 +87,9 @@ class FloatTwin:
         model = merge(self._quantized, params, model_state)
         for stage, quantized in zip(twin.stages, model.stages, strict=True):
             for block, with_quantizers in zip(stage, quantized, strict=True):
+                acts: nnx.List[Any] = block.acts
                 for i, act in enumerate(with_quantizers.acts):
-                    block.acts[i] = _LevelChooser(act)
+                    acts[i] = _LevelChooser(act)
         twin(images)
         return nnx.state(model, nnx.Param)
 
@@ -94,21 +97,19 @@ class FloatTwin:
 class _LevelChooser(nnx.Module):
     """Takes the place of an activation in the twin, and sets the clipping level of the network's quantizer there."""
 
-    step = max_level = None  # as of a float activation
-
     def __init__(self, act: Quantizer | FloatActivation) -> None:
         self.act = act
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `x`, rectified as by a float activation."""
+        """Returns `x`, as a float activation does."""
         y = jnp.maximum(x.astype(jnp.float32), 0)
-        graphdef, level, rest = nnx.split(self.act, ClippingLevel, ...)
-        if jax.tree.leaves(level):
+        if isinstance(self.act, ClippedQuantizer):
+            graphdef, level, *rest = nnx.split(self.act, ClippingLevel, ...)
             candidates = jnp.maximum(jnp.max(y), 1e-3) * jnp.arange(1, CANDIDATES + 1) / CANDIDATES
 
             def error(alpha: jax.Array) -> jax.Array:
-                quantize = nnx.merge(graphdef, jax.tree.map(lambda _: alpha, level), rest)
-                return jnp.mean(jnp.square(quantize(y) - y))
+                quantize = nnx.merge(graphdef, jax.tree.map(lambda _: alpha, level), *rest)
+                return jnp.mean(jnp.square(quantize(y).value - y))
 
             self.act.alpha[...] = candidates[jnp.argmin(jax.lax.map(error, candidates))]
         return x

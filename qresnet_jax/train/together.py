@@ -170,7 +170,8 @@ class _Active:
 
     def _advance(self, advance: Callable[[], Request]) -> None:
         try:
-            self.state, self.data, *self.kind = advance()
+            self.state, self.data, *kind = advance()
+            self.kind: tuple[Any, ...] = tuple(kind)
         except StopIteration as done:
             self.metrics = done.value
 

@@ -58,7 +58,8 @@ def test_binary_conv_sums_levels_and_signs_and_scales_them(scale):
     kernel = np.asarray(conv.kernel[...], np.float64)
     s = np.abs(kernel).mean(None if scale == "layer" else (0, 1, 2))
     expected = integer_conv(q, np.where(kernel >= 0, 1, -1)) * (s * float(step))
-    np.testing.assert_allclose(conv(x, step), expected, rtol=1e-6)  # a float32 mean and two products
+    levels = nn.Levels(x, step, 3)
+    np.testing.assert_allclose(conv(levels), expected, rtol=1e-6)  # a float32 mean and two products
     np.testing.assert_allclose(conv(x), expected, atol=1e-5)  # 45 float32 products
 
 
@@ -75,8 +76,8 @@ def test_acc_max_is_reached_and_never_passed(name, bits):
     act, conv = nn.activation(name, bits), nn.BinaryConv(17, 3, 3, rngs=RNGS)
     # Kernels of magnitude 1, and so of the scale 1.
     conv.kernel[...] = jnp.sign(conv.kernel[...]).at[..., 0].set(1.0).at[..., 1].set(-1.0)
-    levels = act(jnp.full((1, 5, 5, 17), 1e9, jnp.float32)) / act.step
-    acc = np.asarray(conv(levels, jnp.float32(1)))
+    levels = act(jnp.full((1, 5, 5, 17), 1e9, jnp.float32))
+    acc = np.asarray(conv(nn.Levels(levels.value / act.step, jnp.float32(1), act.max_level)))
     acc_max = conv.acc_max(act.max_level)
     assert acc[..., 0].max() == acc_max == act.max_level * 9 * 17
     assert acc[..., 1].min() == -acc_max

@@ -15,11 +15,15 @@ from qresnet_jax.config import default_config
 from qresnet_jax.errors import ExportError, UserError
 from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.ship import nodes, reference
-from qresnet_jax.ship.fold import blocks, fold, why_float
+from qresnet_jax.ship.fold import fold, why_float
 from qresnet_jax.ship.jax.stablehlo import simulation
 from qresnet_jax.ship.packed.file import packed_bytes
 
 RNGS = nnx.Rngs(0)
+
+
+def blocks_of(model):
+    return [(f"stages.{i}.{j}", b) for i, stage in enumerate(model.stages) for j, b in enumerate(stage)]
 
 
 def test_signs_are_those_of_the_kernels_and_zero_is_plus_one(build_model):
@@ -67,9 +71,10 @@ def test_each_layer_moves_single_values_by_a_unit_of_the_stream(trained, make_im
     position = {node.name: i for i, node in enumerate(network.nodes)}
     model = nnx.view(model, use_running_average=True)
     stream = values[position["stem"]]
-    for name, block in blocks(model):
+    for name, block in blocks_of(model):
         unit = 2.0**-network.fraction_bits
-        simulated = np.asarray(nnx.jit(lambda block, x: block(x))(block, jnp.float32(stream * unit)))
+        given = nn.Stream(jnp.float32(stream * unit), network.fraction_bits)
+        simulated = np.asarray(nnx.jit(lambda block, x: block(x))(block, given))
         stream = values[position[name]]
         units = np.abs(stream - simulated / unit)
         # A level at an edge of float32 moves what it is summed into by more.
@@ -139,10 +144,11 @@ def test_networks_that_diverged_are_refused(build_model):
 
 
 def test_sums_beyond_2_to_the_24_are_refused(build_model):
-    model = build_model("power_of_two", act_bits=(1, 4))
-    model.stages[1][0].convs[1] = nn.BinaryConv(128, 1, 3, rngs=RNGS)  # 9 * 128 inputs, levels up to 16384
+    model = build_model(
+        "power_of_two", act_bits=(1, 4), widths=(6, 128)
+    )  # 9 * 128 inputs, levels up to 16384
     with pytest.raises(
-        ExportError, match="stages.1.0 has sums of up to 18,874,368, .* config.model.act_bits"
+        ExportError, match="stages.1.0.convs.1 has sums of up to 18,874,368, .* config.model.act_bits"
     ):
         fold(model)
     with pytest.raises(ExportError, match="stem has sums of up to 56,388,150, .*stem_weight_bits"):
@@ -193,5 +199,7 @@ def test_a_dead_network_folds(build_model):
 
 def test_what_is_no_network_is_refused():
     conv = nn.BinaryConv(3, 2, (3, 3), rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match="fold takes a network from create_model, got BinaryConv"):
+    with pytest.raises(ExportError, match="no first layer for pixels"):
         fold(conv)
+    with pytest.raises(TypeError, match="got function"):
+        fold(lambda x: x)

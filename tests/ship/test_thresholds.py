@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qresnet_jax import nn
 from qresnet_jax.quantize import registry
-from qresnet_jax.ship import nodes
+from qresnet_jax.ship import nodes, trained
 from qresnet_jax.ship.thresholds import find_thresholds, fold_quantizer
 
 RNGS = nnx.Rngs(0)
@@ -69,6 +69,10 @@ def staircases(model, network):
     return [(node, *rest) for node, rest in zip(folded, found, strict=True)]
 
 
+def folded(norm, act, unit, bound):
+    return fold_quantizer(act, unit, *trained.affine(norm), bound)
+
+
 def levels_of(node, x):
     """A `ThresholdsNode` by its definition, one comparison after the other."""
     passed = sum((node.direction * x >= t).astype(int) for t in node.thresholds.T)
@@ -118,7 +122,7 @@ def test_thresholds_hold_for_all_accumulators(name, bits, bound, seed, has_norm)
         norm.scale[...] = jnp.float32(rng.normal(0, 1, channels) * rng.integers(0, 2, channels))
         norm.bias[...] = jnp.float32(rng.normal(0, 2, channels))
         factor = factor * rng.uniform(0.5, 2, channels)
-    node = fold_quantizer(norm, act, factor, bound)
+    node = folded(norm, act, factor, bound)
     assert np.all(np.diff(node.thresholds) >= 0)
     assert np.all(np.abs(node.thresholds) <= bound + 1)
     assert_same_staircase(node, norm, act, factor, bound)
@@ -126,7 +130,7 @@ def test_thresholds_hold_for_all_accumulators(name, bits, bound, seed, has_norm)
 
 def test_ties_round_to_even_as_in_training():
     act = nn.Fixed(2)
-    node = fold_quantizer(None, act, 2.0**-8, 2**15)
+    node = folded(None, act, 2.0**-8, 2**15)
     assert node.thresholds.tolist() == [[129, 384, 641]]  # 0.5 -> 0, 1.5 -> 2, 2.5 -> 2
     x = np.arange(-1000, 1000)
     np.testing.assert_array_equal(levels_of(node, x), act(jnp.float32(x * 2.0**-8)))
@@ -135,7 +139,7 @@ def test_ties_round_to_even_as_in_training():
 def test_power_of_two_ties_go_down_as_in_training():
     act = nn.PowerOfTwo(2)
     act.alpha[...] = jnp.float32(4)
-    node = fold_quantizer(None, act, 0.25, 40)
+    node = folded(None, act, 0.25, 40)
     assert node.levels.tolist() == [0, 1, 2, 4]
     assert node.thresholds.tolist() == [[3, 7, 13]]  # 0.5, 1.5 and 3 stay below
     x = np.arange(-40, 41)
@@ -147,7 +151,7 @@ def test_a_gamma_of_zero_is_a_constant(bias, level):
     norm = nn.BatchNorm(2, rngs=RNGS)
     norm.scale[...] = jnp.zeros(2)
     norm.bias[...] = jnp.full(2, bias, jnp.float32)
-    node = fold_quantizer(norm, nn.Fixed(2), 0.1, 100)
+    node = folded(norm, nn.Fixed(2), 0.1, 100)
     x = np.arange(-100, 101)[:, None]
     np.testing.assert_array_equal(levels_of(node, x), np.full((201, 2), level))
 

@@ -61,7 +61,7 @@ def refusal(saved, given):
 
 # ---- What may change ---------------------------------------------------------------------------------------
 
-KEPT = ("seed", "batch_size", "dtype", "data.name", "data.holdout", "optim.name")
+KEPT = ("seed", "batch_size", "dtype", "data.name", "data.holdout", "optim.name", "optim.float_epochs")
 FIELDS = flatten(default_config())
 
 

@@ -15,20 +15,19 @@ rounded values that ship, with half a step in its bias, because the quantizer be
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 import numpy.typing as npt
+from flax import nnx
 
 from qresnet_jax import nn, pixels
 from qresnet_jax.errors import ExportError
-from qresnet_jax.models.resnet import PreactBlock, ResNet
+from qresnet_jax.nn.recording import Step
 from qresnet_jax.quantize import weights
-from qresnet_jax.ship import nodes
-from qresnet_jax.ship.fold import binary_layers, blocks, fold
-from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship import nodes, trained
+from qresnet_jax.ship.fold import Folded, fold_traced
 from qresnet_jax.ship.nodes import Node
 from qresnet_jax.ship.onnx import graph as onnx_graph
 
@@ -43,7 +42,7 @@ _DESCRIPTION = (
 
 
 def write_qonnx(
-    model: ResNet,
+    model: nnx.Module,
     path: str | os.PathLike[str],
     *,
     image_shape: tuple[int, int],
@@ -74,7 +73,7 @@ def write_qonnx(
 
 
 def qonnx_model(
-    model: ResNet,
+    model: nnx.Module,
     *,
     image_shape: tuple[int, int],
     mean: npt.ArrayLike = 127.5,
@@ -85,9 +84,10 @@ def qonnx_model(
     The arguments and errors are those of `write_qonnx`.
     """
     onnx_graph.import_onnx()
-    _check_quantizers(model)
-    network = fold(model, mean=mean, class_names=class_names, image_shape=image_shape)
-    writer = _Writer(model, network, image_shape)
+    folded = fold_traced(model, mean=mean, class_names=class_names, image_shape=image_shape)
+    _check_quantizers(folded.steps)
+    network = folded.network
+    writer = _Writer(folded, image_shape)
     results: list[str] = []
     for i, node in enumerate(network.nodes):
         results.append(writer.add(i, node, *([results[j] for j in node.inputs] or ["image"])))
@@ -95,14 +95,14 @@ def qonnx_model(
     return _with_shapes(writer.graph.model(np.float32, (1, network.classes), metadata, {DOMAIN: 1}))
 
 
-def _check_quantizers(model: ResNet) -> None:
-    for name, block in blocks(model):
-        for act in block.acts:
-            if isinstance(act, nn.Quantizer) and not _is_rounding(act):
-                raise ExportError(
-                    f"{name} has {type(act).__name__} activations, which have no QONNX form: its Quant rounds to "
-                    "evenly spaced levels. Export to another format, or train with config.model.activation=pact"
-                )
+def _check_quantizers(steps: Sequence[Step]) -> None:
+    for step in steps:
+        act = step.operation
+        if isinstance(act, nn.Quantizer) and not _is_rounding(act):
+            raise ExportError(
+                f"{step.path} has {type(act).__name__} activations, which have no QONNX form: its Quant rounds to evenly "
+                "spaced levels. Export to another format, or train with config.model.activation=pact"
+            )
 
 
 def _is_rounding(act: nn.Quantizer) -> bool:
@@ -122,34 +122,37 @@ def _with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
-def _kernels(model: ResNet) -> Iterator[np.ndarray]:
-    """Yields the kernels of the binary convolutions, HWIO, in the order of their nodes."""
-    for _, block in blocks(model):
-        for conv in [*block.convs, *([] if block.project is None else [block.project])]:
-            yield np.asarray(conv.kernel[...])
+def _trained_quantizer(
+    steps: Sequence[Step], i: int
+) -> tuple[npt.ArrayLike, nn.BatchNorm | None, nn.Quantizer]:
+    """Returns `(factor, batch norm or None, quantizer)` of step i, which is a quantizer.
 
-
-def _quantizers(model: ResNet) -> Iterator[tuple[jax.Array | int, nn.BatchNorm | None, nn.Quantizer]]:
-    """Yields `(factor, batch norm or None, quantizer)` in the order of the `ThresholdsNode`s.
-
-    The factor, scalar or `[C]`, is what one unit of the sums that it reads is worth; it is 1 for the stream.
+    The factor, scalar or `[C]`, is what one unit of the integers that it reads is worth; it is 1 for the stream.
     """
-    for _, block in blocks(model):
-        preact = isinstance(block, PreactBlock)
-        convs, acts = binary_layers(block)
-        yield 1, block.norms[0] if preact else None, acts[0]
-        norms = list(block.norms)[1:] if preact else list(block.norms)[:-1]
-        for conv, before, norm, act in zip(convs, acts, norms, acts[1:], strict=False):
-            yield weights.binary_scale(conv.kernel[...], conv.scale) * before.step, norm, act
+    norm, before = None, steps[i].inputs[0]
+    while not isinstance(steps[before].operation, nn.BinaryConv | nn.StemConv):
+        if isinstance(steps[before].result, nn.Stream):
+            return 1, norm, steps[i].operation
+        if isinstance(steps[before].operation, nn.BatchNorm):
+            norm = steps[before].operation
+        before = steps[before].inputs[0]
+    conv = steps[before].operation
+    if isinstance(conv, nn.StemConv):
+        return trained.stem_weights(conv)[1], norm, steps[i].operation
+    act = steps[steps[before].inputs[0]].operation
+    return weights.binary_scale(conv.kernel[...], conv.scale) * act.step, norm, steps[i].operation
 
 
 class _Writer:
     """A writer that adds one node after the other to its graph. Its methods return the name of the result."""
 
-    def __init__(self, model: ResNet, network: IntegerNetwork, image_size: tuple[int, int]) -> None:
-        self.network, self.image_size = network, image_size
+    def __init__(self, folded: Folded, image_size: tuple[int, int]) -> None:
+        self.network, self.steps, self.image_size = folded.network, folded.steps, image_size
+        network = folded.network
         self.values = nodes.value_types(network.nodes)
-        self.kernels, self.quantizers = _kernels(model), _quantizers(model)
+        self.step_of = {
+            node: i for i, node in enumerate(folded.made) if node is not None
+        }  # what each was folded from
         self.step = 2.0**-network.fraction_bits  # of the stream
         self.graph = onnx_graph.Graph((1, *image_size, network.channels))
 
@@ -159,10 +162,11 @@ class _Writer:
             case nodes.StemNode():
                 return self.stem(layer, node, x)
             case nodes.BinaryConvNode():
-                kernel = layer.constant("kernel", next(self.kernels).transpose(3, 2, 0, 1))
+                conv = self.steps[self.step_of[i]].operation
+                kernel = layer.constant("kernel", np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1))
                 return layer.conv(x, layer.bipolar(kernel), node.signs.shape[:2], node.stride)
             case nodes.ThresholdsNode():
-                return layer.activation(x, *next(self.quantizers))
+                return layer.activation(x, *_trained_quantizer(self.steps, self.step_of[i]))
             case nodes.RequantizeNode():
                 return self.requantize(layer, node, x)
             case nodes.AddNode():
@@ -236,9 +240,7 @@ class _TrainedOperators(onnx_graph.LayerOperators):
         x = self.constant("weights", integers.astype(np.float32))
         return self.quant(x, bits=max(bits, 2), signed=True, narrow=True)
 
-    def activation(
-        self, x: str, factor: jax.Array | int, norm: nn.BatchNorm | None, act: nn.Quantizer
-    ) -> str:
+    def activation(self, x: str, factor: npt.ArrayLike, norm: nn.BatchNorm | None, act: nn.Quantizer) -> str:
         x = self.scaled(x, "factor", factor)
         if norm is not None:
             values = {"gamma": norm.scale, "beta": norm.bias, "mean": norm.mean, "variance": norm.var}
@@ -246,7 +248,7 @@ class _TrainedOperators(onnx_graph.LayerOperators):
         x = self.scaled(x, "steps", act.max_level / act.clipping_level)
         return self.quant(x, bits=act.bits, signed=False)
 
-    def scaled(self, x: str, name: str, factor: jax.Array | int) -> str:
+    def scaled(self, x: str, name: str, factor: npt.ArrayLike) -> str:
         values = np.asarray(factor, np.float32)
         return x if np.all(values == 1) else self("Mul", x, self.per_channel(name, values))
 

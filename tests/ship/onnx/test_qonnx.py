@@ -18,7 +18,7 @@ from qresnet_jax.data.sets import load_dataset
 from qresnet_jax.errors import ExportError
 from qresnet_jax.quantize import registry
 from qresnet_jax.ship import reference
-from qresnet_jax.ship.fold import blocks, fold
+from qresnet_jax.ship.fold import fold
 from qresnet_jax.ship.nodes import BinaryConvNode
 from qresnet_jax.ship.onnx.qonnx import DOMAIN, write_qonnx
 
@@ -198,7 +198,8 @@ def test_binary_kernels_are_the_trained_ones(trained_named, write):
     model, network = trained_named("basic pact")
     written = onnx.load(write(model, network))
     constants = {x.name: onnx.numpy_helper.to_array(x) for x in written.graph.initializer}
-    for name, block in blocks(model):
+    named = [(f"stages.{i}.{j}", b) for i, stage in enumerate(model.stages) for j, b in enumerate(stage)]
+    for name, block in named:
         convs = {f"convs.{i}": conv for i, conv in enumerate(block.convs)}
         for part, conv in [*convs.items(), *([("project", block.project)] if block.project else [])]:
             kernel = np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)
@@ -211,7 +212,9 @@ def test_every_quantizer_has_a_form_or_is_refused(activation, build_model, tmp_p
     if activation != "power_of_two":
         write_qonnx(model, tmp_path / "net.onnx", image_shape=(6, 6))
         return
-    with pytest.raises(ExportError, match="stages.0.0 has PowerOfTwo activations.*model.activation=pact"):
+    with pytest.raises(
+        ExportError, match="stages.0.0.acts.0 has PowerOfTwo activations.*model.activation=pact"
+    ):
         write_qonnx(model, tmp_path / "net.onnx", image_shape=(6, 6))
     assert not list(tmp_path.iterdir())
 
