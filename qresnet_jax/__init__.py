@@ -7,7 +7,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` im
     from qresnet_jax import nn as nn
     from qresnet_jax.config import default_config as default_config
     from qresnet_jax.data import ImageDataset as ImageDataset
-    from qresnet_jax.models.resnet import create_model as create_model
+    from qresnet_jax.models.networks import create_model as create_model
     from qresnet_jax.nn import PACT as PACT
     from qresnet_jax.nn import BinaryConv as BinaryConv
     from qresnet_jax.nn import BinaryKernel as BinaryKernel
@@ -27,7 +27,7 @@ _HOME = {
     "ImageDataset": "data",
     "PACT": "nn",
     "binarize": "quantize.weights",
-    "create_model": "models.resnet",
+    "create_model": "models.networks",
     "default_config": "config",
     "fold": "ship.fold",
     "hysteresis_binarize": "quantize.hysteresis",

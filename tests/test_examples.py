@@ -56,6 +56,18 @@ def test_train_and_ship_trains_and_ships_the_same_network(run_main, digits, tmp_
     assert levels == {2**2, 2**4}  # 2 and 4 bits
 
 
+@pytest.mark.slow
+def test_own_network_trains_and_ships_a_network_that_is_not_ours(run_main, digits, tmp_path):
+    printed = example(run_main, "own_network.py", "--epochs=2", cwd=tmp_path)
+    path = tmp_path / "runs" / "own_network" / "model.safetensors"
+    network = load_packed(path, "numpy")
+    names = [node.name for node in network.network.nodes if node.name]
+    assert names == ["stem", "convs.0", "convs.1", "convs.2", "classifier"]
+    accuracy = np.mean(network.predict(digits.images) == digits.labels)
+    assert f"has {path.stat().st_size:,} bytes and classifies {accuracy:.2%} correctly" in printed
+    assert (path.parent / "c" / "model.c").exists()
+
+
 @pytest.fixture(scope="module")
 def c_project(tmp_path_factory):
     """A function that calls `make` in a copy of the C project; returns the finished process."""

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.data import ImageDataset, StreamedDataset, check_dataset, load_dataset
 from qresnet_jax.errors import ConfigError, DataError
-from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.ship import reference, verify
 from qresnet_jax.ship.formats import ENDINGS, check_path, write_network
 from qresnet_jax.ship.load import load_packed
@@ -145,7 +145,7 @@ def _write_integers(network: IntegerNetwork, export: ConfigDict, path: pathlib.P
     return write_network(network, path, export.format, **options)
 
 
-def _write_layers(model: ResNet, network: IntegerNetwork, path: pathlib.Path) -> list[pathlib.Path]:
+def _write_layers(model: nnx.Module, network: IntegerNetwork, path: pathlib.Path) -> list[pathlib.Path]:
     from qresnet_jax.ship.onnx.qonnx import write_qonnx
 
     height, width, _ = _image_shape(network)
@@ -154,7 +154,7 @@ def _write_layers(model: ResNet, network: IntegerNetwork, path: pathlib.Path) ->
     return [path]
 
 
-def _write_simulation(model: ResNet, network: IntegerNetwork, path: pathlib.Path) -> list[pathlib.Path]:
+def _write_simulation(model: nnx.Module, network: IntegerNetwork, path: pathlib.Path) -> list[pathlib.Path]:
     from qresnet_jax.ship.jax.stablehlo import simulation, write_stablehlo
 
     write_stablehlo(simulation(model, network.mean), path, _image_shape(network))

@@ -16,7 +16,8 @@ from qresnet_jax import config as configs
 from qresnet_jax.commands.image_files import find_images
 from qresnet_jax.data.pictures import PictureError, decode, fit, unreadable
 from qresnet_jax.errors import DataError
-from qresnet_jax.pixels import normalize
+from qresnet_jax.ship.fold import why_float
+from qresnet_jax.ship.jax.stablehlo import simulation
 from qresnet_jax.ship.load import PackedNetwork, load_packed
 from qresnet_jax.system.files import as_path
 from qresnet_jax.train.evaluator import fold_run, restore_run
@@ -130,9 +131,9 @@ def _from_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Classifies
     run = restore_run(config, workdir)
     shape, names = tuple(run.meta["image_shape"]), run.meta["class_names"]
     model = run.model()
-    if model.fraction_bits is None:
-        mean = jnp.asarray(run.meta["mean"])
-        return lambda pixels: model(normalize(jnp.asarray(pixels), mean)), shape, names
+    if why_float(model) is not None:
+        simulated = simulation(model, run.meta["mean"])
+        return lambda pixels: simulated(jnp.asarray(pixels)), shape, names
     packed = PackedNetwork(fold_run(run), nbytes=0)  # what ships, as in validation and test
     return lambda pixels: packed.logits(pixels) * packed.logit_scale, shape, names
 

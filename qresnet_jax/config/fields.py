@@ -74,6 +74,7 @@ def default_config() -> ConfigDict:
     config.data.workers = -1
 
     config.model = ConfigDict()
+    config.model.name = "resnet"  # or FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, see docs/own_networks.md
     config.model.depth = 20  # the number of layers with weights, as in ResNet-20
     config.model.width = 1  # factor on the number of channels
     config.model.block = "basic"  # or "bottleneck", "preact_basic", "preact_bottleneck"

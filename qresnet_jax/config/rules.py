@@ -58,6 +58,7 @@ _BITS = (
     ),
     f"a tuple with one entry per stage, each 1 to {registry.MOST_BITS} bits, or 32 for float",
 )
+_OWN = r"([^\0]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*"
 _MOST_BENCHED = 2**16  # images
 _MOST_PROCESSES = 2**16
 _DAY = 24 * 60 * 60  # seconds
@@ -93,6 +94,10 @@ RULES = {
     "data.flip": _FLAG,
     "data.streaming": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     "data.workers": _integer(-1, 1024),
+    "model.name": (
+        lambda v: isinstance(v, str) and (v == architecture.RESNET or re.fullmatch(_OWN, v) is not None),
+        "resnet, or a network of your own as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION",
+    ),
     "model.depth": _integer(1, 10_000),
     "model.width": _integer(1, 1024),  # see also _validate_sizes
     "model.block": _one_of(*architecture.BLOCKS),

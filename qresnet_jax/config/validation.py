@@ -1,5 +1,6 @@
 """Refuses configs with impossible values, or with fields that do not fit together, the data set or the devices."""
 
+import pathlib
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
@@ -30,7 +31,10 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"config.{name} is missing; start from qresnet_jax.config.default_config()")
         if not test(fields[name]):
             raise ConfigError(f"config.{name}={shown(fields[name])}: must be {expected}")
-    _validate_model(config.model)
+    if own := architecture.own_parts(config.model.name):
+        _validate_own(config, *own)
+    else:
+        _validate_model(config.model)
     _validate_streaming(config)
     _validate_processes(config)
     if config.steps_per_dispatch > config.log_every_steps:
@@ -44,6 +48,22 @@ def validate(config: ConfigDict) -> None:
         )
     if config.optim.float_epochs:
         _validate_float_epochs(config)
+
+
+def _validate_own(config: ConfigDict, source: str, function: str) -> None:
+    """Refuses what a network of the user's own cannot have; whether it can be built is known when it is."""
+    named = f"config.model.name={config.model.name!r}"
+    path = pathlib.Path(source).expanduser()
+    if source.endswith(".py") and not path.is_file():
+        raise ConfigError(
+            f"{named}: there is no file {path}: give FILE.py:{function} or PACKAGE.MODULE:{function}"
+        )
+    if config.optim.float_epochs:
+        raise ConfigError(
+            f"{named}: only a ResNet of this package has a float twin: set config.optim.float_epochs to 0"
+        )
+    if config.remat != "none":
+        raise ConfigError(f"{named}: only a ResNet of this package can: set config.remat to none")
 
 
 def _validate_float_epochs(config: ConfigDict) -> None:

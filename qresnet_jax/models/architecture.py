@@ -19,6 +19,15 @@ _IMAGENET_STAGES = {
 }
 
 
+RESNET = "resnet"  # the name of our networks
+
+
+def own_parts(name: str) -> tuple[str, str] | None:
+    """Splits the name of a user's own network, "FILE.py:FUNCTION" or "PACKAGE.MODULE:FUNCTION"; None for one of ours."""
+    source, colon, function = name.rpartition(":")
+    return (source, function) if colon else None
+
+
 def block_kind(block: str) -> tuple[str, bool]:
     """Splits the name of a block into its kind, "basic" or "bottleneck", and whether it is the pre-activation form.
 

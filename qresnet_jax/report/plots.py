@@ -23,6 +23,7 @@ from qresnet_jax.report.style import (
     plain,
     series,
     shades,
+    stage_title,
 )
 from qresnet_jax.train.records import IN_FLOAT
 
@@ -96,7 +97,7 @@ def flips(records: Sequence[Mapping[str, float]]) -> Figure | None:
             ax.set_yscale("log")
         for (stage, layers), colour in zip(stages.items(), COLOURS, strict=False):
             steps, values = _of_layers(records, kind, layers)
-            _mean_and_range(ax, steps, 100 * values, colour, f"stage {stage.split('.')[-1]}")
+            _mean_and_range(ax, steps, 100 * values, colour, stage_title(stage))
         _mark_switch(ax, records)
         ax.set(title=_SIGN_METRICS[kind], xlabel=_STEP)
         if kind != "flips":
@@ -145,7 +146,7 @@ def clipping(records: Sequence[Mapping[str, float]]) -> Figure | None:
             steps, values = series(records, f"alpha/{layer}")
             ax.plot(steps, values, color=colour, linewidth=1.3, label=layer.removeprefix(f"{stage}."))
         many = len(layers) > MOST_IN_LEGEND
-        title = "Clipping levels, stage " + stage.split(".")[-1]
+        title = f"Clipping levels, {stage_title(stage)}"
         ax.set(title=f"{title}\n(dark: first of {len(layers)} layers)" if many else title, xlabel=_STEP)
     axes[0].set_ylabel("alpha")
     lines = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}

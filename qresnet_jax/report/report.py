@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.errors import UserError
-from qresnet_jax.models.architecture import has_integer_form
 from qresnet_jax.nn.variables import BinaryKernel
 from qresnet_jax.report import plots, weight_plots
 from qresnet_jax.report.findings import findings, nothing_unusual
 from qresnet_jax.report.style import png, series
 from qresnet_jax.ship.costs import as_markdown, as_text, layer_table, network_table
+from qresnet_jax.ship.fold import why_float
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import packed_bytes, read_packed
 from qresnet_jax.system.files import as_path, write_all
@@ -141,7 +141,7 @@ def _markdown(
     workdir: pathlib.Path,
     pictures: Sequence[str],
 ) -> str:
-    network = fold_run(run) if has_integer_form(config.model) else None
+    network = fold_run(run) if why_float(run.model()) is None else None
     loop = _LOOP if config.optim.hysteresis.threshold else _NO_LOOP
     table = layer_table(run.model(), tuple(run.meta["image_shape"]), network)
     packed = None if network is None else len(packed_bytes(network))

@@ -101,8 +101,14 @@ def network_order(layer: str) -> list[tuple[bool, int | str]]:
 
 
 def stage_of(layer: str) -> str:
-    """Returns the stage of a layer: `stages.1` for `stages.1.0.convs.0`."""
-    return ".".join(layer.split(".")[:2])
+    """Returns the stage of a layer: `stages.1` for `stages.1.0.convs.0`; "" in a network without stages."""
+    parts = layer.split(".")
+    return ".".join(parts[:2]) if parts[0] == "stages" else ""
+
+
+def stage_title(stage: str) -> str:
+    """Returns what pictures call a stage."""
+    return f"stage {stage.split('.')[-1]}" if stage else "all layers"
 
 
 def by_stage(layers: Sequence[str]) -> dict[str, list[str]]:

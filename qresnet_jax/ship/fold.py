@@ -147,8 +147,9 @@ def why_float(model: nnx.Module) -> str | None:
         return "a network with float weights has no integer form: train with config.model.weight_bits=1"
     for path, module in sorted(modules, key=lambda found: str(found[0])):
         if isinstance(module, nn.FloatActivation):
+            owner = path[:-2] if isinstance(path[-1], int) else path  # of a list, the module that has it
             return (
-                f"{'.'.join(map(str, path[:-2]))} has float activations, which have no integer form: train with a quantizer "
+                f"{recording.dotted(owner)} has float activations, which have no integer form: train with a quantizer "
                 "as config.model.activation and with config.model.act_bits of 1 to 8"
             )
     return None

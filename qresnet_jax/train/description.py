@@ -4,26 +4,24 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from qresnet_jax.data import ImageDataset, StreamedDataset
-from qresnet_jax.models.architecture import has_integer_form
-from qresnet_jax.models.resnet import ResNet
+from qresnet_jax.models.architecture import RESNET
 from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
-from qresnet_jax.ship.fold import fold
+from qresnet_jax.ship.fold import fold, why_float
 from qresnet_jax.train.processes import Processes
 
 log = logging.getLogger("qresnet_jax")
 
 
-def costs_of_layers(
-    model: ResNet, config: ConfigDict, dataset: ImageDataset | StreamedDataset
-) -> list[LayerCost]:
+def costs_of_layers(model: nnx.Module, dataset: ImageDataset | StreamedDataset) -> list[LayerCost]:
     """Returns the cost of each layer, as it ships if the network has an integer form."""
     height, width, channels = dataset.image_shape
     shape = (height, width, channels)
-    if not has_integer_form(config.model):
+    if why_float(model):
         return layer_table(model, shape)
     network = fold(model, mean=dataset.mean, class_names=dataset.class_names, image_shape=(height, width))
     return layer_table(model, shape, network)
@@ -79,12 +77,12 @@ def log_description(
     if config.model.activation != "none":
         bits += f" of {'/'.join(map(str, config.model.act_bits))} bits"
     log.info(
-        "network: ResNet-%d, %s; its size before training\n\n%s",
-        config.model.depth,
+        "network: %s, %s; its size before training\n\n%s",
+        f"ResNet-{config.model.depth}" if config.model.name == RESNET else config.model.name,
         bits,
         as_text(layers),
     )
     what = "the integer network that ships"
-    if not has_integer_form(config.model):
+    if all(layer.packed_bytes is None for layer in layers):
         what = "the float network, as float weights or activations have no integer form"
     log.info("validation and test measure %s", what)

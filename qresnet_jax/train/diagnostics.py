@@ -17,14 +17,14 @@ training state also records how a few weights walk through the hysteresis loop, 
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from qresnet_jax.models.resnet import Block, ResNet
+from qresnet_jax.models.resnet import Block
 from qresnet_jax.nn.activations import FloatActivation, Quantizer
 from qresnet_jax.nn.carriers import Levels, Stream, array_of
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
@@ -206,11 +206,18 @@ class StreamProbe(nnx.Module):
         return out
 
 
-def activation_diagnostics(model: ResNet, images: jax.Array) -> dict[str, jax.Array]:
+def _replace(parent: Any, key: Any, module: nnx.Module) -> None:
+    if isinstance(key, str):
+        setattr(parent, key, module)
+    else:
+        parent[key] = module
+
+
+def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
     """Measures the activations in one forward pass. The model is changed, and cannot be used afterwards.
 
     Args:
-      model: a network made of `Block`s, in the mode (training or evaluation) to measure it in.
+      model: a network, in the mode (training or evaluation) to measure it in.
       images: normalised images, float `[N, H, W, C]`.
 
     Returns:
@@ -218,17 +225,18 @@ def activation_diagnostics(model: ResNet, images: jax.Array) -> dict[str, jax.Ar
     """
     alphas = by_layer(nnx.state(model, ClippingLevel), ClippingLevel)
     probes: dict[str, Probe | StreamProbe] = {}
-    for path, module in nnx.iter_modules(model):
-        if isinstance(module, Block):
-            acts: nnx.List[Any] = module.acts
-            for i, act in enumerate(list(acts)):
-                probes[".".join(map(str, (*path, "acts", i)))] = acts[i] = Probe(act)
-    if model.fraction_bits is not None:
-        stages: nnx.List[Any] = model.stages
-        for i, stage in enumerate(stages):
-            for j, block in enumerate(list(stage)):
-                probes[f"stages.{i}.{j}"] = stage[j] = StreamProbe(block)
-    model(images)
+    modules = dict(nnx.iter_modules(model))
+    # The inner ones first: an activation inside a block is replaced before the block.
+    for path, module in sorted(modules.items(), key=lambda found: -len(found[0])):
+        if isinstance(module, Quantizer | FloatActivation):
+            probe: Probe | StreamProbe = Probe(module)
+        elif isinstance(module, Block) and module.fraction_bits is not None:
+            probe = StreamProbe(module)
+        else:
+            continue
+        probes[".".join(map(str, path))] = probe
+        _replace(modules[path[:-1]], path[-1], probe)
+    cast(Callable[[jax.Array], Any], model)(images)
     values = {f"alpha/{name}": alpha for name, alpha in alphas.items()}
     for name, probe in probes.items():
         for measure, value in probe.measured.items():

@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.data import ImageDataset, Split, StreamedDataset, StreamedSplit, check_dataset, load_dataset
 from qresnet_jax.errors import DataError, ExportError
-from qresnet_jax.models.architecture import has_integer_form
-from qresnet_jax.models.resnet import ResNet, create_model
-from qresnet_jax.ship.fold import fold
+from qresnet_jax.models.networks import create_model
+from qresnet_jax.ship.fold import fold, why_float
 from qresnet_jax.ship.jax.engine import in_batches, on_mesh
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
@@ -72,7 +71,7 @@ class Evaluator:
           ExportError: the network should have an integer form, but has parameters that are not finite.
         """
         model = merge(self._network.graphdef, *self._network.variables(params, model_state))
-        if model.fraction_bits is None:
+        if why_float(model) is not None:
             logits_of: Callable = functools.partial(self._float_logits, params, model_state)
             unit = 1.0
         else:
@@ -110,14 +109,14 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
 class TrainedRun(NamedTuple):
     """A run's network and training state, read from a checkpoint in its workdir."""
 
-    graphdef: nnx.GraphDef[ResNet]  # of the model in evaluation mode
+    graphdef: nnx.GraphDef[nnx.Module]  # of the model in evaluation mode
     state: TrainState
     meta: dict[str, Any]  # saved with the checkpoint: config, class_names, mean, image_shape
     step: int  # of the checkpoint
     # The run's own, but for the fields of `config.OF_THE_CALL`; in the float epochs, its network is the float twin.
     config: ConfigDict
 
-    def model(self) -> ResNet:
+    def model(self) -> nnx.Module:
         """Returns the trained network in evaluation mode."""
         return nnx.merge(self.graphdef, self.state.params, self.state.model_state)
 
@@ -146,7 +145,7 @@ def restore_run(
         meta = checkpoints.meta(step)
         config = _as_trained(config, meta["config"])
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
-        model.eval()
+        model.set_attributes(use_running_average=True, deterministic=True, raise_if_not_found=False)
         graphdef, params, *others = nnx.split(model, nnx.Param, ...)
         (model_state,) = others
         # The structure of the optimizer's state does not depend on the schedule.
@@ -233,7 +232,7 @@ def evaluate_checkpoint(
     processes.connect(mesh)
     evaluate = Evaluator(Network(run.graphdef), np.asarray(run.meta["mean"]), mesh)
     result = evaluate(run.state.params, run.state.model_state, data.test)
-    is_float = not has_integer_form(config.model)
+    is_float = why_float(run.model()) is not None
     log.info(
         "%s, checkpoint at step %d, %s: test accuracy %.2f %%, loss %.4f",
         workdir,

@@ -42,7 +42,8 @@ class FloatTwin:
       in_training, in_evaluation: the twin in each mode.
     """
 
-    def __init__(self, config: ConfigDict, model: ResNet) -> None:
+    def __init__(self, config: ConfigDict, model: nnx.Module) -> None:
+        assert isinstance(model, ResNet)  # as the config's validation has made sure
         twin = create_model(float_model(config.model), rngs=nnx.Rngs(0), dtype=config.dtype)
         in_evaluation = nnx.graphdef(nnx.view(twin, use_running_average=True))
         if config.model.sync_bn:

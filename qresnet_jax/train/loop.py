@@ -20,7 +20,7 @@ from qresnet_jax import config as configs
 from qresnet_jax.data import ARRAYS, FOLDER, ImageDataset, StreamedDataset, load_dataset, take_dataset
 from qresnet_jax.data.order import steps_per_epoch
 from qresnet_jax.errors import DivergedError
-from qresnet_jax.models.resnet import create_model
+from qresnet_jax.models.networks import create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train import optimizer as optim
@@ -135,14 +135,16 @@ class Training:
         self.total_steps = self.steps_per_epoch * config.num_epochs
 
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
-        in_evaluation = Network(nnx.graphdef(nnx.view(model, use_running_average=True)))
+        in_evaluation = Network(
+            nnx.graphdef(nnx.view(model, use_running_average=True, raise_if_not_found=False))
+        )
         self.float_steps = self.steps_per_epoch * config.optim.float_epochs
         self.twin = FloatTwin(config, model) if self.float_steps else None
         self.evaluate, self.diagnose = self._measures(in_evaluation)
         if self.twin:
             self._evaluate_twin, self._diagnose_twin = self._measures(self.twin.in_evaluation)
         if config.model.sync_bn:
-            model.set_attributes(BatchNorm, axis_name=AXIS)
+            model.set_attributes(BatchNorm, axis_name=AXIS, raise_if_not_found=False)
         self.graphdef, self.params, *others = nnx.split(model, nnx.Param, ...)
         (self.model_state,) = others
         self.tx = optim.optimizer(config.optim, self.params, self.total_steps, self.steps_per_epoch)
@@ -156,7 +158,7 @@ class Training:
         if config.data.name in (ARRAYS, FOLDER):  # the name does not say which images they are
             is_streamed = isinstance(self.dataset, StreamedDataset)
             self.meta["checksum_of_files" if is_streamed else "checksum"] = self.dataset.checksum()
-        self.layers = costs_of_layers(model, config, self.dataset)
+        self.layers = costs_of_layers(model, self.dataset)
         identity = identity_of(self.dataset, self.meta, with_checksum=processes.count > 1)
         processes.agree("data", identity, "give all processes the same data set")
         processes.connect(mesh)

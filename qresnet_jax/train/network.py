@@ -6,8 +6,6 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from flax import nnx
 
-from qresnet_jax.models.resnet import ResNet
-
 Model = TypeVar("Model", bound=nnx.Module)
 Tree = TypeVar("Tree")
 
@@ -15,7 +13,7 @@ Tree = TypeVar("Tree")
 class Network(NamedTuple):
     """A network, in training or in evaluation mode, and how it reads the variables in a training state."""
 
-    graphdef: nnx.GraphDef[ResNet]
+    graphdef: nnx.GraphDef[Any]
     # (params, model_state) of the state -> those of this network
     variables: Callable[[nnx.State, nnx.State], tuple[nnx.State, nnx.State]] = lambda *state: state
     # Whether it computes with the latent weights, which the params then hold instead of the binary ones.

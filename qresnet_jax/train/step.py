@@ -81,7 +81,8 @@ def make_train_step(
         labels: jax.Array,
     ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
         model = merge(network.graphdef, *network.variables(params, model_state))
-        model.set_attributes(ResNet, remat=config.remat)
+        if config.remat != "none":
+            model.set_attributes(ResNet, remat=config.remat)
         for _, variable in nnx.iter_graph(model):
             if isinstance(variable, Temperature):
                 done = step / total_steps

@@ -17,7 +17,6 @@ from flax import nnx
 from jax import export
 
 from qresnet_jax.errors import ExportError, UserError
-from qresnet_jax.models.resnet import ResNet
 from qresnet_jax.pixels import normalize
 from qresnet_jax.system.files import as_path, write_all
 
@@ -26,18 +25,18 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 ImageFunction = Callable[[jax.Array], jax.Array]  # takes uint8 images [N, H, W, C]
 
 
-def simulation(model: ResNet, mean: npt.ArrayLike = 127.5) -> ImageFunction:
+def simulation(model: nnx.Module, mean: npt.ArrayLike = 127.5) -> ImageFunction:
     """Returns a trained network in evaluation mode as a function of pixels, with the normalisation included.
 
     Args:
-      model: any network from `create_model`, in any mode. It is not changed.
+      model: any network of the layers in `qresnet_jax.nn`, in any mode. It is not changed.
       mean: the pixel means that training subtracted, one number or one per channel.
 
     Returns:
       A function from uint8 images `[N, H, W, C]` to logits, float32 `[N, classes]`.
     """
-    graphdef, state = nnx.split(nnx.view(model, use_running_average=True))
-    means = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), (model.stem.in_features,))
+    graphdef, state = nnx.split(nnx.view(model, use_running_average=True, raise_if_not_found=False))
+    means = jnp.asarray(mean, jnp.float32)
     return lambda images: nnx.merge(graphdef, state)(normalize(images, means))
 
 

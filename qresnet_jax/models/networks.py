@@ -1,0 +1,79 @@
+"""Builds the network that a config names: one of ours, or a user's own from a file or a package."""
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from qresnet_jax.errors import ConfigError
+from qresnet_jax.models import resnet
+from qresnet_jax.models.architecture import own_parts
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "float32") -> nnx.Module:
+    """Builds the network that `config.model` describes.
+
+    `config.name` is "resnet", or "FILE.py:FUNCTION" or "PACKAGE.MODULE:FUNCTION" for a network of the user's own. The
+    function is called with `(config, rngs=rngs)`, and returns a module that is made of the layers in `qresnet_jax.nn`.
+
+    Args:
+      config: the `model` part of a config, see `qresnet_jax.config.default_config`.
+      rngs: source of the `params` keys.
+      dtype: dtype of activations and convolutions of a ResNet, "float32" or "bfloat16". Parameters and statistics are
+        float32.
+
+    Returns:
+      A module that maps normalised images, float `[N, H, W, C]`, to logits, float32 `[N, classes]`.
+
+    Raises:
+      ConfigError: a network of the user's own cannot be loaded, or is no module.
+      ValueError: if a depth, name or number of bits is not possible (the message names the field), or if
+        `config` is the whole config instead of its `model` part.
+    """
+    parts = None if hasattr(config, "model") else own_parts(config.name)
+    if parts is None:
+        return resnet.create_model(config, rngs=rngs, dtype=dtype)
+    model = _function(*parts)(config, rngs=rngs)
+    if not isinstance(model, nnx.Module):
+        raise ConfigError(
+            f"config.model.name={config.name!r}: the function must return a Flax NNX module, got {type(model).__name__}"
+        )
+    return model
+
+
+def _function(source: str, name: str) -> Callable[..., Any]:
+    """Returns a function of a file or a package."""
+    try:
+        module = _of_file(pathlib.Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        function: Callable[..., Any] = getattr(module, name)
+    except (ImportError, OSError, AttributeError) as error:
+        raise ConfigError(
+            f"config.model.name='{source}:{name}': cannot be loaded ({error}): give FILE.py:FUNCTION or "
+            "PACKAGE.MODULE:FUNCTION"
+        ) from error
+    return function
+
+
+def _of_file(path: pathlib.Path) -> Any:
+    """Returns the module of a file, which is executed once."""
+    path = path.expanduser().resolve()
+    name = f"qresnet_jax_own_{path.stem}_{abs(hash(str(path))):x}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None  # as the name ends in .py
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
