@@ -42,6 +42,9 @@ def add(a: Any, b: Any) -> Any:
     Raises:
       ValueError: the streams have different grids.
     """
+    for x, other in ((a, b), (b, a)):
+        if isinstance(x, Symbol) and not isinstance(other, Symbol):
+            x.refuse("a sum with something that is no result of a layer")
     grids = {bits for x in (a, b) if (bits := _fraction_bits(x)) is not None}
     if len(grids) > 1:
         raise ValueError(f"cannot add streams with {sorted(grids)} fraction bits: give all of them one grid")

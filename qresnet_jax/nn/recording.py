@@ -63,17 +63,18 @@ class Symbol:
     __radd__ = __add__
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse("an operation of NumPy")
+        self.refuse("an operation of NumPy")
 
     def __bool__(self) -> NoReturn:
-        self._refuse("a branch that depends on the values")
+        self.refuse("a branch that depends on the values")
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_") or name in _ASKED_BY_JAX:
             raise AttributeError(name)
-        self._refuse(f"`.{name}`")
+        self.refuse(f"`.{name}`")
 
-    def _refuse(self, what: str) -> NoReturn:
+    def refuse(self, what: str) -> NoReturn:
+        """Raises an `ExportError` that names the module which computes, and what it uses."""
         raise _refusal(self._recorder.caller(), what)
 
 
@@ -86,7 +87,7 @@ def _refusal(caller: str, what: str) -> ExportError:
 
 def _refusing(name: str) -> Callable[..., NoReturn]:
     def refuse(self: Symbol, *_: Any) -> NoReturn:
-        self._refuse(f"`{name}`")
+        self.refuse(f"`{name}`")
 
     return refuse
 
@@ -94,7 +95,17 @@ def _refusing(name: str) -> Callable[..., NoReturn]:
 for _name, _sign in {
     **{"sub": "-", "mul": "*", "truediv": "/", "matmul": "@", "pow": "**"},
     **{"rsub": "-", "rmul": "*", "rtruediv": "/", "rmatmul": "@"},
-    **{"neg": "-", "getitem": "[]", "iter": "iteration", "lt": "<", "gt": ">", "le": "<=", "ge": ">="},
+    **{
+        "neg": "-",
+        "abs": "abs",
+        "len": "len",
+        "getitem": "[]",
+        "iter": "iteration",
+        "lt": "<",
+        "gt": ">",
+        "le": "<=",
+        "ge": ">=",
+    },
 }.items():
     setattr(Symbol, f"__{_name}__", _refusing(_sign))
 

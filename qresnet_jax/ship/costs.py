@@ -174,11 +174,15 @@ _WithKernel = nn.StemConv | nn.BinaryConv | nn.FloatConv | nn.Classifier
 def _model_rows(steps: Sequence[Step]) -> list[LayerCost]:
     """Returns a row for each layer with a kernel, and for each batch norm that belongs to none."""
     owned: dict[int, list[nnx.Module]] = {}
+    counted: set[int] = set()  # a layer that is called again has no further parameters
     for i, step in enumerate(steps):
         if isinstance(step.operation, nnx.Module):
-            owned.setdefault(_owner(i, steps), []).append(step.operation)
+            modules = owned.setdefault(_owner(i, steps), [])
+            if id(step.operation) not in counted:
+                counted.add(id(step.operation))
+                modules.append(step.operation)
     rows = [_model_row(i, steps, modules) for i, modules in sorted(owned.items())]
-    return [row for row in rows if row.parameters]
+    return [row for row in rows if row.parameters or row.macs]
 
 
 def _owner(i: int, steps: Sequence[Step]) -> int:

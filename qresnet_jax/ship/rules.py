@@ -171,6 +171,17 @@ def _exact(bound: int) -> int:
     return bound
 
 
+def _stride(conv: nn.StemConv | nn.BinaryConv) -> int:
+    stride, other = conv.strides
+    if stride != other or stride not in (1, 2):
+        raise _MisfitError(
+            f"has strides of {stride} and {other}, but only 1 and 1 or 2 and 2 have an integer form yet"
+        )
+    if any(size % 2 == 0 for size in conv.kernel_size):
+        raise _MisfitError(f"has a kernel of {conv.kernel_size}, but only odd sizes have an integer form")
+    return stride
+
+
 _ONE, _ZERO = np.ones(1), np.zeros(1)
 
 
@@ -185,7 +196,7 @@ def _stem(folding: Folding, step: recording.Step, images: Any) -> IntegerSums:
     bound = _exact(stem.acc_max())
     weights, unit = trained.stem_weights(stem)
     double_mean = pixels.double_mean(folding.mean, stem.in_features)
-    node = nodes.StemNode(weights=weights, double_mean=double_mean, stride=stem.strides[0])
+    node = nodes.StemNode(weights=weights, double_mean=double_mean, stride=_stride(stem))
     folding.begin_first_layer(step.path)
     return IntegerSums(folding.add(node), bound, unit, _ONE, _ZERO)
 
@@ -196,7 +207,7 @@ def _binary_conv(folding: Folding, step: recording.Step, levels: Any) -> Integer
     conv: nn.BinaryConv = step.operation
     bound = _exact(conv.acc_max(levels.quantizer.max_level))
     node = nodes.BinaryConvNode(
-        name=step.path, inputs=(levels.node,), signs=trained.signs(conv), stride=conv.strides[0]
+        name=step.path, inputs=(levels.node,), signs=trained.signs(conv), stride=_stride(conv)
     )
     unit = trained.unit_of_levels(conv, levels.quantizer)
     return IntegerSums(folding.add(node), bound, unit, _ONE, _ZERO)
@@ -236,10 +247,12 @@ def _relu(folding: Folding, step: recording.Step, x: Any) -> IntegerSums | Integ
 
 @fold_rule(nn.to_stream)
 def _to_stream(folding: Folding, step: recording.Step, x: Any) -> IntegerStream:
+    if not isinstance(step.result, nn.Stream):
+        raise _MisfitError("leaves a float stream, which has no integer form: give it fraction_bits")
+    folding.use_grid(step.result.fraction_bits)
     if isinstance(x, IntegerStream):
         return x
     _expect(x, IntegerSums)
-    folding.use_grid(step.result.fraction_bits)
     channels = (step.result.shape[-1],)
     multiplier = np.broadcast_to(x.multiplier * x.unit, channels)
     node = requantizer(multiplier, np.broadcast_to(x.offset, channels), x.bound, folding.fraction_bits)
@@ -272,6 +285,11 @@ def _global_mean(folding: Folding, step: recording.Step, x: Any) -> IntegerStrea
 @fold_rule(nn.Classifier)
 def _classifier(folding: Folding, step: recording.Step, x: Any) -> Logits:
     _expect(x, IntegerStream)
+    bits = step.operation.fraction_bits
+    if bits != folding.fraction_bits:
+        raise _MisfitError(
+            f"has fraction_bits={bits}, but reads a stream with {folding.fraction_bits} fraction bits: give both the same"
+        )
     weights, bias, unit = trained.classifier_weights(step.operation)
     node = nodes.ClassifierNode(name=step.path, inputs=(x.node,), weights=weights, bias=bias)
     return Logits(folding.add(node), unit)

@@ -161,7 +161,77 @@ def test_what_does_not_fit_is_refused_by_its_name(compute, message):
             fold(model)
 
 
+class Repeated(Plain):
+    """Calls one layer twice, and has a kernel that is no square."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.wide = qnn.BinaryConv(9, 9, (1, 5), rngs=rngs)
+
+    def __call__(self, images):
+        x = qnn.to_stream(self.norm1(self.second(self.act0(self.norm0(self.first(images))))), 6)
+        for _ in range(2):
+            x = qnn.relu(self.norm1(self.wide(self.act0(x))) + x)
+        return self.head(qnn.global_mean(x))
+
+
+def test_a_layer_may_be_called_twice():
+    model = trained(Repeated)
+    integers = fold(model, mean=MEAN, image_shape=(8, 7))
+    want = reference.logits(integers, images())
+    for engine in ENGINES:
+        np.testing.assert_array_equal(PackedNetwork(integers, 0, engine).logits(images()), want, engine)
+    rows = layer_table(model, (8, 7, 1))
+    assert sum(row.parameters for row in rows) == sum(x.size for x in jnp_leaves(model))
+    assert [row.macs for row in rows if row.name == "wide"] == 2 * [4 * 4 * 5 * 9 * 9]
+
+
+@pytest.mark.parametrize(
+    "layer, message",
+    [
+        (lambda r: qnn.BinaryConv(9, 9, 3, (2, 1), rngs=r), r"extra has strides of 2 and 1"),
+        (lambda r: qnn.BinaryConv(9, 9, 3, 3, rngs=r), r"extra has strides of 3 and 3"),
+        (lambda r: qnn.BinaryConv(9, 9, 2, rngs=r), r"extra has a kernel of \(2, 2\)"),
+    ],
+)
+def test_convolutions_without_an_integer_form_are_refused(layer, message):
+    class Net(Plain):
+        def __init__(self, rngs):
+            super().__init__(rngs)
+            self.act1, self.extra = qnn.PACT(2), layer(rngs)
+
+        def __call__(self, images):
+            x = self.act1(self.second(self.act0(self.norm0(self.first(images)))))
+            return self.head(qnn.global_mean(qnn.to_stream(self.extra(x), 6)))
+
+    with pytest.raises(ExportError, match=message):
+        fold(trained(Net))
+
+
+@pytest.mark.parametrize("bits", [8, None])
+def test_the_classifier_has_the_grid_of_the_stream(bits):
+    class Net(Plain):
+        def __init__(self, rngs):
+            super().__init__(rngs)
+            self.head = qnn.Classifier(9, 4, fraction_bits=bits, rngs=rngs)
+
+    with pytest.raises(
+        ExportError, match=f"head has fraction_bits={bits}, but reads a stream with 6 fraction bits"
+    ):
+        fold(trained(Net))
+
+
+@pytest.mark.parametrize("other", [1, jnp.ones(9)])
+def test_a_constant_is_not_added(other):
+    with pytest.raises(
+        ExportError, match="the network uses a sum with something that is no result of a layer"
+    ):
+        fold(middle_of(lambda net, x: qnn.to_stream(x, 6) + other))
+
+
 def test_a_network_has_one_grid():
+    with pytest.raises(ExportError, match="streams with 6 and 4 fraction bits"):
+        fold(middle_of(lambda net, x: qnn.to_stream(qnn.to_stream(x, 6), 4)))
     with pytest.raises(ExportError, match="streams with 4 and 6 fraction bits: give all of them one grid"):
         fold(middle_of(lambda net, x: net.norm1(qnn.to_stream(x, 4))))
 
