@@ -152,6 +152,8 @@ def why_float(model: nnx.Module) -> str | None:
                 f"{recording.dotted(owner)} has float activations, which have no integer form: train with a quantizer "
                 "as config.model.activation and with config.model.act_bits of 1 to 8"
             )
+    if getattr(model, "fraction_bits", 0) is None:  # of a ResNet
+        return "a network with a float stream has no integer form: give it fraction bits"
     return None
 
 

@@ -57,6 +57,10 @@ IMPOSSIBLE = {
     "model.num_classes": ([1, 0, 2**31], "an integer from 2 to 1048576"),
     "model.weight_bits": ([0, 2, 8, 16, True, 1.0, 32.0], "one of 1, 32"),
     "model.weight_scale": (["kernel"], "one of layer, channel"),
+    "model.name": (
+        ["vgg", "", "a.py", ":f", "a.py:", "a.py:1f", "a b:f", 7],
+        "resnet, or a network of your own as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION",
+    ),
     "model.act_bits": (
         [(0, 2, 2), (2, 2, 9), (2, 2, -1), (2, 2, 16), (2, 2, 2.0), (True, 2, 2), (2, 2, 2**64), 2],
         BITS,
