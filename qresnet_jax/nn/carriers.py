@@ -85,9 +85,18 @@ class Levels(_Carrier):
     max_level: int = dataclasses.field(metadata={"static": True})
 
 
+class _Summand(_Carrier):
+    """The base of carriers whose sum is on the grid of the residual stream."""
+
+    def __add__(self, other: object) -> Any:
+        from qresnet_jax.nn.functions import add
+
+        return add(self, other)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sums(_Carrier):
+class Sums(_Summand):
     """The result of a convolution with integers, or what batch norm and ReLU made of it.
 
     Args:
@@ -97,15 +106,10 @@ class Sums(_Carrier):
 
     bound: int = dataclasses.field(metadata={"static": True})
 
-    def __add__(self, other: object) -> Any:
-        from qresnet_jax.nn.functions import add
-
-        return add(self, other)
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Stream(_Carrier):
+class Stream(_Summand):
     """The residual stream: int16 integers times `2**-fraction_bits`. `+` saturates.
 
     Args:
@@ -114,11 +118,6 @@ class Stream(_Carrier):
     """
 
     fraction_bits: int = dataclasses.field(metadata={"static": True})
-
-    def __add__(self, other: object) -> Any:
-        from qresnet_jax.nn.functions import add
-
-        return add(self, other)
 
 
 def array_of(x: Any) -> jax.Array:

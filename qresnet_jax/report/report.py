@@ -141,9 +141,10 @@ def _markdown(
     workdir: pathlib.Path,
     pictures: Sequence[str],
 ) -> str:
-    network = fold_run(run) if why_float(run.model()) is None else None
+    model = run.model()
+    network = fold_run(run) if why_float(model) is None else None
     loop = _LOOP if config.optim.hysteresis.threshold else _NO_LOOP
-    table = layer_table(run.model(), tuple(run.meta["image_shape"]), network)
+    table = layer_table(model, tuple(run.meta["image_shape"]), network)
     packed = None if network is None else len(packed_bytes(network))
     parts = [
         f"# {workdir.resolve().name}",

@@ -67,9 +67,9 @@ class Folded(NamedTuple):
 def fold_traced(
     model: nnx.Module,
     *,
-    mean: npt.ArrayLike = 127.5,
-    class_names: Sequence[str] | None = None,
-    image_shape: tuple[int, int] | None = None,
+    mean: npt.ArrayLike,
+    class_names: Sequence[str] | None,
+    image_shape: tuple[int, int] | None,
 ) -> Folded:
     """Does what `fold` does, and also returns the steps of the trained network and which node each became."""
     if not isinstance(model, nnx.Module):

@@ -185,6 +185,12 @@ def _stride(conv: nn.StemConv | nn.BinaryConv) -> int:
 _ONE, _ZERO = np.ones(1), np.zeros(1)
 
 
+def _as_sums(folding: Folding, stream: IntegerStream) -> IntegerSums:
+    """Returns the stream as integers of its grid's unit, on which a batch norm or a quantizer can work."""
+    unit = np.asarray(2.0**-folding.fraction_bits)
+    return IntegerSums(stream.node, -nodes.STREAM_MIN, unit, _ONE, _ZERO)
+
+
 @fold_rule(nn.StemConv)
 def _stem(folding: Folding, step: recording.Step, images: Any) -> IntegerSums:
     _expect(images, Images)
@@ -218,8 +224,7 @@ def _batch_norm(folding: Folding, step: recording.Step, x: Any) -> IntegerSums:
     _expect(x, IntegerSums, IntegerStream)
     multiplier, offset = trained.affine(step.operation)
     if isinstance(x, IntegerStream):
-        unit = np.float64(2.0**-folding.fraction_bits)
-        return IntegerSums(x.node, -nodes.STREAM_MIN, np.asarray(unit), multiplier, offset)
+        x = _as_sums(folding, x)
     if x.rectified:
         raise _MisfitError(
             "reads sums behind a relu, which cannot be folded: put a quantizer or to_stream in front of it"
@@ -232,7 +237,7 @@ def _quantizer(folding: Folding, step: recording.Step, x: Any) -> IntegerLevels:
     _expect(x, IntegerSums, IntegerStream)
     folding.end_first_layer()
     if isinstance(x, IntegerStream):
-        x = IntegerSums(x.node, -nodes.STREAM_MIN, np.asarray(2.0**-folding.fraction_bits), _ONE, _ZERO)
+        x = _as_sums(folding, x)
     node = fold_quantizer(step.operation, x.unit, x.multiplier, x.offset, x.bound)
     return IntegerLevels(folding.add(dataclasses.replace(node, inputs=(x.source,))), step.operation)
 

@@ -27,10 +27,11 @@ from flax import nnx
 from qresnet_jax.models.resnet import Block
 from qresnet_jax.nn.activations import FloatActivation, Quantizer
 from qresnet_jax.nn.carriers import Levels, Stream, array_of
+from qresnet_jax.nn.recording import dotted
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.fixed_point import STREAM_MAX
 from qresnet_jax.quantize.weights import magnitude, sign
-from qresnet_jax.train.network import Network, merge
+from qresnet_jax.train.network import Network, merge, replace_module
 
 MOST_LEVELS = 16  # with more, the occupancy of levels is not measured
 WALK_STEPS = 2000  # the first steps of a run
@@ -206,13 +207,6 @@ class StreamProbe(nnx.Module):
         return out
 
 
-def _replace(parent: Any, key: Any, module: nnx.Module) -> None:
-    if isinstance(key, str):
-        setattr(parent, key, module)
-    else:
-        parent[key] = module
-
-
 def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
     """Measures the activations in one forward pass. The model is changed, and cannot be used afterwards.
 
@@ -225,17 +219,16 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
     """
     alphas = by_layer(nnx.state(model, ClippingLevel), ClippingLevel)
     probes: dict[str, Probe | StreamProbe] = {}
-    modules = dict(nnx.iter_modules(model))
     # The inner ones first: an activation inside a block is replaced before the block.
-    for path, module in sorted(modules.items(), key=lambda found: -len(found[0])):
+    for path, module in sorted(nnx.iter_modules(model), key=lambda found: -len(found[0])):
         if isinstance(module, Quantizer | FloatActivation):
             probe: Probe | StreamProbe = Probe(module)
         elif isinstance(module, Block) and module.fraction_bits is not None:
             probe = StreamProbe(module)
         else:
             continue
-        probes[".".join(map(str, path))] = probe
-        _replace(modules[path[:-1]], path[-1], probe)
+        probes[dotted(path)] = probe
+        replace_module(model, path, probe)
     cast(Callable[[jax.Array], Any], model)(images)
     values = {f"alpha/{name}": alpha for name, alpha in alphas.items()}
     for name, probe in probes.items():

@@ -5,8 +5,6 @@ are those of the quantized epochs, so one training state, and one checkpoint, se
 happens between them: the weights become binary, and each clipping level fits the activations that the twin has.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,11 +12,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from qresnet_jax.models.resnet import ResNet, create_model
-from qresnet_jax.nn.activations import ClippedQuantizer, FloatActivation, Quantizer
+from qresnet_jax.nn.activations import ClippedQuantizer
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.weights import magnitude, sign
-from qresnet_jax.train.network import Network, merge, overlay
+from qresnet_jax.train.network import Network, merge, overlay, replace_module
 from qresnet_jax.train.step import AXIS, TrainState
 
 CANDIDATES = 100  # clipping levels, evenly spaced up to the largest activation
@@ -86,11 +84,9 @@ class FloatTwin:
     def _clipping_levels(self, params: nnx.State, model_state: nnx.State, images: jax.Array) -> nnx.State:
         twin = merge(self.in_evaluation.graphdef, *self.variables(params, model_state))
         model = merge(self._quantized, params, model_state)
-        for stage, quantized in zip(twin.stages, model.stages, strict=True):
-            for block, with_quantizers in zip(stage, quantized, strict=True):
-                acts: nnx.List[Any] = block.acts
-                for i, act in enumerate(with_quantizers.acts):
-                    acts[i] = _LevelChooser(act)
+        for path, act in nnx.iter_modules(model):
+            if isinstance(act, ClippedQuantizer):
+                replace_module(twin, path, _LevelChooser(act))
         twin(images)
         return nnx.state(model, nnx.Param)
 
@@ -98,19 +94,18 @@ class FloatTwin:
 class _LevelChooser(nnx.Module):
     """Takes the place of an activation in the twin, and sets the clipping level of the network's quantizer there."""
 
-    def __init__(self, act: Quantizer | FloatActivation) -> None:
+    def __init__(self, act: ClippedQuantizer) -> None:
         self.act = act
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x`, as a float activation does."""
         y = jnp.maximum(x.astype(jnp.float32), 0)
-        if isinstance(self.act, ClippedQuantizer):
-            graphdef, level, *rest = nnx.split(self.act, ClippingLevel, ...)
-            candidates = jnp.maximum(jnp.max(y), 1e-3) * jnp.arange(1, CANDIDATES + 1) / CANDIDATES
+        graphdef, level, *rest = nnx.split(self.act, ClippingLevel, ...)
+        candidates = jnp.maximum(jnp.max(y), 1e-3) * jnp.arange(1, CANDIDATES + 1) / CANDIDATES
 
-            def error(alpha: jax.Array) -> jax.Array:
-                quantize = nnx.merge(graphdef, jax.tree.map(lambda _: alpha, level), *rest)
-                return jnp.mean(jnp.square(quantize(y).value - y))
+        def error(alpha: jax.Array) -> jax.Array:
+            quantize = nnx.merge(graphdef, jax.tree.map(lambda _: alpha, level), *rest)
+            return jnp.mean(jnp.square(quantize(y).value - y))
 
-            self.act.alpha[...] = candidates[jnp.argmin(jax.lax.map(error, candidates))]
+        self.act.alpha[...] = candidates[jnp.argmin(jax.lax.map(error, candidates))]
         return x

@@ -1,6 +1,6 @@
 """A network as training sees it: its structure, and how it reads its variables from a training state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -23,6 +23,17 @@ class Network(NamedTuple):
 def merge(graphdef: nnx.GraphDef[Model], params: nnx.State, model_state: nnx.State) -> Model:
     """Builds the model of a state. It is a copy, so that it may change inside a JAX transformation."""
     return nnx.merge(graphdef, params, model_state, copy=True)
+
+
+def replace_module(model: nnx.Module, path: Sequence[Any], module: nnx.Module) -> None:
+    """Puts a module in the place of the one at `path`, as `nnx.iter_modules` gives it."""
+    parent: Any = model
+    for key in path[:-1]:
+        parent = parent[key] if isinstance(key, int) else getattr(parent, key)
+    if isinstance(path[-1], int):
+        parent[path[-1]] = module
+    else:
+        setattr(parent, path[-1], module)
 
 
 def overlay(tree: Tree, *others: Any) -> Tree:
