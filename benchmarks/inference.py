@@ -114,8 +114,7 @@ def multiplications(network):
             count = values[i].size * kernel[..., 0].size
             total += count
             if isinstance(node, nodes.BinaryConvNode):
-                top = int(network.nodes[node.inputs[0]].levels[-1])
-                binary += count * top.bit_length()
+                binary += count * network.values[node.inputs[0]].bound.bit_length()
     return total, binary
 
 

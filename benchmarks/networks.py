@@ -43,19 +43,22 @@ def onnx_float_network(network):
         operations.append(helper.make_node(kind, inputs, [f"x{len(operations)}"], **attributes))
         return operations[-1].output[0]
 
-    def conv(x, kernel, stride):
+    def of_window(window):
+        (top, bottom), (left, right) = window.padding
+        return {"kernel_shape": window.size, "strides": window.strides, "pads": [top, left, bottom, right]}
+
+    def conv(x, kernel, window, groups=1):
         kh, kw, channels, out = kernel.shape
         w, b = weights(out, channels, kh, kw, fan_in=kh * kw * channels), constant(np.zeros(out))
-        ph, pw = (kh - 1) // 2, (kw - 1) // 2
-        return operation("Conv", x, w, b, strides=[stride, stride], pads=[ph, pw, ph, pw])
+        return operation("Conv", x, w, b, group=groups, **of_window(window))
 
     for node in network.nodes:
         inputs = [names[j] for j in node.inputs]
         match node:
             case nodes.StemNode():
-                name = conv("images", node.weights, node.stride)
+                name = conv("images", node.weights, node.window)
             case nodes.BinaryConvNode():
-                name = conv(*inputs, node.signs, node.stride)
+                name = conv(*inputs, node.signs, node.window, node.groups)
             case nodes.ThresholdsNode() if isinstance(network.nodes[node.inputs[0]], nodes.ReluNode):
                 name = inputs[0]  # a quantizer alone
             case nodes.ThresholdsNode() | nodes.ReluNode():
@@ -65,14 +68,18 @@ def onnx_float_network(network):
             case nodes.AddNode():
                 name = operation("Add", *inputs)
             case nodes.MaxPoolNode():
-                name = operation("MaxPool", *inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+                name = operation("MaxPool", *inputs, **of_window(node.window))
+            case nodes.MeanPoolNode() if node.window:
+                name = operation("AveragePool", *inputs, **of_window(node.window))
             case nodes.MeanPoolNode():
-                name = operation("Flatten", operation("GlobalAveragePool", *inputs))
+                name = operation("GlobalAveragePool", *inputs)
+            case nodes.ConcatNode():
+                name = operation("Concat", *inputs, axis=1)
             case nodes.ClassifierNode():
                 channels, out = node.weights.shape
-                name = operation(
-                    "Gemm", *inputs, weights(channels, out, fan_in=channels), constant(np.zeros(out))
-                )
+                flat = operation("Flatten", *inputs)
+                kernel = weights(channels, out, fan_in=channels)
+                name = operation("Gemm", flat, kernel, constant(np.zeros(out)))
         names.append(name)
     shape = ["N", network.channels, network.height, network.width]
     graph = helper.make_graph(

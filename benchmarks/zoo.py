@@ -22,9 +22,18 @@ from qresnet_jax.ship.load import zoo
 from qresnet_jax.system.machine import processors
 
 NAME = "zoo"
+SETS = ("digits", "fashion_mnist")
 DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
 TRAINED_BY = {  # the commands whose runs were exported; a packed file does not say
+    "digits_mobilenet_w1a2": "`--config=digits --config.model.name=mobilenet --config.num_epochs=100 "
+    "--config.optim.float_epochs=30 --config.optim.latent_rate=3.0`, seed 0, on one CPU device",
     "digits_resnet8_w1a2": "`--config=digits`, seed 0, on one CPU device",
+    "digits_vgg_small_w1a2": '`--config=digits --config.model.name=vgg_small --config.model.image_size="(8,8)" '
+    "--config.model.width=2 --config.num_epochs=100 --config.optim.float_epochs=30 --config.optim.latent_rate=3.0`, "
+    "seed 0, on one CPU device",
+    "fashion_mnist_mlp_w1a2": '`--config=fashion_mnist_w1a2 --config.model.name=mlp --config.model.image_size="(28,28)" '
+    '--config.model.act_bits="(2,2)" --config.num_epochs=30 --config.batch_size=128 --config.optim.learning_rate=0.1 '
+    "--config.optim.float_epochs=10 --config.data.crop_padding=2 --config.data.flip=True`, seed 0, on two CPU devices",
     "fashion_mnist_resnet20_w1a2": "`--config=fashion_mnist_w1a2 --config.num_epochs=25 "
     "--config.batch_size=128 --config.optim.learning_rate=0.1 --config.data.flip=True --config.data.crop_padding=2`, seed 0",
 }
@@ -36,7 +45,7 @@ HOW_TO_GET = {
 
 def data_set(name: str) -> str:
     """Returns the data set of a network in the zoo: digits_resnet8_w1a2 was trained on digits."""
-    return name.split("_resnet")[0]
+    return next(data for data in SETS if name.startswith(f"{data}_"))
 
 
 def load_test_set(name: str):

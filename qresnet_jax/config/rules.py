@@ -95,14 +95,18 @@ RULES = {
     "data.streaming": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     "data.workers": _integer(-1, 1024),
     "model.name": (
-        lambda v: isinstance(v, str) and (v == architecture.RESNET or re.fullmatch(_OWN, v) is not None),
-        "resnet, or a network of your own as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION",
+        lambda v: isinstance(v, str) and (v in architecture.NAMES or re.fullmatch(_OWN, v) is not None),
+        f"{', '.join(architecture.NAMES)}, or a network of your own as FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION",
     ),
     "model.depth": _integer(1, 10_000),
     "model.width": _integer(1, 1024),  # see also _validate_sizes
     "model.block": _one_of(*architecture.BLOCKS),
     "model.stem": _one_of(*architecture.STEMS),
     "model.in_channels": _integer(1, 4096),
+    "model.image_size": (
+        lambda v: isinstance(v, tuple) and len(v) == 2 and all(type(n) is int and 1 <= n < 2**16 for n in v),
+        "a height and a width, such as (32, 32)",
+    ),
     "model.num_classes": _integer(2, 2**20),
     "model.weight_bits": _one_of(1, 32),
     "model.weight_scale": _one_of("layer", "channel"),
@@ -121,6 +125,7 @@ RULES = {
     "optim.schedule": _one_of("cosine", "step", "constant"),
     "optim.warmup_epochs": _AT_LEAST_0,
     "optim.float_epochs": _integer(0, INT32),
+    "optim.latent_rate": _ABOVE_0,
     "optim.label_smoothing": _BELOW_1,
     "optim.gradient_clip": _AT_LEAST_0,
     "optim.hysteresis.threshold": _AT_LEAST_0,

@@ -48,6 +48,10 @@ def validate(config: ConfigDict) -> None:
         )
     if config.optim.float_epochs:
         _validate_float_epochs(config)
+    if config.remat != "none" and config.model.name != architecture.RESNET:
+        raise ConfigError(
+            f"config.model.name={config.model.name!r}: only a ResNet of this package can: set config.remat to none"
+        )
 
 
 def _validate_own(config: ConfigDict, source: str, function: str) -> None:
@@ -60,10 +64,8 @@ def _validate_own(config: ConfigDict, source: str, function: str) -> None:
         )
     if config.optim.float_epochs:
         raise ConfigError(
-            f"{named}: only a ResNet of this package has a float twin: set config.optim.float_epochs to 0"
+            f"{named}: only a network of this package has a float twin: set config.optim.float_epochs to 0"
         )
-    if config.remat != "none":
-        raise ConfigError(f"{named}: only a ResNet of this package can: set config.remat to none")
 
 
 def _validate_float_epochs(config: ConfigDict) -> None:
@@ -158,16 +160,19 @@ def _validate_processes(config: ConfigDict) -> None:
 
 def _validate_model(model: ConfigDict) -> None:
     try:
-        stages = architecture.blocks_per_stage(model.depth, model.block, model.stem)
+        stages = architecture.number_of_act_bits(model)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from None
-    if len(model.act_bits) != len(stages):
+    if len(model.act_bits) != (stages or max(len(model.act_bits), 1)):
         raise ConfigError(
-            f"config.model.act_bits={shown(model.act_bits)}: must have {len(stages)} entries, one per stage of this network"
+            f"config.model.act_bits={shown(model.act_bits)}: must have {stages or 'some'} entries, one per stage of this "
+            "network"
         )
     _validate_sizes(model)
     if quantizer := registry.QUANTIZERS.get(model.activation):
         _validate_levels(model, quantizer)
+    if model.name == "mlp":  # whose first layer has as many bits as are exact
+        return
     most = architecture.max_stem_weight_bits(model.stem, model.in_channels)
     if most < 2:
         raise ConfigError(
@@ -182,11 +187,11 @@ def _validate_model(model: ConfigDict) -> None:
 
 
 def _validate_sizes(model: ConfigDict) -> None:
-    weights = 9 * architecture.stage_widths(model.width, model.stem)[-1] ** 2
+    weights = architecture.largest_kernel(model)
     if weights > INT32:
         raise ConfigError(
-            f"config.model.width={model.width}: a kernel of the {model.stem} stem's last stage would have {weights:,} "
-            f"weights, but they are counted in int32, up to {INT32:,}"
+            f"config.model.width={model.width}: a kernel of the last stage would have {weights:,} weights, but they are "
+            f"counted in int32, up to {INT32:,}"
         )
 
 
@@ -197,7 +202,7 @@ def _validate_levels(model: ConfigDict, quantizer: registry.QuantizerInfo) -> No
             f"config.model.act_bits={model.act_bits}: {model.activation} activations have 1 to "
             f"{quantizer.most_bits} bits"
         )
-    widest = 9 * architecture.stage_widths(model.width, model.stem)[-1]
+    widest = architecture.most_taps(model)
     largest = max((quantizer.max_level(n) for n in bits), default=0)
     if widest * largest >= SUM_LIMIT:
         raise ConfigError(
@@ -233,6 +238,11 @@ def validate_dataset(config: ConfigDict, dataset: "ImageDataset | StreamedDatase
     if config.model.num_classes != classes:
         raise ConfigError(
             f"config.model.num_classes={config.model.num_classes}: must be {classes} for {dataset.name}"
+        )
+    name, size = config.model.name, dataset.image_shape[:2]
+    if name in architecture.OF_ONE_SIZE and config.model.image_size != tuple(size):
+        raise ConfigError(
+            f"config.model.image_size={config.model.image_size}: must be {tuple(size)} for {dataset.name}, as {name} has dense layers"
         )
     steps = config.num_epochs * -(-dataset.train.num_images // config.batch_size)
     if steps > INT32:

@@ -8,7 +8,7 @@ from qresnet_jax.quantize.exact import most_weight_bits
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
+BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck", "bireal")
 STEMS = ("cifar", "imagenet")
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -19,11 +19,13 @@ _IMAGENET_STAGES = {
 }
 
 
-RESNET = "resnet"  # the name of our networks
+RESNET = "resnet"
+OF_ONE_SIZE = ("vgg_small", "mlp")  # which need to know the size of their images
+NAMES = (RESNET, *OF_ONE_SIZE, "mobilenet")
 
 
 def own_parts(name: str) -> tuple[str, str] | None:
-    """Splits the name of a user's own network, "FILE.py:FUNCTION" or "PACKAGE.MODULE:FUNCTION"; None for one of ours."""
+    """Splits the name of a user's own network, "FILE.py:FUNCTION" or "PACKAGE.MODULE:FUNCTION"; None for one of `NAMES`."""
     source, colon, function = name.rpartition(":")
     return (source, function) if colon else None
 
@@ -36,6 +38,8 @@ def block_kind(block: str) -> tuple[str, bool]:
     """
     if block not in BLOCKS:
         raise ValueError(f"model.block must be one of {', '.join(BLOCKS)}, got {block!r}")
+    if block == "bireal":  # the convolutions of a basic block
+        return "basic", False
     return block.removeprefix("preact_"), block.startswith("preact_")
 
 
@@ -84,6 +88,48 @@ def stage_widths(width: int, stem: str) -> tuple[int, ...]:
       stem: one of `STEMS`.
     """
     return tuple(width * c for c in ((16, 32, 64) if stem == "cifar" else (64, 128, 256, 512)))
+
+
+def number_of_act_bits(config: "ConfigDict") -> int | None:
+    """Returns how many `act_bits` a network of `NAMES` has; None for a perceptron, which has as many layers as they are.
+
+    Raises:
+      ValueError: a ResNet cannot have its depth, block or stem.
+    """
+    if config.name == RESNET:
+        return len(blocks_per_stage(config.depth, config.block, config.stem))
+    return None if config.name == "mlp" else 3
+
+
+def most_taps(config: "ConfigDict") -> int:
+    """Returns how many products the longest sum between first layer and classifier has, in a network of `NAMES`."""
+    match config.name:
+        case "mlp":
+            return MLP_UNITS * config.width
+        case "vgg_small":
+            return 9 * vgg_widths(config.width)[-1]
+        case "mobilenet":
+            return max(9, mobilenet_widths(config.width)[-1])
+    return 9 * stage_widths(config.width, config.stem)[-1]
+
+
+def largest_kernel(config: "ConfigDict") -> int:
+    """Returns the weights of the largest kernel between first layer and classifier, in a network of `NAMES`."""
+    taps = most_taps(config)
+    return taps * (taps // 9 if config.name in (RESNET, "vgg_small") else taps)
+
+
+MLP_UNITS = 256  # of a hidden layer with a width of 1
+
+
+def vgg_widths(width: int) -> tuple[int, ...]:
+    """Returns the channels of each stage of a `vgg_small`, whose width is in eighths of the published network's."""
+    return tuple(width * c // 8 for c in (128, 256, 512))
+
+
+def mobilenet_widths(width: int) -> tuple[int, ...]:
+    """Returns the channels of each stage of a `mobilenet`."""
+    return tuple(width * c for c in (32, 64, 128))
 
 
 def max_stem_weight_bits(stem: str, in_channels: int) -> int:

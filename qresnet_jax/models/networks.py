@@ -13,6 +13,9 @@ from jax.typing import DTypeLike
 from qresnet_jax.errors import ConfigError
 from qresnet_jax.models import resnet
 from qresnet_jax.models.architecture import own_parts
+from qresnet_jax.models.mlp import Mlp
+from qresnet_jax.models.mobilenet import MobileNet
+from qresnet_jax.models.vgg_small import VggSmall
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -21,13 +24,13 @@ if TYPE_CHECKING:
 def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "float32") -> nnx.Module:
     """Builds the network that `config.model` describes.
 
-    `config.name` is "resnet", or "FILE.py:FUNCTION" or "PACKAGE.MODULE:FUNCTION" for a network of the user's own. The
+    `config.name` is "resnet", "vgg_small", "mlp" or "mobilenet", or "FILE.py:FUNCTION" or "PACKAGE.MODULE:FUNCTION" for a network of the user's own. The
     function is called with `(config, rngs=rngs)`, and returns a module that is made of the layers in `qresnet_jax.nn`.
 
     Args:
       config: the `model` part of a config, see `qresnet_jax.config.default_config`.
       rngs: source of the `params` keys.
-      dtype: dtype of activations and convolutions of a ResNet, "float32" or "bfloat16". Parameters and statistics are
+      dtype: dtype of activations and convolutions of our networks, "float32" or "bfloat16". Parameters and statistics are
         float32.
 
     Returns:
@@ -40,6 +43,8 @@ def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "fl
     """
     parts = None if hasattr(config, "model") else own_parts(config.name)
     if parts is None:
+        if not hasattr(config, "model") and config.name in _OTHERS:
+            return _OTHERS[config.name](config, dtype=dtype, rngs=rngs)
         return resnet.create_model(config, rngs=rngs, dtype=dtype)
     model = _function(*parts)(config, rngs=rngs)
     if not isinstance(model, nnx.Module):
@@ -47,6 +52,9 @@ def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "fl
             f"config.model.name={config.name!r}: the function must return a Flax NNX module, got {type(model).__name__}"
         )
     return model
+
+
+_OTHERS: dict[str, Callable[..., nnx.Module]] = {"vgg_small": VggSmall, "mlp": Mlp, "mobilenet": MobileNet}
 
 
 def _function(source: str, name: str) -> Callable[..., Any]:

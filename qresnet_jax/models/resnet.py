@@ -5,12 +5,10 @@
 Each block quantizes its own copy of the stream. The stream itself is never rounded to the activation bits.
 """
 
-import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -19,9 +17,9 @@ from qresnet_jax.models.architecture import (
     EXPANSION,
     block_kind,
     blocks_per_stage,
-    has_integer_form,
     stage_widths,
 )
+from qresnet_jax.models.precision import Precision, precision_of
 from qresnet_jax.nn.convolutions import RESULT
 from qresnet_jax.ops.batch_norm import STATISTICS
 
@@ -29,40 +27,6 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 Stream = nn.Stream | jax.Array  # an array in a float network
-
-
-@dataclasses.dataclass(frozen=True)
-class Precision:
-    """The settings that all layers of one network share.
-
-    Args:
-      binary: whether the convolutions in the blocks have 1-bit weights.
-      weight_scale: "layer" or "channel", see `qresnet_jax.binarize`.
-      activation: name of the quantizer, as in the config.
-      fraction_bits: fraction bits of the residual stream's grid, or None for the float stream of a float network.
-      dtype: dtype of float layers and of the operands of products.
-    """
-
-    binary: bool
-    weight_scale: str
-    activation: str
-    fraction_bits: int | None
-    dtype: jnp.dtype
-
-    def conv(
-        self, in_features: int, out_features: int, kernel_size: int, strides: int, rngs: nnx.Rngs
-    ) -> nn.BinaryConv | nn.FloatConv:
-        """Returns a new convolution for the inside of a block."""
-        shape = (in_features, out_features, kernel_size, strides)
-        if self.binary:
-            return nn.BinaryConv(*shape, scale=self.weight_scale, dtype=self.dtype, rngs=rngs)
-        return nn.FloatConv(*shape, dtype=self.dtype, rngs=rngs)
-
-    def norm(self, features: int, rngs: nnx.Rngs) -> nn.BatchNorm:
-        """Returns a new batch norm."""
-        # bfloat16 has too few bits for a stream on the grid, and for thresholds.
-        dtype = jnp.float32 if self.binary else self.dtype
-        return nn.BatchNorm(features, dtype=dtype, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -99,7 +63,7 @@ class Block(nnx.Module):
         self.norms: nnx.List[nn.BatchNorm] = nnx.List()
         features, total_strides = in_features, 1
         for out_features, kernel_size, strides in shapes:
-            self.acts.append(nn.activation(precision.activation, bits))
+            self.acts.append(precision.act(bits))
             self.convs.append(precision.conv(features, out_features, kernel_size, strides, rngs))
             self.norms.append(precision.norm(features if self.preact else out_features, rngs))
             features, total_strides = out_features, total_strides * strides
@@ -140,25 +104,33 @@ class PreactBlock(Block):
         return nn.to_stream(self.convs[-1](y), self.fraction_bits) + self.shortcut(stream, first)
 
 
+class BirealBlock(Block):
+    """Two convolutions with a shortcut around each: `x -> act -> conv -> BN -> + shortcut`, twice (Liu et al. 2018, Bi-Real Net).
+
+    There is no ReLU, as the quantizers have one. A projection stands beside the first convolution.
+    """
+
+    def __call__(self, stream: Stream) -> Stream:
+        """Maps the stream, `[N, H, W, in]`, to `[N, H', W', out]`."""
+        for conv, norm, act in zip(self.convs, self.norms, self.acts, strict=True):
+            levels = act(stream)
+            y = nn.to_stream(norm(conv(levels)), self.fraction_bits)
+            stream = y + (self.shortcut(stream, levels) if conv is self.convs[0] else stream)
+        return stream
+
+
 class ResNet(nnx.Module):
     """A ResNet that classifies images; `create_model` builds one."""
 
     def __init__(self, config: "ConfigDict", precision: Precision, *, rngs: nnx.Rngs) -> None:
         kind, preact = block_kind(config.block)
-        block = PreactBlock if preact else Block
+        block = {"bireal": BirealBlock}.get(config.block, PreactBlock if preact else Block)
         self.fraction_bits = precision.fraction_bits
         self.remat = "none"  # training sets it to config.remat
         self.imagenet_stem = config.stem == "imagenet"
         widths = stage_widths(config.width, config.stem)
-        self.stem = nn.StemConv(
-            config.in_channels,
-            widths[0],
-            7 if self.imagenet_stem else 3,
-            2 if self.imagenet_stem else 1,
-            weight_bits=None if self.fraction_bits is None else config.stem_weight_bits,
-            dtype=precision.dtype,
-            rngs=rngs,
-        )
+        size, strides = (7, 2) if self.imagenet_stem else (3, 1)
+        self.stem = precision.stem(config.in_channels, widths[0], size, strides, rngs)
         # The first block of a pre-activation CIFAR network starts with BN and ReLU; all other networks have them here.
         self.stem_norm = None if preact and not self.imagenet_stem else precision.norm(widths[0], rngs)
 
@@ -177,9 +149,7 @@ class ResNet(nnx.Module):
                 features = width * EXPANSION[kind]
             self.stages.append(stage)
         self.final_norm = precision.norm(features, rngs) if preact else None
-        self.classifier = nn.Classifier(
-            features, config.num_classes, fraction_bits=self.fraction_bits, rngs=rngs
-        )
+        self.classifier = precision.classifier(features, config.num_classes, rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits of normalised images.
@@ -250,13 +220,4 @@ def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "fl
         raise ValueError(
             "create_model takes the model part of a config, got the whole config: call create_model(config.model, ...)"
         )
-    if config.weight_bits not in (1, 32):
-        raise ValueError(f"model.weight_bits must be 1 or 32, got {config.weight_bits}")
-    precision = Precision(
-        binary=config.weight_bits == 1,
-        weight_scale=config.weight_scale,
-        activation=config.activation,
-        fraction_bits=config.stream_fraction_bits if has_integer_form(config) else None,
-        dtype=jnp.dtype(dtype),
-    )
-    return ResNet(config, precision, rngs=rngs)
+    return ResNet(config, precision_of(config, dtype), rngs=rngs)

@@ -70,9 +70,18 @@ for _name in (
     setattr(_Carrier, f"__{_name}__", _of_array(f"__{_name}__"))
 
 
+class _Summand(_Carrier):
+    """The base of carriers whose sum is on the grid of the residual stream."""
+
+    def __add__(self, other: object) -> Any:
+        from qresnet_jax.nn.functions import add
+
+        return add(self, other)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Levels(_Carrier):
+class Levels(_Summand):
     """Activations that a quantizer has rounded, `q * step` with integers q from 0 to `max_level`.
 
     Args:
@@ -83,15 +92,6 @@ class Levels(_Carrier):
 
     step: jax.Array
     max_level: int = dataclasses.field(metadata={"static": True})
-
-
-class _Summand(_Carrier):
-    """The base of carriers whose sum is on the grid of the residual stream."""
-
-    def __add__(self, other: object) -> Any:
-        from qresnet_jax.nn.functions import add
-
-        return add(self, other)
 
 
 @jax.tree_util.register_dataclass

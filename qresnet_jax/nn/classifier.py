@@ -1,4 +1,4 @@
-"""The last layer of a network, from the pooled residual stream to the logits."""
+"""The last layer of a network, from features to logits."""
 
 from typing import Any
 
@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from qresnet_jax.nn.carriers import array_of
+from qresnet_jax.nn.carriers import Levels, Sums, array_of
+from qresnet_jax.nn.functions import to_stream
 from qresnet_jax.nn.recording import recorded
+from qresnet_jax.ops.convolution import integers_of
 from qresnet_jax.quantize import fixed_point
 from qresnet_jax.quantize.straight_through import straight_through
 
@@ -15,7 +17,7 @@ from qresnet_jax.quantize.straight_through import straight_through
 class Classifier(nnx.Linear):
     """A linear layer that gives the logits. It computes in integers if `fraction_bits` is set.
 
-    Its inputs are then on the residual stream's grid. Its weights are rounded to integers of at most 11 bits, with
+    Its inputs are then levels, or on the residual stream's grid. Its weights are rounded to integers of at most 11 bits, with
     one unit for the whole layer, so that the largest integer is the largest logit. The unit is larger where the sums
     of a class would otherwise not fit int32. The bias is rounded to the unit of the sums. The gradients pass straight
     through.
@@ -59,29 +61,40 @@ class Classifier(nnx.Linear):
         """Computes logits.
 
         Args:
-          x: pooled features `[N, in_features]`: a `Stream` if the layer is in integers, or an array.
+          x: features `[N, in_features]`: a `Stream` or `Levels` if the layer is in integers, or an array on the stream's
+            grid. Sums are rounded to the grid first.
 
         Returns:
           float32 `[N, out_features]`.
         """
-        x = array_of(x)
-        logits = super().__call__(x.astype(jnp.float32))
+        if isinstance(x, Sums) and self.fraction_bits is not None:
+            x = to_stream(x, self.fraction_bits)
+        values = array_of(x)
+        logits = super().__call__(values.astype(jnp.float32))
         if self.fraction_bits is None:
             return logits
-        kernel, bias, unit = self.integer_weights()
-        pixels = (x * 2.0**self.fraction_bits).astype(jnp.int32)
-        acc = jnp.matmul(pixels, kernel, preferred_element_type=jnp.int32) + bias
+        if isinstance(x, Levels):
+            integers, step = integers_of(values, x.step), x.step
+        else:
+            integers, step = values * 2.0**self.fraction_bits, jnp.float32(2.0**-self.fraction_bits)
+        kernel, bias, unit = self.integer_weights(step)
+        acc = jnp.matmul(integers.astype(jnp.int32), kernel, preferred_element_type=jnp.int32) + bias
         return straight_through(acc.astype(jnp.float32) * unit, logits)
 
-    def integer_weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def integer_weights(
+        self, step: float | jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the integers that the layer computes with: logits are `unit * (x_int @ kernel + bias)`.
+
+        Args:
+          step: what one unit of the features is worth; None for that of the stream.
 
         Returns:
           `(kernel, bias, unit)`: int32 `[in, out]`, int32 `[out]` and a float32 scalar.
         """
         assert self.fraction_bits is not None  # a float layer has no integers
         factor = fixed_point.classifier_unit(self.kernel[...])
-        unit = factor * 2.0**-self.fraction_bits
+        unit = factor * (2.0**-self.fraction_bits if step is None else step)
         kernel = jnp.round(self.kernel[...] / factor)
         room = fixed_point.bias_room(kernel)
         bias = jnp.clip(jnp.round(self.bias[...] / unit), -room, room)

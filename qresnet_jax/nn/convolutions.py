@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from qresnet_jax import pixels
 from qresnet_jax.nn.carriers import Levels, Sums, array_of
 from qresnet_jax.nn.recording import recorded
+from qresnet_jax.nn.shapes import Padding, conv_form, pair
 from qresnet_jax.nn.variables import BinaryKernel
 from qresnet_jax.ops.convolution import binary_conv, exact_conv, float_conv
 from qresnet_jax.quantize import exact
@@ -21,15 +22,6 @@ RESULT = "convolution"  # the name of the results in blocks, by which a policy c
 WEIGHT_BITS = 11  # bits of a stem's integer weights: more bits change no predicted class, fewer do
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2:
-        raise ValueError(
-            f"kernel_size and strides must be two numbers, along H and W, or one for both; got {value}"
-        )
-    return pair
-
-
 def _conv_init(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
     """Draws from N(0, sqrt(2 / (kh * kw * out))) in float32 (He et al. 2015, eq. 14: fan out)."""
     return jax.random.normal(rngs.params(), shape) * (2 / (shape[0] * shape[1] * shape[3])) ** 0.5
@@ -38,20 +30,22 @@ def _conv_init(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
 class BinaryConv(nnx.Module):
     """A convolution with the 1-bit weights `binarize(kernel)`, in the layouts NHWC and HWIO, without a bias.
 
-    It pads `(k - 1) // 2` zeros on both sides, as PyTorch does.
-
     Args:
       in_features: number of input channels.
       out_features: number of output channels.
       kernel_size: size of the kernel, two numbers along H and W or one for both.
       strides: strides, two numbers along H and W or one for both.
+      padding: zeros around the image, fewer than the kernel has pixels: a number for all sides, `((top, bottom), (left,
+        right))`, or "VALID" for none. None means `(k - 1) // 2` on both sides, as PyTorch pads.
+      groups: parts into which the channels are divided; each part of the output reads only that part of the input. With as
+        many groups as input channels, the convolution is depthwise.
       scale: "layer" or "channel", see `qresnet_jax.binarize`.
       dtype: dtype of the operands of products, float32 or bfloat16; sums and outputs are float32.
       rngs: source of the `params` key.
 
     Raises:
-      ValueError: if `scale` is neither "layer" nor "channel", or if `kernel_size` or `strides` is not one or
-        two numbers.
+      ValueError: if `scale` is neither "layer" nor "channel", if `kernel_size` or `strides` is not one or
+        two numbers, or if padding or groups are not possible.
 
     Examples:
       >>> from flax import nnx
@@ -68,14 +62,17 @@ class BinaryConv(nnx.Module):
         kernel_size: int | tuple[int, int],
         strides: int | tuple[int, int] = (1, 1),
         *,
+        padding: Padding = None,
+        groups: int = 1,
         scale: str = "layer",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.in_features, self.out_features = in_features, out_features
-        self.kernel_size, self.strides = _pair(kernel_size), _pair(strides)
+        self.kernel_size, self.strides = pair(kernel_size), pair(strides)
+        self.form = conv_form(padding, self.kernel_size, groups, (in_features, out_features))
         self.dtype = dtype
-        kernel = _conv_init(rngs, (*self.kernel_size, in_features, out_features))
+        kernel = _conv_init(rngs, (*self.kernel_size, in_features // groups, out_features))
         self.kernel = BinaryKernel(kernel, weight_scale=scale)
 
     @property
@@ -100,14 +97,14 @@ class BinaryConv(nnx.Module):
         levels = x if isinstance(x, Levels) else None
         step, max_level = (None, None) if levels is None else (levels.step, levels.max_level)
         result = binary_conv(
-            array_of(x), self.kernel[...], step, self.strides, self.scale, self.dtype, max_level
+            array_of(x), self.kernel[...], step, self.strides, self.scale, self.dtype, max_level, self.form
         )
         result = checkpoint_name(result, RESULT)
         return result if max_level is None else Sums(result, self.acc_max(max_level))
 
     def acc_max(self, max_level: int) -> int:
         """Returns the largest possible `|acc|` for activation levels up to `max_level`."""
-        return max_level * self.kernel_size[0] * self.kernel_size[1] * self.in_features
+        return max_level * self.kernel[...][..., 0].size
 
     def _check(self, x: Any) -> None:
         if x.ndim != 4 or x.shape[-1] != self.in_features:
@@ -130,18 +127,23 @@ class FloatConv(nnx.Module):
         kernel_size: int | tuple[int, int],
         strides: int | tuple[int, int] = (1, 1),
         *,
+        padding: Padding = None,
+        groups: int = 1,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.in_features, self.out_features = in_features, out_features
-        self.kernel_size, self.strides, self.dtype = _pair(kernel_size), _pair(strides), dtype
-        self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features, out_features)))
+        self.kernel_size, self.strides, self.dtype = pair(kernel_size), pair(strides), dtype
+        self.form = conv_form(padding, self.kernel_size, groups, (in_features, out_features))
+        self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features // groups, out_features)))
 
     @recorded
     def __call__(self, x: Any) -> jax.Array:
         """Convolves `[N, H, W, in]`, an array or `Levels`, to `[N, H', W', out]` of `dtype`."""
         kernel = self.kernel[...].astype(self.dtype)
-        return checkpoint_name(float_conv(array_of(x).astype(self.dtype), kernel, self.strides), RESULT)
+        return checkpoint_name(
+            float_conv(array_of(x).astype(self.dtype), kernel, self.strides, self.form), RESULT
+        )
 
 
 class StemConv(nnx.Module):
@@ -153,7 +155,7 @@ class StemConv(nnx.Module):
     float32.
 
     Args:
-      in_features, out_features, kernel_size, strides: as in `BinaryConv`.
+      in_features, out_features, kernel_size, strides, padding: as in `BinaryConv`.
       weight_bits: bits of the integer weights, 2 or more. "auto" means 11, or fewer if sums of 11-bit weights
         would not be exact. None makes it a float convolution.
       dtype: dtype of the operands of the float convolution and of the kernel's gradient, float32 or bfloat16.
@@ -178,17 +180,19 @@ class StemConv(nnx.Module):
         kernel_size: int | tuple[int, int],
         strides: int | tuple[int, int] = (1, 1),
         *,
+        padding: Padding = None,
         weight_bits: int | Literal["auto"] | None = "auto",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.in_features, self.out_features = in_features, out_features
-        self.kernel_size, self.strides = _pair(kernel_size), _pair(strides)
+        self.kernel_size, self.strides = pair(kernel_size), pair(strides)
+        self.form = conv_form(padding, self.kernel_size)
         if weight_bits == "auto":
             weight_bits = self.exact_weight_bits()
         if weight_bits is not None and weight_bits < 2:
             raise ValueError(
-                f"StemConv needs 2 or more weight_bits, got {weight_bits} for a kernel {self.kernel_size} and "
+                f"{type(self).__name__} needs 2 or more weight_bits, got {weight_bits} for a kernel {self.kernel_size} and "
                 f"{in_features} input channels; weight_bits=None makes it a float convolution"
             )
         self.weight_bits, self.dtype = weight_bits, dtype
@@ -203,11 +207,11 @@ class StemConv(nnx.Module):
         """Convolves normalised images `[N, H, W, in]` to `Sums` `[N, H', W', out]`; in the float form, to an array of `dtype`."""
         if self.weight_bits is None:
             kernel = self.kernel[...].astype(self.dtype)
-            return float_conv(x.astype(self.dtype), kernel, self.strides)
+            return float_conv(x.astype(self.dtype), kernel, self.strides, self.form)
         kernel, factor = self.integer_kernel()
         scaled = x.astype(jnp.float32) * pixels.UNITS
         integers = straight_through(jnp.clip(jnp.round(scaled), -pixels.LARGEST, pixels.LARGEST), scaled)
-        sums = exact_conv(integers, kernel, self.strides, self.dtype) * (factor / pixels.UNITS)
+        sums = exact_conv(integers, kernel, self.strides, self.dtype, self.form) * (factor / pixels.UNITS)
         return Sums(sums, self.acc_max())
 
     def integer_kernel(self) -> tuple[jax.Array, jax.Array]:

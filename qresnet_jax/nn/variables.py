@@ -42,3 +42,7 @@ class NormParam(nnx.Param):
 
 class Temperature(nnx.Variable):
     """The sharpness of the `sigmoid` quantizer's gradient, a float32 scalar that the training step sets."""
+
+
+class Draw(nnx.Variable):
+    """The number of a random draw of `Dropout`, a float32 scalar that the training step sets."""

@@ -17,32 +17,39 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from qresnet_jax.ops import plain
-from qresnet_jax.ops.plain import LAYOUT
+from qresnet_jax.ops.plain import CENTERED, LAYOUT, Form
 
 _VECTOR_CHANNELS = 32
 _IMAGES = 16  # in a part of the kernel's gradient
 _MOST_PARTS = 16  # as each is compiled
 
 
-def integer_conv(levels: jax.Array, signs: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """Computes `plain_conv(levels, signs, strides)` in int8 with int32 sums, for levels up to 127.
+def integer_conv(
+    levels: jax.Array, signs: jax.Array, strides: tuple[int, int], form: Form = CENTERED
+) -> jax.Array:
+    """Computes `plain_conv(levels, signs, strides, form)` in int8 with int32 sums, for levels up to 127.
 
     Args:
       levels: float32 `[N, H, W, C]`, integers 0 to 127.
-      signs: float32 `[kh, kw, C, out]`, -1 or +1.
+      signs: float32 `[kh, kw, C / groups, out]`, -1 or +1.
       strides: along H and W.
+      form: padding and groups. Only the usual form has fast ways of its own.
 
     Returns:
       The sums, float32 `[N, H', W', out]`.
     """
+    if form != CENTERED:
+        return other_conv(levels.astype(jnp.float32), signs.astype(jnp.float32), strides, form)
     levels, signs = levels.astype(jnp.int8), signs.astype(jnp.int8)
     conv = _two_columns if _is_narrow(signs, strides, levels.shape[2]) else plain.plain_conv
     # The sums lie in memory as integers, because the conversion costs nothing in the fusions that follow.
     return jax.lax.optimization_barrier(conv(levels, signs, strides, out_dtype=jnp.int32)).astype(jnp.float32)
 
 
-def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """Computes `plain_conv(x, kernel, strides)` at the highest precision, with sums of the dtype of `x`."""
+def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], form: Form = CENTERED) -> jax.Array:
+    """Computes `plain_conv(x, kernel, strides, form)` at the highest precision, with sums of the dtype of `x`."""
+    if form != CENTERED:
+        return other_conv(x, kernel, strides, form)
     if _is_narrow(kernel, strides, x.shape[2]):
         if x.shape[3] == 3:  # three channels take three times as long as four
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
@@ -52,19 +59,26 @@ def float_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax
 
 
 def input_gradient(
-    g: jax.Array, signs: jax.Array, strides: tuple[int, int], shape: tuple[int, ...]
+    g: jax.Array,
+    signs: jax.Array,
+    strides: tuple[int, int],
+    shape: tuple[int, ...],
+    form: Form = CENTERED,
 ) -> jax.Array:
     """Computes the transpose of `plain_conv` with respect to its input.
 
     Args:
       g: gradient of the output, float `[N, H', W', out]`.
       signs: `[kh, kw, C, out]`, of the dtype of `g`.
-      strides: strides of the forward convolution.
+      strides, form: those of the forward convolution.
       shape: shape of the input, `(N, H, W, C)`.
 
     Returns:
       The gradient of the input, `[N, H, W, C]`, of the dtype of `g`.
     """
+    if form != CENTERED:
+        like_x = jax.ShapeDtypeStruct(shape, g.dtype)
+        return jax.linear_transpose(lambda x: other_conv(x, signs, strides, form), like_x)(g)[0]
     flipped = jnp.swapaxes(signs[::-1, ::-1], 2, 3)
     if strides == (1, 1) and _is_narrow(flipped, strides, shape[2]):
         return _two_columns(g, flipped, strides, out_dtype=g.dtype)
@@ -80,25 +94,60 @@ def input_gradient(
 
 
 def kernel_gradient(
-    g: jax.Array, x: jax.Array, strides: tuple[int, int], shape: tuple[int, ...]
+    g: jax.Array, x: jax.Array, strides: tuple[int, int], shape: tuple[int, ...], form: Form = CENTERED
 ) -> jax.Array:
     """Computes the transpose of `plain_conv` with respect to its kernel, as the sum over parts of the images.
 
     Args:
       g: gradient of the output, float `[N, H', W', out]`.
       x: the input, `[N, H, W, C]`, of the dtype of `g`.
-      strides: strides of the forward convolution.
-      shape: shape of the kernel, `(kh, kw, C, out)`.
+      strides, form: those of the forward convolution.
+      shape: shape of the kernel, `(kh, kw, C / groups, out)`.
 
     Returns:
       The gradient of the kernel, of the dtype of `g`.
     """
+    if form != CENTERED:
+        like_kernel = jax.ShapeDtypeStruct(shape, g.dtype)
+        return jax.linear_transpose(lambda kernel: other_conv(x, kernel, strides, form), like_kernel)(g)[0]
     size = max(_IMAGES, -(-len(x) // _MOST_PARTS))
     parts = [
         plain.kernel_gradient(g[i : i + size], x[i : i + size], strides, shape)
         for i in range(0, len(x), size)
     ]
     return functools.reduce(jnp.add, parts) if parts else jnp.zeros(shape, g.dtype)
+
+
+def other_conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], form: Form) -> jax.Array:
+    """Computes `plain_conv(x, kernel, strides, form)` at the highest precision, with sums of the dtype of `x`.
+
+    XLA:CPU takes ten times as long for a convolution with groups as for one without. So a depthwise kernel is multiplied
+    tap by tap, and other groups become one kernel with zeros between them.
+    """
+    if form.groups == 1:
+        return plain.plain_conv(
+            x, kernel, strides, form, precision=jax.lax.Precision.HIGHEST, out_dtype=x.dtype
+        )
+    if kernel.shape[2] > 1:
+        return other_conv(x, _without_groups(kernel, form.groups), strides, form._replace(groups=1))
+    kh, kw = kernel.shape[:2]
+    x = jnp.repeat(x, kernel.shape[3] // form.groups, axis=3)
+    x = jnp.pad(x, ((0, 0), *form.borders((kh, kw)), (0, 0)))
+    rows, columns = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+    taps = [
+        x[:, i : i + rows : strides[0], j : j + columns : strides[1]] * kernel[i, j, 0]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return functools.reduce(jnp.add, taps)
+
+
+def _without_groups(kernel: jax.Array, groups: int) -> jax.Array:
+    """Returns the kernel of the same convolution without groups: `[kh, kw, C / groups, out]` -> `[kh, kw, C, out]`."""
+    kh, kw, features, out = kernel.shape
+    parts = kernel.reshape(kh, kw, 1, features, groups, out // groups)
+    own = jnp.eye(groups, dtype=kernel.dtype)[:, None, :, None]
+    return (parts * own).reshape(kh, kw, groups * features, out)
 
 
 def _is_narrow(kernel: jax.Array, strides: tuple[int, int], width: int) -> bool:

@@ -9,6 +9,7 @@ units from here.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qresnet_jax.pixels import Array
 from qresnet_jax.quantize import exact
@@ -72,6 +73,33 @@ def mean_pool(stream: jax.Array, fraction_bits: int | None) -> jax.Array:
     count = stream.shape[1] * stream.shape[2]
     total = jnp.sum((stream * 2**fraction_bits).astype(jnp.int32), axis=(1, 2))
     rounded = ((2 * total + count) // (2 * count)).astype(jnp.float32)
+    return straight_through(rounded * 2.0**-fraction_bits, mean)
+
+
+def windowed_mean(
+    stream: jax.Array, fraction_bits: int | None, window: tuple[int, int], strides: tuple[int, int]
+) -> jax.Array:
+    """Returns the mean of each window, rounded half up to the grid like that of `mean_pool`.
+
+    Args:
+      stream, fraction_bits: as in `mean_pool`.
+      window, strides: along H and W.
+
+    Returns:
+      The means, float `[N, H', W', C]`.
+    """
+    count = window[0] * window[1]
+
+    def total(x: jax.Array) -> jax.Array:
+        return jax.lax.reduce_window(
+            x, np.zeros([], x.dtype), jax.lax.add, (1, *window, 1), (1, *strides, 1), "VALID"
+        )
+
+    mean = total(stream) / count
+    if fraction_bits is None:
+        return mean
+    integers = total((jax.lax.stop_gradient(stream) * 2**fraction_bits).astype(jnp.int32))
+    rounded = ((2 * integers + count) // (2 * count)).astype(jnp.float32)
     return straight_through(rounded * 2.0**-fraction_bits, mean)
 
 

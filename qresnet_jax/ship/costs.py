@@ -19,7 +19,7 @@ for means. The packed bytes are those of a layer's tensors in the packed file; t
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -29,8 +29,16 @@ from flax import nnx
 from qresnet_jax import nn
 from qresnet_jax.nn.recording import Step
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.fold import fold, steps_of, why_float
+from qresnet_jax.ship.fold import Folded, fold_traced, steps_of, why_float
 from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.owners import (
+    has_kernel,
+    layers_of_nodes,
+    owner_of_layer,
+    owners_of_nodes,
+    quantizer_behind,
+    thresholds_behind,
+)
 from qresnet_jax.ship.packed.arrays import NodeWriter
 from qresnet_jax.ship.packed.file import packed_bytes
 from qresnet_jax.system.tables import aligned
@@ -102,24 +110,27 @@ def layer_table(
     Args:
       model: a network of the layers in `qresnet_jax.nn`, in any mode.
       image_shape: `(height, width, channels)`.
-      network: the integer form of `model`, if it is at hand. Otherwise `model` is folded here if it has an
-        integer form, without class names and image size in the file's header.
+      network: the integer form of `model`, whose mean and class names are in the file's header; None for a header
+        without class names.
 
     Raises:
       ValueError: if the images do not have as many channels as the network.
-      ExportError: if `model` is folded here and has sums that reach 2**24, or parameters that are not finite.
+      ExportError: if `model` should have an integer form, but `fold` refuses it.
     """
     steps = steps_of(model, image_shape[:2])
-    channels = next(s.operation.in_features for s in steps if isinstance(s.operation, nn.StemConv))
-    if image_shape[-1] != channels:
-        raise ValueError(f"image_shape={image_shape}: this network has {channels} channels")
+    stem = next(step.operation for step in steps if isinstance(step.operation, nn.StemConv))
+    inputs = math.prod(image_shape) if isinstance(stem, nn.StemDense) else image_shape[-1]
+    if stem.in_features != inputs:
+        raise ValueError(
+            f"image_shape={image_shape}: the first layer has {stem.in_features} inputs, not {inputs}"
+        )
     rows = _model_rows(steps)
-    if network is None:
-        if why_float(model) is not None:
-            return rows
-        network = fold(model)
-    *shipped, header = network_table(network, image_shape[:2])
-    return [*(_as_shipped(*pair) for pair in zip(rows, shipped, strict=True)), header]
+    header = []
+    if why_float(model) is None:
+        folded = fold_traced(model, mean=127.5, class_names=None, image_shape=image_shape[:2])
+        rows = _as_shipped(rows, folded)
+        header = [_header(network or folded.network)]
+    return [row for row in (*rows.values(), *header) if row.parameters or row.macs or row.packed_bytes]
 
 
 def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = None) -> list[LayerCost]:
@@ -127,26 +138,25 @@ def network_table(network: IntegerNetwork, image_size: tuple[int, int] | None = 
 
     Args:
       network: a network from `fold` or `read_packed`.
-      image_size: `(height, width)` of the images. It may be left out if the network takes images of one size
-        only.
+      image_size: `(height, width)` of the images that operations are counted for. It may be left out if the network
+        takes images of one size only.
 
     Raises:
-      ValueError: if the network takes images of any size, and no `image_size` is given.
+      ValueError: if the network takes images of any size, and no `image_size` is given; or if its layers do not fit
+        images of this size.
     """
     height, width = (network.height, network.width) if image_size is None else image_size
     if height is None or width is None:
         raise ValueError("this network takes images of any size: give an image_size")
-    values = nodes.value_types(network.nodes)
-    tensor_bytes = [_tensor_bytes(node) for node in network.nodes]
+    values = dataclasses.replace(network, height=height, width=width).values
     packed = [0] * len(values)
-    for size_of_node, owner in zip(tensor_bytes, _owners(network.nodes, values), strict=True):
-        packed[owner] += size_of_node
+    for node, owner in zip(network.nodes, owners_of_nodes(network), strict=True):
+        packed[owner] += _tensor_bytes(node)
     rows = []
     for i in np.flatnonzero(packed).tolist():
-        row = _network_row(i, network.nodes, _positions((height, width), values[i].reduction))
+        row = _network_row(i, network, values[i].height.at(height) * values[i].width.at(width))
         rows.append(dataclasses.replace(row, packed_bytes=packed[i]))
-    header = len(packed_bytes(network)) - sum(tensor_bytes)
-    return [*rows, LayerCost(name=HEADER, packed_bytes=header)]
+    return [*rows, _header(network)]
 
 
 def totals(layers: Sequence[LayerCost]) -> Totals:
@@ -168,41 +178,17 @@ def totals(layers: Sequence[LayerCost]) -> Totals:
 # A trained network's steps.
 
 
-_WithKernel = nn.StemConv | nn.BinaryConv | nn.FloatConv | nn.Classifier
-
-
-def _model_rows(steps: Sequence[Step]) -> list[LayerCost]:
-    """Returns a row for each layer with a kernel, and for each batch norm that belongs to none."""
+def _model_rows(steps: Sequence[Step]) -> dict[int, LayerCost]:
+    """Returns the rows of all layers that have any, by the positions of their steps."""
     owned: dict[int, list[nnx.Module]] = {}
     counted: set[int] = set()  # a layer that is called again has no further parameters
     for i, step in enumerate(steps):
         if isinstance(step.operation, nnx.Module):
-            modules = owned.setdefault(_owner(i, steps), [])
+            modules = owned.setdefault(owner_of_layer(steps, i), [])
             if id(step.operation) not in counted:
                 counted.add(id(step.operation))
                 modules.append(step.operation)
-    rows = [_model_row(i, steps, modules) for i, modules in sorted(owned.items())]
-    return [row for row in rows if row.parameters or row.macs]
-
-
-def _owner(i: int, steps: Sequence[Step]) -> int:
-    """Returns the position of the step whose row counts the parameters of step i."""
-    step = steps[i]
-    if isinstance(step.operation, _WithKernel):
-        return i
-    if isinstance(step.operation, nn.BatchNorm):
-        before = step.inputs[0]
-        while isinstance(steps[before].operation, nn.BatchNorm):
-            before = steps[before].inputs[0]
-        if isinstance(steps[before].operation, _WithKernel):
-            return before
-    reader = i
-    while not isinstance(steps[reader].operation, _WithKernel):
-        readers = [j for j in range(reader + 1, len(steps)) if reader in steps[j].inputs]
-        if not readers or isinstance(steps[readers[0]].result, nn.Stream):
-            return i
-        reader = readers[0]
-    return i if isinstance(steps[reader].operation, nn.Classifier) else reader
+    return {i: _model_row(i, steps, modules) for i, modules in sorted(owned.items())}
 
 
 def _model_row(i: int, steps: Sequence[Step], owned: Sequence[nnx.Module]) -> LayerCost:
@@ -212,58 +198,43 @@ def _model_row(i: int, steps: Sequence[Step], owned: Sequence[nnx.Module]) -> La
         parameters=sum(_parameters(module, nnx.Param) for module in owned),
         clipping_levels=sum(_parameters(module, nn.ClippingLevel) for module in owned),
     )
-    if not isinstance(layer, _WithKernel):
+    if not has_kernel(layer):
         return row
-    kernel = layer.kernel[...]
-    before = steps[steps[i].inputs[0]].operation if steps[i].inputs[0] >= 0 else None
+    kernel, quantizer = layer.kernel[...], quantizer_behind(steps, steps[i].inputs[0])
     return dataclasses.replace(
         row,
         shape=kernel.shape,
-        weight_bits=1 if isinstance(layer, nn.BinaryConv) else FLOAT_BITS,
-        act_bits=before.bits if isinstance(before, nn.Quantizer) else FLOAT_BITS,
+        weight_bits=1 if isinstance(layer.kernel, nn.BinaryKernel) else FLOAT_BITS,
+        act_bits=FLOAT_BITS if quantizer is None else quantizer.bits,
         macs=kernel.size * math.prod(steps[i].result.shape[1:-1]),
     )
 
 
-def _as_shipped(row: LayerCost, shipped: LayerCost) -> LayerCost:
-    return dataclasses.replace(
-        row,
-        packed_bytes=shipped.packed_bytes,
-        weight_bits=shipped.weight_bits,
-        act_bits=shipped.act_bits,
-    )
+def _as_shipped(rows: Mapping[int, LayerCost], folded: Folded) -> dict[int, LayerCost]:
+    """Returns the rows with packed bytes, and with the bits that stem and classifier ship with."""
+    network = folded.network
+    packed: dict[int, int] = {}
+    for node, step in zip(network.nodes, layers_of_nodes(folded), strict=True):
+        packed[step] = packed.get(step, 0) + _tensor_bytes(node)
+    shipped = {}
+    for i, row in rows.items():
+        row = dataclasses.replace(row, packed_bytes=packed.get(i))
+        match folded.steps[i].operation:
+            case nn.StemConv():
+                bits = integer_bits(network.stem.weights)
+                row = dataclasses.replace(row, weight_bits=bits, act_bits=PIXEL_BITS)
+            case nn.Classifier():
+                bits = integer_bits(network.classifier.weights)
+                row = dataclasses.replace(row, weight_bits=bits, act_bits=STREAM_BITS)
+        shipped[i] = row
+    return shipped
 
 
 def _parameters(module: nnx.Module, kind: type[nnx.Param]) -> int:
     return sum(x.size for x in jax.tree.leaves(nnx.state(module, kind)))
 
 
-def _positions(image_size: tuple[int, int], reduction: int) -> int:
-    """Returns how often a layer's kernel is applied: once per pixel of its result, or once if the result is no image."""
-    return math.prod(-(-size // reduction) for size in image_size) if reduction else 1
-
-
 # An integer network's nodes.
-
-
-def _owners(network_nodes: Sequence[nodes.Node], values: Sequence[nodes.Value]) -> list[int]:
-    """Returns, for each node, the position of the node whose row counts its arrays.
-
-    What follows an accumulator counts with the convolution that made it. Thresholds of the stream count with
-    the first convolution that reads them.
-    """
-    owners = []
-    for i, node in enumerate(network_nodes):
-        if (
-            isinstance(node, nodes.ThresholdsNode | nodes.RequantizeNode)
-            and values[node.inputs[0]].kind == "acc"
-        ):
-            owners.append(node.inputs[0])
-        elif isinstance(node, nodes.ThresholdsNode):
-            owners.append(next((j for j in range(i + 1, len(values)) if i in network_nodes[j].inputs), i))
-        else:
-            owners.append(i)
-    return owners
 
 
 def _tensor_bytes(node: nodes.Node) -> int:
@@ -272,12 +243,13 @@ def _tensor_bytes(node: nodes.Node) -> int:
     return sum(x.nbytes for x in writer.tensors().values())
 
 
-def _network_row(i: int, network_nodes: Sequence[nodes.Node], positions: int) -> LayerCost:
-    match node := network_nodes[i]:
+def _network_row(i: int, network: IntegerNetwork, positions: int) -> LayerCost:
+    match node := network.nodes[i]:
         case nodes.StemNode():
             kernel, bits, name = node.weights, (integer_bits(node.weights), PIXEL_BITS), "stem"
         case nodes.BinaryConvNode():
-            kernel, bits = node.signs, (1, _level_bits(network_nodes[node.inputs[0]]))
+            thresholds = len(thresholds_behind(network, i).levels) - 1
+            kernel, bits = node.signs, (1, thresholds.bit_length())
             name = node.name or f"node {i}"
         case nodes.ClassifierNode():
             kernel, bits, name = node.weights, (integer_bits(node.weights), STREAM_BITS), "classifier"
@@ -295,14 +267,14 @@ def _network_row(i: int, network_nodes: Sequence[nodes.Node], positions: int) ->
     )
 
 
+def _header(network: IntegerNetwork) -> LayerCost:
+    tensor_bytes = sum(_tensor_bytes(node) for node in network.nodes)
+    return LayerCost(name=HEADER, packed_bytes=len(packed_bytes(network)) - tensor_bytes)
+
+
 def integer_bits(weights: np.ndarray) -> int:
     """Returns the bits of the shortest two's complement that holds all `weights`, at least 2."""
     return 1 + max(int(weights.max()), -1 - int(weights.min()), 1).bit_length()
-
-
-def _level_bits(thresholds: nodes.Node) -> int:
-    assert isinstance(thresholds, nodes.ThresholdsNode)  # nothing else makes levels
-    return (len(thresholds.levels) - 1).bit_length()
 
 
 # Rendering.

@@ -23,9 +23,9 @@ from flax import nnx
 from qresnet_jax import nn
 from qresnet_jax.errors import ExportError
 from qresnet_jax.nn import recording
-from qresnet_jax.ship import nodes
+from qresnet_jax.ship import nodes, rules  # noqa: F401  # the rules register themselves
+from qresnet_jax.ship.folding import IMAGES, Folding, Logits, rule_of
 from qresnet_jax.ship.network import IntegerNetwork
-from qresnet_jax.ship.rules import IMAGES, Folding, Logits, rule_of
 
 ANY_SIZE = 64  # height and width of the images that a network of any size is recorded with
 
@@ -77,7 +77,8 @@ def fold_traced(
     if reason := why_float(model):
         raise ExportError(reason)
     steps = steps_of(model, image_shape)
-    folding = Folding(mean)
+    images = (1, *_image_size(image_shape), _channels(dict(nnx.iter_modules(model)).values(), image_shape))
+    folding = Folding(mean, [images, *(s.result.shape for s in steps)], image_shape is None)
     values: list[Any] = []
     made: list[int | None] = []
     for step in steps:
@@ -111,15 +112,17 @@ def steps_of(model: nnx.Module, image_shape: tuple[int, int] | None = None) -> l
     Raises:
       ExportError: the network computes something that cannot be recorded, or a parameter is not finite.
     """
-    graphdef, state = nnx.split(nnx.view(model, use_running_average=True, raise_if_not_found=False))
+    graphdef, state = nnx.split(
+        nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+    )
     state = jax.device_get(state)
     _check_finite(state)
     model = nnx.merge(graphdef, state)  # a copy on the host, so that nothing below computes on a device
     modules = {recording.dotted(path): module for path, module in nnx.iter_modules(model)}
-    size = (ANY_SIZE, ANY_SIZE) if image_shape is None else image_shape
+    size = _image_size(image_shape)
     steps = _KNOWN.get((graphdef, size))
     if steps is None:
-        steps = recording.record(model, (*size, _channels(modules.values())))
+        steps = _recorded(model, modules.values(), image_shape)
         # Without the layers, whose variables would be kept.
         _KNOWN[graphdef, size] = [s._replace(operation=None) if s.path else s for s in steps]
         if len(_KNOWN) > _MOST_KNOWN:
@@ -132,12 +135,47 @@ _KNOWN: dict[tuple[nnx.GraphDef, tuple[int, int]], list[recording.Step]] = {}
 _MOST_KNOWN = 16
 
 
-def _channels(modules: Iterable[nnx.Module]) -> int:
+def _recorded(
+    model: nnx.Module, modules: Iterable[nnx.Module], image_shape: tuple[int, int] | None
+) -> list[recording.Step]:
+    shape = (*_image_size(image_shape), _channels(modules, image_shape))
+    try:
+        return recording.record(model, shape)
+    except ValueError as error:
+        if image_shape is None:
+            raise ExportError(
+                f"the network does not take images of any size, so give image_shape=(height, width) ({error})"
+            ) from error
+        raise
+
+
+def _image_size(image_shape: tuple[int, int] | None) -> tuple[int, int]:
+    return (ANY_SIZE, ANY_SIZE) if image_shape is None else (image_shape[0], image_shape[1])
+
+
+def _channels(modules: Iterable[nnx.Module], image_shape: tuple[int, int] | None) -> int:
     """Returns the number of channels of the images, which the first layer knows."""
     for module in modules:
+        if isinstance(module, nn.StemDense):
+            return _channels_of_pixels(module.in_features, image_shape)
         if isinstance(module, nn.StemConv):
             return module.in_features
-    raise ExportError("the network has no first layer for pixels: make it a qresnet_jax.nn.StemConv")
+    raise ExportError(
+        "the network has no first layer for pixels: make it a qresnet_jax.nn.StemConv or StemDense"
+    )
+
+
+def _channels_of_pixels(features: int, image_shape: tuple[int, int] | None) -> int:
+    if image_shape is None:
+        raise ExportError(
+            "a network with a StemDense needs images of one size: give image_shape=(height, width)"
+        )
+    channels, rest = divmod(features, image_shape[0] * image_shape[1])
+    if rest or not channels:
+        raise ExportError(
+            f"the first layer has {features} inputs, which images of {image_shape[0]} x {image_shape[1]} pixels do not have"
+        )
+    return channels
 
 
 def why_float(model: nnx.Module) -> str | None:

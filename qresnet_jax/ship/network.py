@@ -1,11 +1,12 @@
 """The integer network, which `fold` makes, a packed file stores, and every engine and writer reads."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from qresnet_jax.ship.nodes import ClassifierNode, Node, StemNode, value_types
+from qresnet_jax.ship.nodes import ClassifierNode, Node, StemNode, Value, value_types
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +33,9 @@ class IntegerNetwork:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        values = value_types(self.nodes)
+        if any(size is not None and not 1 <= size < 2**16 for size in (self.height, self.width)):
+            raise ValueError(f"height={self.height}, width={self.width} must be 1 to 65535, or None")
+        values = self.values
         if self.class_names is not None and len(self.class_names) != values[-1].channels:
             raise ValueError(
                 f"{len(self.class_names)} class names for {values[-1].channels} classes: give one name for each class"
@@ -41,8 +44,11 @@ class IntegerNetwork:
             raise ValueError(
                 f"fraction_bits={self.fraction_bits} must be 0 to 15, and logit_scale={self.logit_scale} must be above 0"
             )
-        if any(size is not None and not 1 <= size < 2**16 for size in (self.height, self.width)):
-            raise ValueError(f"height={self.height}, width={self.width} must be 1 to 65535, or None")
+
+    @functools.cached_property
+    def values(self) -> tuple[Value, ...]:
+        """Returns what is known about the results of all nodes."""
+        return tuple(value_types(self.nodes, self.height, self.width))
 
     @property
     def stem(self) -> StemNode:
@@ -68,9 +74,17 @@ class IntegerNetwork:
         """Returns `(height, width, channels)` of the images, with None for a size that may be any."""
         return self.height, self.width, self.channels
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Returns the least `(height, width)` of images of which every layer leaves a pixel."""
+        return max(x.height.least for x in self.values), max(x.width.least for x in self.values)
+
     def takes(self, shape: Sequence[int]) -> bool:
         """Returns whether the network takes images of this shape, `(height, width, channels)`."""
-        return all(want in (None, got) for want, got in zip(self.image_shape, shape, strict=True))
+        is_large = all(got >= least for got, least in zip(shape, self.least_size, strict=False))
+        return is_large and all(
+            want in (None, got) for want, got in zip(self.image_shape, shape, strict=True)
+        )
 
     @property
     def classes(self) -> int:

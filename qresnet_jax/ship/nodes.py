@@ -1,17 +1,17 @@
 """The integer network: a short list of typed nodes with arrays, which every engine and every writer walks.
 
 Each node reads the results of earlier nodes (`inputs`, their positions in the list) and makes one integer
-tensor `[N, H, W, C]`, of one of these kinds:
+tensor `[N, H, W, C]`, of one of these kinds. A vector is an image of one pixel.
 
     acc      |x| < 2**24, exact in int32 and in float32    StemNode, BinaryConvNode
-    levels   0 .. 16384                                    ThresholdsNode
-    stream   int16, real value x * 2**-fraction_bits       RequantizeNode, AddNode, ReluNode, MaxPoolNode
-    mean     int16, as stream, but [N, C]                  MeanPoolNode
+    levels   0 .. 16384                                    ThresholdsNode, MaxPoolNode
+    stream   int16, real value x * 2**-fraction_bits       RequantizeNode, AddNode, ReluNode, ConcatNode, MaxPoolNode,
+                                                           MeanPoolNode
     logits   int32, real value x * logit_scale, [N, C]     ClassifierNode
 
 The docstring of a node defines what it computes; `qresnet_jax.ship.reference` says the same in code. All
 divisions and shifts round down, and `saturate` clips to -32768 .. 32767. Convolutions are cross-correlations,
-as in JAX and PyTorch, with `(k - 1) // 2` zeros around the image.
+as in JAX and PyTorch, with zeros around the image. A dense layer is a convolution whose window is the whole image.
 """
 
 import dataclasses
@@ -23,11 +23,14 @@ import numpy.typing as npt
 
 from qresnet_jax import pixels
 from qresnet_jax.quantize import exact
+from qresnet_jax.ship.geometry import Extent, Window
 
 ACC_LIMIT = exact.SUM_LIMIT  # accumulators stay below this, so that they are exact in float32 too
 STREAM_MIN, STREAM_MAX = exact.STREAM_MIN, exact.STREAM_MAX
 MAX_LEVEL = 2**14
 MAX_SHIFT = 40
+MAX_POOLED = 2**12  # pixels of a pooled window; a small file could otherwise ask for any amount of memory
+ONE_PIXEL = Extent(1, 0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,15 +53,20 @@ class StemNode(Node):
 
     weights: np.ndarray  # int16 [kh, kw, in, out]
     double_mean: np.ndarray  # int16 [in], 0 .. `pixels.LARGEST`
-    stride: int = 1
+    window: Window  # of the size (kh, kw)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class BinaryConvNode(Node):
-    """A binary convolution: `acc = conv(levels, signs)`."""
+    """A binary convolution: `acc = conv(levels, signs)`.
 
-    signs: np.ndarray  # int8 [kh, kw, in, out], -1 or +1
-    stride: int = 1
+    With groups, channels are divided into so many parts in their order, and each part of the output reads only the same
+    part of the input.
+    """
+
+    signs: np.ndarray  # int8 [kh, kw, in / groups, out], -1 or +1
+    window: Window  # of the size (kh, kw)
+    groups: int = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,20 +102,29 @@ class ReluNode(Node):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ConcatNode(Node):
+    """The channels of two or more streams, one after the other."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class MaxPoolNode(Node):
-    """The largest of 3x3 neighbours, at stride 2. The border around the image never has the largest value."""
+    """The largest number in each window of levels or of a stream. The border around the image is never the largest."""
+
+    window: Window
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class MeanPoolNode(Node):
-    """The mean over the `count` pixels of an image, with halves rounded up: `(2 * sum + count) // (2 * count)`."""
+    """The mean of the `count` pixels in each window of a stream, with halves rounded up: `(2 * sum + count) // (2 * count)`."""
+
+    window: Window | None = None  # without padding; None for the whole image
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ClassifierNode(Node):
-    """The last node: `logits = x @ weights + bias`."""
+    """The last node: `logits = x @ weights + bias`, of the stream's numbers in the order height, width, channel."""
 
-    weights: np.ndarray  # int16 [in, classes]
+    weights: np.ndarray  # int16 [height * width * channels, classes]
     bias: np.ndarray  # int32 [classes]
 
 
@@ -117,12 +134,16 @@ class Value(NamedTuple):
     kind: str  # as in the module's docstring
     channels: int
     bound: int  # |x| is at most this
-    # The height is ceil(image height / reduction), the width likewise; 0 if the result is no longer an image.
-    reduction: int
+    height: Extent
+    width: Extent
 
 
-def value_types(nodes: Sequence[Node]) -> list[Value]:
-    """Infers kind, channels and range of every node's result.
+def value_types(nodes: Sequence[Node], height: int | None = None, width: int | None = None) -> list[Value]:
+    """Infers kind, channels, range and size of every node's result.
+
+    Args:
+      nodes: the nodes.
+      height, width: of the images, or None for any.
 
     Raises:
       ValueError: if the nodes do not fit together, or if an array is not as its node's definition says.
@@ -143,7 +164,12 @@ def value_types(nodes: Sequence[Node]) -> list[Value]:
                 )
             if not all(0 <= j < i for j in node.inputs):
                 raise ValueError(f"inputs {node.inputs} must be nodes before it")
-            values.append(rule(node, *(values[j] for j in node.inputs)))
+            known = (
+                [Extent() if size is None else Extent(size, 0) for size in (height, width)]
+                if isinstance(node, StemNode)
+                else (values[j] for j in node.inputs)
+            )
+            values.append(rule(node, *known))
         except (TypeError, ValueError) as error:
             raise ValueError(f"node {i}, {kind(node)} {node.name!r}: {error}") from error
     return values
@@ -167,39 +193,43 @@ def _array(x: np.ndarray, dtype: npt.DTypeLike, *shape: int | None) -> None:
     _require(x.dtype == dtype and fits, f"expected {np.dtype(dtype)} {shape}, got {x.dtype} {x.shape}")
 
 
-def _kernel(x: np.ndarray, dtype: npt.DTypeLike, stride: int) -> None:
+def _kernel(x: np.ndarray, dtype: npt.DTypeLike, window: Window) -> None:
     _array(x, dtype, None, None, None, None)
-    odd = all(size % 2 == 1 for size in x.shape[:2])
-    _require(odd and stride in (1, 2), f"kernel {x.shape} must be odd, and stride {stride} must be 1 or 2")
+    window.check()
+    _require(x.shape[:2] == window.size, f"kernel {x.shape} must have the size of its window, {window.size}")
 
 
-def _accumulator(channels: int, bound: int, reduction: int) -> Value:
+def _accumulator(channels: int, bound: int, height: Extent, width: Extent) -> Value:
     _require(
         bound < ACC_LIMIT,
         f"its sums reach {bound:,}, but only sums below 2**24 are exact; use fewer activation bits",
     )
-    return Value("acc", channels, bound, reduction)
+    return Value("acc", channels, bound, height, width)
 
 
 def _is_kind(x: Value, *kinds: str) -> None:
     _require(x.kind in kinds, f"it needs {' or '.join(kinds)}, but its input is {x.kind}")
 
 
-def _stem(node: StemNode) -> Value:
-    _kernel(node.weights, np.int16, node.stride)
+def _stem(node: StemNode, height: Extent, width: Extent) -> Value:
+    _kernel(node.weights, np.int16, node.window)
     _array(node.double_mean, np.int16, node.weights.shape[2])
     _require(np.all((node.double_mean >= 0) & (node.double_mean <= pixels.LARGEST)), "means must be 0 to 255")
     largest = int(np.abs(node.weights.astype(np.int64)).sum((0, 1, 2)).max())
-    return _accumulator(node.weights.shape[3], pixels.LARGEST * largest, node.stride)
+    return _accumulator(node.weights.shape[3], pixels.LARGEST * largest, *node.window.leaves(height, width))
 
 
 def _binary_conv(node: BinaryConvNode, x: Value) -> Value:
     _is_kind(x, "levels")
-    _kernel(node.signs, np.int8, node.stride)
-    _array(node.signs, np.int8, None, None, x.channels, None)
+    _kernel(node.signs, np.int8, node.window)
+    *_, features, out = node.signs.shape
+    _require(
+        node.groups > 0 and features * node.groups == x.channels and out % node.groups == 0,
+        f"kernel {node.signs.shape} with {node.groups} groups does not fit {x.channels} channels",
+    )
     _require(np.all(np.abs(node.signs) == 1), "signs must be -1 or +1")
     taps = int(np.prod(node.signs.shape[:3]))
-    return _accumulator(node.signs.shape[3], x.bound * taps, x.reduction * node.stride)
+    return _accumulator(out, x.bound * taps, *node.window.leaves(x.height, x.width))
 
 
 def _thresholds(node: ThresholdsNode, x: Value) -> Value:
@@ -217,7 +247,7 @@ def _thresholds(node: ThresholdsNode, x: Value) -> Value:
         ascending and node.levels[-1] <= MAX_LEVEL,
         f"thresholds must ascend, and levels must ascend from 0 to {MAX_LEVEL} at most",
     )
-    return Value("levels", x.channels, int(node.levels[-1]), x.reduction)
+    return x._replace(kind="levels", bound=int(node.levels[-1]))
 
 
 def _requantize(node: RequantizeNode, x: Value) -> Value:
@@ -240,23 +270,49 @@ def _relu(node: ReluNode, x: Value) -> Value:
     return x
 
 
+def _concat(node: ConcatNode, *inputs: Value) -> Value:
+    _require(len(inputs) > 1, "it needs two or more inputs")
+    for x in inputs:
+        _is_kind(x, "stream")
+        _require(x[3:] == inputs[0][3:], f"cannot concatenate {inputs[0]} and {x}")
+    return inputs[0]._replace(channels=sum(x.channels for x in inputs))
+
+
 def _max_pool(node: MaxPoolNode, x: Value) -> Value:
-    _is_kind(x, "stream")
-    return x._replace(reduction=2 * x.reduction)
+    _is_kind(x, "levels", "stream")
+    return _pooled(x, node.window)
 
 
 def _mean_pool(node: MeanPoolNode, x: Value) -> Value:
     _is_kind(x, "stream")
-    return x._replace(kind="mean", reduction=0)
+    if node.window is None:
+        return x._replace(height=ONE_PIXEL, width=ONE_PIXEL)
+    _require(node.window.padding == ((0, 0), (0, 0)), "a mean has no padding")
+    return _pooled(x, node.window)
+
+
+def _pooled(x: Value, window: Window) -> Value:
+    window.check()
+    pixels_seen = window.size[0] * window.size[1]
+    _require(
+        pixels_seen <= MAX_POOLED, f"a pooled window has at most {MAX_POOLED:,} pixels, got {pixels_seen:,}"
+    )
+    height, width = window.leaves(x.height, x.width)
+    return x._replace(height=height, width=width)
 
 
 def _classifier(node: ClassifierNode, x: Value) -> Value:
-    _is_kind(x, "mean")
-    _array(node.weights, np.int16, x.channels, None)
+    _is_kind(x, "stream")
+    _require(
+        x.height.fixed is not None and x.width.fixed is not None,
+        "it needs images of one size, or a mean over the whole image in front of it",
+    )
+    features = x.height.add * x.width.add * x.channels
+    _array(node.weights, np.int16, features, None)
     _array(node.bias, np.int32, node.weights.shape[1])
     bound = x.bound * np.abs(node.weights.astype(np.int64)).sum(0) + np.abs(node.bias.astype(np.int64))
     _require(bound.max() < 2**31, f"its sums reach {bound.max():,}, but int32 holds less than 2**31")
-    return Value("logits", node.weights.shape[1], int(bound.max()), 0)
+    return Value("logits", node.weights.shape[1], int(bound.max()), ONE_PIXEL, ONE_PIXEL)
 
 
 _RULES: dict[type[Node], Callable[..., Value]] = {
@@ -266,6 +322,7 @@ _RULES: dict[type[Node], Callable[..., Value]] = {
     RequantizeNode: _requantize,
     AddNode: _add,
     ReluNode: _relu,
+    ConcatNode: _concat,
     MaxPoolNode: _max_pool,
     MeanPoolNode: _mean_pool,
     ClassifierNode: _classifier,

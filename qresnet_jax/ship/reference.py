@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qresnet_jax.ship import nodes
+from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.nodes import Node
 
@@ -30,7 +31,7 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: if the images do not have the network's shape, or are not uint8.
     """
-    check_images(network.image_shape, images)
+    check_images(network.image_shape, images, network.least_size)
     last = len(network.nodes) - 1
     parts = [
         node_values(network, images[i : i + BATCH], [last])[last]
@@ -39,15 +40,18 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def check_images(image_shape: Sequence[int | None], images: Any) -> None:
+def check_images(
+    image_shape: Sequence[int | None], images: Any, least_size: tuple[int, int] = (1, 1)
+) -> None:
     """Checks that images are uint8 `[N, H, W, C]`.
 
     Args:
       image_shape: `(height, width, channels)` that the network takes, with None for a size that may be any.
       images: the images.
+      least_size: the least height and width that the network takes.
 
     Raises:
-      ValueError: if they are not.
+      ValueError: if they are not, or are too small.
     """
     dtype, shape = getattr(images, "dtype", type(images).__name__), np.shape(images)
     is_images = dtype == np.uint8 and len(shape) == 4 and 0 not in shape[1:]
@@ -56,6 +60,10 @@ def check_images(image_shape: Sequence[int | None], images: Any) -> None:
     ):
         height, width, channels = (size or name for size, name in zip(image_shape, "HWC", strict=True))
         raise ValueError(f"images must be uint8 [N, {height}, {width}, {channels}], got {dtype} {shape}")
+    if shape[1] < least_size[0] or shape[2] < least_size[1]:
+        raise ValueError(
+            f"images must have at least {least_size[0]} x {least_size[1]} pixels for this network, got {shape[1]} x {shape[2]}"
+        )
 
 
 def node_values(
@@ -82,27 +90,35 @@ def node_values(
     return {i: values[i] for i in wanted}
 
 
-def _apply(node: Node, images: np.ndarray, x: Any = None, y: Any = None) -> np.ndarray:
+def _apply(node: Node, images: np.ndarray, x: Any = None, *others: Any) -> np.ndarray:
     match node:
         case nodes.StemNode():
-            return _convolve(2 * images.astype(np.int32) - node.double_mean, node.weights, node.stride)
+            return _convolve(2 * images.astype(np.int32) - node.double_mean, node.weights, node.window)
         case nodes.BinaryConvNode():
-            return _convolve(x, node.signs, node.stride)
+            parts = zip(
+                np.split(x, node.groups, axis=3), np.split(node.signs, node.groups, axis=3), strict=True
+            )
+            return np.concatenate([_convolve(*part, node.window) for part in parts], axis=3)
         case nodes.ThresholdsNode():
             return node.levels[_passed(x, node.thresholds, node.direction)]
         case nodes.RequantizeNode():
             return _saturate((x * node.multiplier.astype(np.int64) + node.offset) >> node.shift)
         case nodes.AddNode():
-            return _saturate(x + y)
+            return _saturate(x + others[0])
         case nodes.ReluNode():
             return np.maximum(x, 0)
+        case nodes.ConcatNode():
+            return np.concatenate([x, *others], axis=3)
         case nodes.MaxPoolNode():
-            return _windows(x, 3, 3, 2, border=nodes.STREAM_MIN).max(axis=3)
+            return _windows(x, node.window, border=nodes.STREAM_MIN).max(axis=3)
         case nodes.MeanPoolNode():
-            count = x.shape[1] * x.shape[2]
-            return (2 * x.sum((1, 2), dtype=np.int64) + count) // (2 * count)
+            window = node.window or Window((x.shape[1], x.shape[2]))
+            seen = _windows(x, window)
+            count = seen.shape[3]
+            return (2 * seen.sum(axis=3, dtype=np.int64) + count) // (2 * count)
         case nodes.ClassifierNode():
-            return (x @ node.weights.astype(np.int64) + node.bias).astype(np.int32)
+            features = x.reshape(-1, len(node.weights))
+            return (features @ node.weights.astype(np.int64) + node.bias).astype(np.int32)
     raise TypeError(f"no such node: {node}")
 
 
@@ -110,18 +126,18 @@ def _saturate(x: np.ndarray) -> np.ndarray:
     return np.clip(x, nodes.STREAM_MIN, nodes.STREAM_MAX).astype(np.int32)
 
 
-def _windows(x: np.ndarray, kh: int, kw: int, stride: int, border: int = 0) -> np.ndarray:
-    """Returns what the kernel sees at each output pixel: `[N, H, W, C]` -> `[N, H', W', kh * kw, C]`."""
-    ph, pw = (kh - 1) // 2, (kw - 1) // 2
-    x = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)), constant_values=border)
+def _windows(x: np.ndarray, window: Window, border: int = 0) -> np.ndarray:
+    """Returns what the window sees at each place: `[N, H, W, C]` -> `[N, H', W', kh * kw, C]`."""
+    (kh, kw), (down, right) = window.size, window.strides
+    x = np.pad(x, ((0, 0), *window.padding, (0, 0)), constant_values=border)
     rows, columns = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-    taps = [x[:, i : i + rows : stride, j : j + columns : stride, None] for i in range(kh) for j in range(kw)]
+    taps = [x[:, i : i + rows : down, j : j + columns : right, None] for i in range(kh) for j in range(kw)]
     return np.concatenate(taps, axis=3)
 
 
-def _convolve(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+def _convolve(x: np.ndarray, kernel: np.ndarray, window: Window) -> np.ndarray:
     kh, kw, features, out = kernel.shape
-    windows = _windows(x.astype(np.float32), kh, kw, stride)
+    windows = _windows(x.astype(np.float32), window)
     acc = windows.reshape(*windows.shape[:3], kh * kw * features) @ kernel.reshape(-1, out).astype(np.float32)
     return acc.astype(np.int32)
 

@@ -1,219 +1,122 @@
-"""Folds each layer and function into integer nodes: a rule for each, and what is known of their results.
-
-A rule gets the steps of the recording one by one. Sums of a convolution wait: batch norm and ReLU only change what is known of
-them, and the node is added when it is clear whether they become levels or a part of the stream.
-"""
+"""Folds each layer and function into integer nodes: a rule for each; `qresnet_jax.ship.folding` has what they work with."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
-from flax import nnx
 
 from qresnet_jax import nn, pixels
-from qresnet_jax.errors import ExportError
 from qresnet_jax.nn import functions, recording
-from qresnet_jax.quantize import fixed_point
 from qresnet_jax.ship import nodes, trained
+from qresnet_jax.ship.folding import (
+    Flattened,
+    Folding,
+    Images,
+    IntegerLevels,
+    IntegerStream,
+    IntegerSums,
+    Logits,
+    MisfitError,
+    expect,
+    fold_rule,
+    image_of,
+)
+from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.requantize import requantizer
 from qresnet_jax.ship.thresholds import fold_quantizer
 
 
-class Images:
-    """The pixels of the images."""
-
-
-IMAGES = Images()
-
-
-@dataclasses.dataclass(frozen=True)
-class IntegerSums:
-    """The value `max(x * unit * multiplier + offset, 0)`, or that without `max`, of the integers x of a node.
-
-    A node of its own is made when it is known whether the value becomes levels or part of the stream.
-    """
-
-    source: int  # the position of the node
-    bound: int  # the largest |x|
-    unit: np.ndarray  # float64 [] or [C]
-    multiplier: np.ndarray  # float64 [C] or [1]
-    offset: np.ndarray  # float64 [C] or [1]
-    rectified: bool = False
-
-
-class IntegerLevels(NamedTuple):
-    """Levels, and the quantizer that makes them."""
-
-    node: int
-    quantizer: nn.Quantizer
-
-
-class IntegerStream(NamedTuple):
-    """The residual stream, or the mean of it."""
-
-    node: int
-
-
-class Logits(NamedTuple):
-    node: int
-    scale: float
-
-
-class Folding:
-    """The list of nodes under construction.
-
-    Args:
-      mean: the pixel means.
-    """
-
-    def __init__(self, mean: npt.ArrayLike) -> None:
-        self.mean = mean
-        self.nodes: list[nodes.Node] = []
-        self.fraction_bits = fixed_point.FRACTION_BITS
-        self._has_stream = False
-        self._first_layer = ""
-
-    def add(self, node: nodes.Node) -> int:
-        """Adds a node, and returns its position."""
-        self.nodes.append(node)
-        return len(self.nodes) - 1
-
-    def use_grid(self, fraction_bits: int) -> None:
-        """Takes note of the stream's grid, of which a network has one.
-
-        Raises:
-          ExportError: there is another one.
-        """
-        if self._has_stream and fraction_bits != self.fraction_bits:
-            raise ExportError(
-                f"the network has streams with {self.fraction_bits} and {fraction_bits} fraction bits: give all of them one grid"
-            )
-        self.fraction_bits, self._has_stream = fraction_bits, True
-
-    def begin_first_layer(self, name: str) -> None:
-        """Takes note of the first layer's name, which goes to the node that completes it."""
-        self._first_layer = name
-
-    def end_first_layer(self) -> None:
-        """Names the last node after the first layer, if nothing has read its result yet."""
-        if self._first_layer:
-            self.nodes[-1] = dataclasses.replace(self.nodes[-1], name=self._first_layer)
-            self._first_layer = ""
-
-
-# The rules, one for each layer and function: `(folding, step, *values of its inputs) -> value of its result`.
-
-Rule = Callable[..., Any]
-_Rule = TypeVar("_Rule", bound=Rule)
-_RULES: dict[Any, Rule] = {}
-
-
-def fold_rule(operation: Any) -> Callable[[_Rule], _Rule]:
-    """Registers the function below it as the rule that folds a layer, given as its class, or a function.
-
-    The rule is called with the folding, whose `add` adds an integer node; with the `Step`, whose `operation` is the layer; and
-    with the values of the step's inputs: `IntegerSums`, `IntegerLevels` or `IntegerStream`. It returns such a value.
-    """
-
-    def register(rule: _Rule) -> _Rule:
-        _RULES[operation] = rule
-        return rule
-
-    return register
-
-
-class _MisfitError(Exception):
-    """A layer cannot be folded where it stands; the message goes on after the layer's name."""
-
-
-def rule_of(step: recording.Step) -> Rule:
-    kinds = type(step.operation).__mro__ if isinstance(step.operation, nnx.Module) else (step.operation,)
-    for kind in kinds:
-        if kind in _RULES:
-            return functools.partial(_checked, _RULES[kind])
-    raise ExportError(f"{step.path}: {kinds[0].__name__} has no rule for folding: add one with fold_rule")
-
-
-def _checked(rule: Rule, folding: Folding, step: recording.Step, *values: Any) -> Any:
-    """Applies a rule, and names the layer if it does not fit its inputs."""
-    try:
-        return rule(folding, step, *values)
-    except _MisfitError as misfit:
-        name = step.path or getattr(step.operation, "__name__", "the network")
-        raise ExportError(f"{name} {misfit}") from None
-
-
-def _expect(value: Any, *kinds: type) -> None:
-    if not isinstance(value, kinds):
-        raise _MisfitError(
-            f"reads {_WORDS[type(value)]}, but it needs {' or '.join(_WORDS[kind] for kind in kinds)}"
-        )
-
-
-_WORDS: dict[type, str] = {
-    Images: "the images",
-    IntegerSums: "sums of a convolution",
-    IntegerLevels: "levels of a quantizer",
-    IntegerStream: "the stream (see to_stream)",
-    Logits: "logits",
-}
-
-
 def _exact(bound: int) -> int:
     if bound >= nodes.ACC_LIMIT:
-        raise _MisfitError(
+        raise MisfitError(
             f"has sums of up to {bound:,}, but only sums below 2**24 are exact: train with fewer "
             "config.model.act_bits (for the stem, stem_weight_bits), or a smaller config.model.width"
         )
     return bound
 
 
-def _stride(conv: nn.StemConv | nn.BinaryConv) -> int:
-    stride, other = conv.strides
-    if stride != other or stride not in (1, 2):
-        raise _MisfitError(
-            f"has strides of {stride} and {other}, but only 1 and 1 or 2 and 2 have an integer form yet"
-        )
-    if any(size % 2 == 0 for size in conv.kernel_size):
-        raise _MisfitError(f"has a kernel of {conv.kernel_size}, but only odd sizes have an integer form")
-    return stride
+def _window(conv: nn.StemConv | nn.BinaryConv) -> Window:
+    rows, columns = conv.form.borders(conv.kernel_size)
+    return Window(conv.kernel_size, conv.strides, (rows, columns))
 
 
 _ONE, _ZERO = np.ones(1), np.zeros(1)
 
 
-def _as_sums(folding: Folding, stream: IntegerStream) -> IntegerSums:
-    """Returns the stream as integers of its grid's unit, on which a batch norm or a quantizer can work."""
-    unit = np.asarray(2.0**-folding.fraction_bits)
-    return IntegerSums(stream.node, -nodes.STREAM_MIN, unit, _ONE, _ZERO)
+def _as_sums(folding: Folding, x: Any) -> IntegerSums:
+    """Returns a stream or levels as integers of their unit, on which a batch norm or a quantizer can work."""
+    if isinstance(x, IntegerStream):
+        unit = np.asarray(2.0**-folding.fraction_bits)
+        return IntegerSums(x.node, -nodes.STREAM_MIN, unit, _ONE, _ZERO)
+    if isinstance(x, IntegerLevels):
+        unit = np.asarray(trained.step_of(x.quantizer))
+        return IntegerSums(_sums_of_levels(folding, x), x.quantizer.max_level, unit, _ONE, _ZERO)
+    expect(x, IntegerSums, IntegerStream, IntegerLevels)
+    return cast(IntegerSums, x)
+
+
+def _sums_of_levels(folding: Folding, x: IntegerLevels) -> int:
+    """Adds a convolution whose sums are the levels themselves."""
+    channels = folding.channels(x.node)
+    ones = np.ones((1, 1, 1, channels), np.int8)
+    return folding.add(
+        nodes.BinaryConvNode(inputs=(x.node,), signs=ones, window=Window((1, 1)), groups=channels)
+    )
 
 
 @fold_rule(nn.StemConv)
 def _stem(folding: Folding, step: recording.Step, images: Any) -> IntegerSums:
-    _expect(images, Images)
+    expect(images, Images)
+    stem: nn.StemConv = step.operation
+    return _first_layer(folding, step, _window(stem), stem.in_features)
+
+
+@fold_rule(nn.StemDense)
+def _stem_dense(folding: Folding, step: recording.Step, images: Any) -> IntegerSums:
+    value, size = image_of(images)
+    expect(value, Images)
+    return _first_layer(folding, step, Window(size), step.operation.in_features // (size[0] * size[1]))
+
+
+def _first_layer(folding: Folding, step: recording.Step, window: Window, channels: int) -> IntegerSums:
     stem: nn.StemConv = step.operation
     if stem.weight_bits is None:
-        raise _MisfitError(
+        raise MisfitError(
             "has float weights, which have no integer form: train with config.model.weight_bits=1"
         )
     bound = _exact(stem.acc_max())
     weights, unit = trained.stem_weights(stem)
-    double_mean = pixels.double_mean(folding.mean, stem.in_features)
-    node = nodes.StemNode(weights=weights, double_mean=double_mean, stride=_stride(stem))
+    node = nodes.StemNode(
+        weights=weights.reshape(*window.size, channels, -1),
+        double_mean=pixels.double_mean(folding.mean, channels),
+        window=window,
+    )
     folding.begin_first_layer(step.path)
     return IntegerSums(folding.add(node), bound, unit, _ONE, _ZERO)
 
 
 @fold_rule(nn.BinaryConv)
 def _binary_conv(folding: Folding, step: recording.Step, levels: Any) -> IntegerSums:
-    _expect(levels, IntegerLevels)
+    return _binary(folding, step, levels, _window(step.operation))
+
+
+@fold_rule(nn.BinaryDense)
+def _binary_dense(folding: Folding, step: recording.Step, levels: Any) -> IntegerSums:
+    value, size = image_of(levels)
+    return _binary(folding, step, value, Window(size))
+
+
+def _binary(folding: Folding, step: recording.Step, levels: Any, window: Window) -> IntegerSums:
+    expect(levels, IntegerLevels)
     conv: nn.BinaryConv = step.operation
     bound = _exact(conv.acc_max(levels.quantizer.max_level))
+    signs = trained.signs(conv)
     node = nodes.BinaryConvNode(
-        name=step.path, inputs=(levels.node,), signs=trained.signs(conv), stride=_stride(conv)
+        name=step.path,
+        inputs=(levels.node,),
+        signs=signs.reshape(*window.size, -1, signs.shape[3]),
+        window=window,
+        groups=conv.form.groups,
     )
     unit = trained.unit_of_levels(conv, levels.quantizer)
     return IntegerSums(folding.add(node), bound, unit, _ONE, _ZERO)
@@ -221,80 +124,141 @@ def _binary_conv(folding: Folding, step: recording.Step, levels: Any) -> Integer
 
 @fold_rule(nn.BatchNorm)
 def _batch_norm(folding: Folding, step: recording.Step, x: Any) -> IntegerSums:
-    _expect(x, IntegerSums, IntegerStream)
-    multiplier, offset = trained.affine(step.operation)
-    if isinstance(x, IntegerStream):
-        x = _as_sums(folding, x)
+    return _affine(_as_sums(folding, x), *trained.affine(step.operation))
+
+
+@fold_rule(nn.Shift)
+def _shift(folding: Folding, step: recording.Step, x: Any) -> IntegerSums:
+    return _affine(_as_sums(folding, x), _ONE, trained.array(step.operation.shift))
+
+
+def _affine(x: IntegerSums, multiplier: np.ndarray, offset: np.ndarray) -> IntegerSums:
     if x.rectified:
-        raise _MisfitError(
-            "reads sums behind a relu, which cannot be folded: put a quantizer or to_stream in front of it"
-        )
+        inner = (*x.inner, (x.multiplier, x.offset))
+        return dataclasses.replace(x, multiplier=multiplier, offset=offset, rectified=False, inner=inner)
     return dataclasses.replace(x, multiplier=x.multiplier * multiplier, offset=x.offset * multiplier + offset)
 
 
 @fold_rule(nn.Quantizer)
 def _quantizer(folding: Folding, step: recording.Step, x: Any) -> IntegerLevels:
-    _expect(x, IntegerSums, IntegerStream)
     folding.end_first_layer()
-    if isinstance(x, IntegerStream):
-        x = _as_sums(folding, x)
-    node = fold_quantizer(step.operation, x.unit, x.multiplier, x.offset, x.bound)
+    x = _as_sums(folding, x)
+    node = fold_quantizer(step.operation, x.unit, x.multiplier, x.offset, x.bound, x.inner)
     return IntegerLevels(folding.add(dataclasses.replace(node, inputs=(x.source,))), step.operation)
 
 
 @fold_rule(nn.relu)
-def _relu(folding: Folding, step: recording.Step, x: Any) -> IntegerSums | IntegerStream:
-    _expect(x, IntegerSums, IntegerStream)
+def _relu(folding: Folding, step: recording.Step, x: Any) -> IntegerSums | IntegerStream | IntegerLevels:
+    expect(x, IntegerSums, IntegerStream, IntegerLevels)
     if isinstance(x, IntegerSums):
         return dataclasses.replace(x, rectified=True)
+    if isinstance(x, IntegerLevels):
+        return x
     return IntegerStream(folding.add(nodes.ReluNode(inputs=(x.node,))))
+
+
+@fold_rule(nn.Dropout)
+def _dropout(folding: Folding, step: recording.Step, x: Any) -> Any:
+    return x
 
 
 @fold_rule(nn.to_stream)
 def _to_stream(folding: Folding, step: recording.Step, x: Any) -> IntegerStream:
     if not isinstance(step.result, nn.Stream):
-        raise _MisfitError("leaves a float stream, which has no integer form: give it fraction_bits")
-    folding.use_grid(step.result.fraction_bits)
+        raise MisfitError("leaves a float stream, which has no integer form: give it fraction_bits")
+    return _stream_of(folding, x, step.result.fraction_bits)
+
+
+def _stream_of(folding: Folding, x: Any, fraction_bits: int) -> IntegerStream:
+    folding.use_grid(fraction_bits)
     if isinstance(x, IntegerStream):
         return x
-    _expect(x, IntegerSums)
-    channels = (step.result.shape[-1],)
-    multiplier = np.broadcast_to(x.multiplier * x.unit, channels)
-    node = requantizer(multiplier, np.broadcast_to(x.offset, channels), x.bound, folding.fraction_bits)
-    stream = folding.add(dataclasses.replace(node, inputs=(x.source,)))
-    return IntegerStream(folding.add(nodes.ReluNode(inputs=(stream,))) if x.rectified else stream)
+    sums = _as_sums(folding, x)
+    if sums.inner:
+        raise MisfitError(
+            "reads a batch norm or shift of sums behind a relu, which has no integer form: put a quantizer or to_stream between"
+        )
+    channels = folding.channels(sums.source)
+    multiplier = np.broadcast_to(sums.multiplier * sums.unit, channels)
+    node = requantizer(multiplier, np.broadcast_to(sums.offset, channels), sums.bound, folding.fraction_bits)
+    stream = folding.add(dataclasses.replace(node, inputs=(sums.source,)))
+    return IntegerStream(folding.add(nodes.ReluNode(inputs=(stream,))) if sums.rectified else stream)
 
 
 @fold_rule(functions.add_alike)
 def _add(folding: Folding, step: recording.Step, a: Any, b: Any) -> IntegerStream:
     for x in (a, b):
-        _expect(x, IntegerStream)
+        expect(x, IntegerStream)
     return IntegerStream(folding.add(nodes.AddNode(inputs=(a.node, b.node))))
 
 
-@fold_rule(nn.max_pool)
-def _max_pool(folding: Folding, step: recording.Step, x: Any) -> IntegerStream:
-    _expect(x, IntegerStream)
-    known = {"window": (3, 3), "strides": (2, 2), "padding": ((1, 1), (1, 1))}
-    if step.options != known:
-        raise _MisfitError("has no integer form yet but with a window of 3x3, strides of 2 and a border of 1")
-    return IntegerStream(folding.add(nodes.MaxPoolNode(inputs=(x.node,))))
+@fold_rule(functions.concat_alike)
+def _concat(folding: Folding, step: recording.Step, *parts: Any) -> IntegerStream:
+    for x in parts:
+        expect(x, IntegerStream)
+    return IntegerStream(folding.add(nodes.ConcatNode(inputs=tuple(x.node for x in parts))))
 
 
-@fold_rule(nn.global_mean)
+@fold_rule(functions.largest_of_windows)
+def _max_pool(folding: Folding, step: recording.Step, x: Any) -> IntegerStream | IntegerLevels:
+    expect(x, IntegerStream, IntegerLevels)
+    options = step.options
+    window = Window(options["window"], options["strides"], options["padding"])
+    return x._replace(node=folding.add(nodes.MaxPoolNode(inputs=(x.node,), window=window)))
+
+
+@fold_rule(functions.mean_of_windows)
+def _mean_pool(folding: Folding, step: recording.Step, x: Any) -> IntegerStream:
+    expect(x, IntegerStream)
+    window = Window(step.options["window"], step.options["strides"])
+    return IntegerStream(folding.add(nodes.MeanPoolNode(inputs=(x.node,), window=window)))
+
+
+@fold_rule(functions.mean_of_image)
 def _global_mean(folding: Folding, step: recording.Step, x: Any) -> IntegerStream:
-    _expect(x, IntegerStream)
+    expect(x, IntegerStream)
     return IntegerStream(folding.add(nodes.MeanPoolNode(inputs=(x.node,))))
+
+
+@fold_rule(nn.flatten)
+def _flatten(folding: Folding, step: recording.Step, x: Any) -> Any:
+    _, *size, _ = folding.shape_of_input(step)
+    if isinstance(x, Flattened) or size in ([], [1, 1]):
+        return x
+    if folding.any_size:
+        raise MisfitError("needs images of one size: give fold their image_shape=(height, width)")
+    return Flattened(x, (size[0], size[1]))
 
 
 @fold_rule(nn.Classifier)
 def _classifier(folding: Folding, step: recording.Step, x: Any) -> Logits:
-    _expect(x, IntegerStream)
-    bits = step.operation.fraction_bits
-    if bits != folding.fraction_bits:
-        raise _MisfitError(
-            f"has fraction_bits={bits}, but reads a stream with {folding.fraction_bits} fraction bits: give both the same"
-        )
-    weights, bias, unit = trained.classifier_weights(step.operation)
-    node = nodes.ClassifierNode(name=step.path, inputs=(x.node,), weights=weights, bias=bias)
+    classifier: nn.Classifier = step.operation
+    if classifier.fraction_bits is None:
+        raise MisfitError("has float weights, which have no integer form: give it fraction_bits")
+    features, _ = image_of(x)
+    if isinstance(features, IntegerLevels):
+        weights, bias, unit = trained.classifier_weights(classifier, trained.step_of(features.quantizer))
+        source = _levels_as_stream(folding, features)
+    else:
+        weights, bias, unit = trained.classifier_weights(classifier)
+        if isinstance(features, IntegerStream) and classifier.fraction_bits != folding.fraction_bits:
+            raise MisfitError(
+                f"has fraction_bits={classifier.fraction_bits}, but reads a stream with {folding.fraction_bits} fraction bits: "
+                "give both the same"
+            )
+        source = _stream_of(folding, features, classifier.fraction_bits).node
+    node = nodes.ClassifierNode(name=step.path, inputs=(source,), weights=weights, bias=bias)
     return Logits(folding.add(node), unit)
+
+
+def _levels_as_stream(folding: Folding, x: IntegerLevels) -> int:
+    """Adds nodes whose result is the levels themselves, as numbers of a stream."""
+    sums, channels = _sums_of_levels(folding, x), folding.channels(x.node)
+    return folding.add(
+        nodes.RequantizeNode(
+            inputs=(sums,),
+            multiplier=np.ones(channels, np.int32),
+            offset=np.zeros(channels, np.int64),
+            shift=np.zeros(channels, np.uint8),
+        )
+    )

@@ -10,7 +10,7 @@ So nothing is rounded: at every possible sum the integer network has the level o
 Training computes the formula in float32, and may differ where it comes within 1e-6 of a tie.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,18 @@ import numpy.typing as npt
 from qresnet_jax import nn
 from qresnet_jax.ship import nodes
 
+Affine = tuple[
+    np.ndarray, np.ndarray
+]  # multiplier and offset, float64 [C], or [1] if all channels have the same
+
 
 def fold_quantizer(
-    act: nn.Quantizer, unit: npt.ArrayLike, multiplier: np.ndarray, offset: np.ndarray, bound: int
+    act: nn.Quantizer,
+    unit: npt.ArrayLike,
+    multiplier: np.ndarray,
+    offset: np.ndarray,
+    bound: int,
+    inner: Sequence[Affine] = (),
 ) -> nodes.ThresholdsNode:
     """Folds batch norm, ReLU and quantizer of `integer * unit` into thresholds on the integer.
 
@@ -29,13 +38,17 @@ def fold_quantizer(
       unit: what one unit of the integer is worth, scalar or `[C]`.
       multiplier, offset: of the batch norm, float64 `[C]`, or `[1]` if all channels have the same.
       bound: the largest possible magnitude of the integer.
+      inner: what stands in front of the batch norm: for each `(multiplier, offset)`, `max(x * multiplier + offset, 0)`.
     """
     unit = np.asarray(unit, np.float64)
-    multiplier = np.broadcast_to(multiplier, np.broadcast_shapes(multiplier.shape, unit.shape))
-    direction = np.where(multiplier < 0, -1, 1).astype(np.int8)
+    multipliers = np.broadcast_arrays(unit, *(m for m, _ in inner), multiplier)[1:]
+    direction = np.prod([np.where(m < 0, -1, 1) for m in multipliers], axis=0).astype(np.int8)
 
     def stairs(x: np.ndarray) -> np.ndarray:
-        return act.level_index(x * unit * multiplier + offset)
+        value = x * unit
+        for inner_multiplier, inner_offset in inner:
+            value = np.maximum(value * inner_multiplier + inner_offset, 0)
+        return act.level_index(value * multiplier + offset)
 
     thresholds = find_thresholds(stairs, direction, bound, len(act.levels) - 1)
     return nodes.ThresholdsNode(

@@ -18,6 +18,11 @@ def signs(conv: nn.BinaryConv) -> np.ndarray:
     return np.where(array(conv.kernel) >= 0, 1, -1).astype(np.int8)
 
 
+def step_of(act: nn.Quantizer) -> float:
+    """Returns what one level of a quantizer is worth."""
+    return float(act.clipping_level) / act.max_level
+
+
 def unit_of_levels(conv: nn.BinaryConv, act: nn.Quantizer) -> np.ndarray:
     """Returns what one unit of a binary convolution's sums is worth.
 
@@ -30,7 +35,7 @@ def unit_of_levels(conv: nn.BinaryConv, act: nn.Quantizer) -> np.ndarray:
     """
     size = np.abs(array(conv.kernel))
     scale = np.asarray(size.mean() if conv.scale == "layer" else size.mean((0, 1, 2)))
-    return scale * (float(act.clipping_level) / act.max_level)
+    return scale * step_of(act)
 
 
 def stem_weights(stem: nn.StemConv) -> tuple[np.ndarray, np.ndarray]:
@@ -45,8 +50,14 @@ def stem_weights(stem: nn.StemConv) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(kernel / unit).astype(np.int16), unit / pixels.UNITS
 
 
-def classifier_weights(classifier: nn.Classifier) -> tuple[np.ndarray, np.ndarray, float]:
-    """Returns the integers of a classifier: logits are `unit * (features @ weights + bias)`, of the stream's integers.
+def classifier_weights(
+    classifier: nn.Classifier, step: float | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns the integers of a classifier: logits are `unit * (features @ weights + bias)`, of integer features.
+
+    Args:
+      classifier: the layer.
+      step: what one unit of the features is worth; None for that of the stream.
 
     Returns:
       `(weights, bias, unit)`: int16 `[in, classes]`, int32 `[classes]`, and the unit.
@@ -54,7 +65,8 @@ def classifier_weights(classifier: nn.Classifier) -> tuple[np.ndarray, np.ndarra
     assert classifier.fraction_bits is not None  # a float layer has no integers
     kernel = array(classifier.kernel)
     factor = fixed_point.classifier_unit(kernel)
-    weights, unit = np.rint(kernel / factor), factor * 2.0**-classifier.fraction_bits
+    weights = np.rint(kernel / factor)
+    unit = factor * (2.0**-classifier.fraction_bits if step is None else step)
     room = fixed_point.bias_room(weights)
     bias = np.rint(array(classifier.bias) / unit).clip(-room, room)
     return weights.astype(np.int16), bias.astype(np.int32), float(unit)

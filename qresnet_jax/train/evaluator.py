@@ -46,10 +46,14 @@ class Evaluator:
       network: a network of this architecture, in evaluation mode.
       mean: the pixel means, float `[C]`, in units of pixel values.
       mesh: the mesh of the devices that share the work.
+      image_shape: `(height, width)` of the images; None if the network takes any.
     """
 
-    def __init__(self, network: Network, mean: np.ndarray, mesh: Mesh) -> None:
+    def __init__(
+        self, network: Network, mean: np.ndarray, mesh: Mesh, image_shape: tuple[int, int] | None = None
+    ) -> None:
         self._network, self._mean, self._mesh = network, mean, mesh
+        self._image_shape = image_shape
         self._float_step = map_eval_step(make_eval_step(network), mesh)
 
     def __call__(
@@ -75,7 +79,7 @@ class Evaluator:
             logits_of: Callable = functools.partial(self._float_logits, params, model_state)
             unit = 1.0
         else:
-            integers = fold(model, mean=self._mean)
+            integers = fold(model, mean=self._mean, image_shape=self._image_shape)
             logits_of, unit = on_mesh(integers, self._mesh), integers.logit_scale
         sums = np.zeros(2)
         with contextlib.closing(split.parts()) as parts:
@@ -230,7 +234,8 @@ def evaluate_checkpoint(
     configs.validate_dataset(config, data)
     check_data_of_run(run, data)
     processes.connect(mesh)
-    evaluate = Evaluator(Network(run.graphdef), np.asarray(run.meta["mean"]), mesh)
+    height, width, _ = run.meta["image_shape"]
+    evaluate = Evaluator(Network(run.graphdef), np.asarray(run.meta["mean"]), mesh, (height, width))
     result = evaluate(run.state.params, run.state.model_state, data.test)
     is_float = why_float(run.model()) is not None
     log.info(

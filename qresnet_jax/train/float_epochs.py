@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from qresnet_jax.models.resnet import ResNet, create_model
+from qresnet_jax.models.networks import create_model
 from qresnet_jax.nn.activations import ClippedQuantizer
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
@@ -41,7 +41,6 @@ class FloatTwin:
     """
 
     def __init__(self, config: ConfigDict, model: nnx.Module) -> None:
-        assert isinstance(model, ResNet)  # as the config's validation has made sure
         twin = create_model(float_model(config.model), rngs=nnx.Rngs(0), dtype=config.dtype)
         in_evaluation = nnx.graphdef(nnx.view(twin, use_running_average=True))
         if config.model.sync_bn:

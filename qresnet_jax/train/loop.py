@@ -136,7 +136,9 @@ class Training:
 
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
         in_evaluation = Network(
-            nnx.graphdef(nnx.view(model, use_running_average=True, raise_if_not_found=False))
+            nnx.graphdef(
+                nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
+            )
         )
         self.float_steps = self.steps_per_epoch * config.optim.float_epochs
         self.twin = FloatTwin(config, model) if self.float_steps else None
@@ -167,7 +169,8 @@ class Training:
         """Returns what measures a network while it trains, from the training state."""
         loop = self.config.optim.hysteresis
         diagnose = make_diagnose(network, loop.threshold, loop.relative)
-        return Evaluator(network, self.dataset.mean, self.mesh), diagnose
+        height, width, _ = self.dataset.image_shape
+        return Evaluator(network, self.dataset.mean, self.mesh, (height, width)), diagnose
 
     def train(self, stop: StopSignal) -> dict[str, float]:
         """Trains from the latest checkpoint to the end, or until `stop` is set; returns the last metrics."""

@@ -92,7 +92,13 @@ def optimizer(
     def rate(step: jax.Array) -> jax.Array:
         return optim.learning_rate * course(step)
 
-    def base(weight_decay: float) -> optax.GradientTransformation:
+    def latent_rate(step: jax.Array) -> jax.Array:
+        if not _is_set(optim.latent_rate - 1.0):
+            return rate(step)
+        is_binary = step >= optim.float_epochs * steps_per_epoch
+        return rate(step) * jnp.where(is_binary, optim.latent_rate, 1.0)
+
+    def base(weight_decay: float, rate: optax.Schedule = rate) -> optax.GradientTransformation:
         if optim.name == "adamw":
             return optax.adamw(rate, weight_decay=weight_decay)
         decay = [optax.add_decayed_weights(weight_decay)] if _is_set(weight_decay) else []
@@ -100,7 +106,7 @@ def optimizer(
 
     groups = {
         "binary": hysteresis_binarize(
-            optim.hysteresis.threshold, optim.hysteresis.relative, inner=base(optim.weight_decay)
+            optim.hysteresis.threshold, optim.hysteresis.relative, inner=base(optim.weight_decay, latent_rate)
         ),
         "float": base(optim.weight_decay),
         "norm": base(0.0),

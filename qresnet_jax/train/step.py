@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from qresnet_jax.models.resnet import ResNet
-from qresnet_jax.nn.variables import Temperature
+from qresnet_jax.nn.variables import Draw, Temperature
 from qresnet_jax.ops.collectives import mean_over, sum_over
 from qresnet_jax.pixels import normalize
 from qresnet_jax.train.batches import TrainData, train_batch
@@ -87,10 +87,13 @@ def make_train_step(
             if isinstance(variable, Temperature):
                 done = step / total_steps
                 variable[...] = temperature.start + (temperature.end - temperature.start) * done
+            elif isinstance(variable, Draw):
+                variable[...] = step * num_shards + jax.lax.axis_index(AXIS)
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.optim.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
-        return loss, (overlay(model_state, nnx.state(model, nnx.Not(nnx.Param))), logits)
+        changed = nnx.state(model, nnx.Not(nnx.Any(nnx.Param, Draw)))
+        return loss, (overlay(model_state, changed), logits)
 
     def step(state: TrainState, data: TrainData) -> TrainState:
         pixels, labels = train_batch(

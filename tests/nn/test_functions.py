@@ -120,3 +120,81 @@ def test_sums_know_their_bound():
     conv, x = sums_case("pact")
     assert conv(x).bound == 3 * 9 * 17
     assert conv(x.value).shape == conv(x).shape and not isinstance(conv(x.value), nn.Sums)
+
+
+def test_levels_and_sums_are_rounded_to_the_grid_where_a_stream_is_needed():
+    levels = nn.Levels(
+        jnp.float32(np.random.default_rng(0).integers(0, 4, (2, 4, 4, 3)) * 0.3), jnp.float32(0.3), 3
+    )
+    rounded = nn.to_stream(levels)
+    for got, want in (
+        (nn.global_mean(levels), nn.global_mean(rounded)),
+        (nn.mean_pool(levels, 2), nn.mean_pool(rounded, 2)),
+        (levels + rounded, rounded + rounded),
+        (levels + levels, rounded + rounded),
+        (nn.concat([levels, rounded]), nn.concat([rounded, rounded])),
+        (nn.max_pool(nn.Sums(levels.value, 9), 2), nn.max_pool(rounded, 2)),
+    ):
+        assert isinstance(got, nn.Stream) and got.fraction_bits == 8
+        np.testing.assert_array_equal(got.value, want.value)
+
+
+def test_levels_with_an_array_are_an_array():
+    levels = nn.PACT(2)(jnp.float32([0.2, 1.4, 9.0]))
+    for total in (levels + 1, levels + jnp.ones(3)):
+        assert not isinstance(total, nn.Levels)
+        np.testing.assert_array_equal(total, [1, 2, 4])
+
+
+def test_the_largest_levels_are_levels():
+    q = np.random.default_rng(0).integers(0, 4, (2, 6, 5, 3))
+    pooled = nn.max_pool(nn.Levels(jnp.float32(q), jnp.float32(1), 3), (3, 2), (2, 1), ((0, 1), (1, 0)))
+    assert isinstance(pooled, nn.Levels) and pooled.max_level == 3
+    padded = np.pad(q, ((0, 0), (0, 1), (1, 0), (0, 0)), constant_values=-1)
+    want = [[padded[:, i : i + 3, j : j + 2].max((1, 2)) for j in range(5)] for i in (0, 2, 4)]
+    np.testing.assert_array_equal(pooled.value, np.moveaxis(np.array(want), 2, 0))
+
+
+def test_the_mean_of_windows_is_rounded_half_up_and_has_the_gradient_of_the_float_mean():
+    integers = np.random.default_rng(1).integers(-500, 500, (2, 5, 6, 3))
+    x = stream(integers)
+    pooled = nn.mean_pool(x, (2, 3), (1, 2))
+    want = [[integers[:, i : i + 2, j : j + 3].mean((1, 2)) for j in (0, 2)] for i in range(4)]
+    np.testing.assert_array_equal(
+        np.asarray(pooled) / UNIT, np.floor(np.moveaxis(np.array(want), 2, 0) + 0.5)
+    )
+    ones = jax.grad(lambda v: nn.mean_pool(nn.Stream(v, 8), (2, 3), (1, 2)).value.sum())(x.value)
+    floats = jax.grad(lambda v: nn.mean_pool(v, (2, 3), (1, 2)).sum())(x.value)
+    np.testing.assert_allclose(ones, floats)
+    np.testing.assert_allclose(floats.sum(), pooled.value.size, rtol=1e-5)
+
+
+def test_vectors_are_in_the_order_height_width_channel():
+    x = nn.flatten(stream(np.arange(24).reshape(1, 2, 3, 4)))
+    assert isinstance(x, nn.Stream)
+    np.testing.assert_array_equal(np.asarray(x)[0] / UNIT, np.arange(24))
+
+
+def test_channels_are_joined():
+    a, b = stream(np.arange(4).reshape(1, 2, 2)), stream(np.arange(4, 6).reshape(1, 2, 1))
+    joined = nn.concat([a, b, a])
+    assert isinstance(joined, nn.Stream)
+    np.testing.assert_array_equal(np.asarray(joined)[0] / UNIT, [[0, 1, 4, 0, 1], [2, 3, 5, 2, 3]])
+    np.testing.assert_array_equal(nn.concat([a.value, b.value]), joined.value[..., :3])
+    with pytest.raises(ValueError, match="concat needs two or more parts, got 1"):
+        nn.concat([a])
+    with pytest.raises(ValueError, match=r"cannot concatenate streams with \[4, 8\] fraction bits"):
+        nn.concat([a, nn.Stream(b.value, 4)])
+
+
+@pytest.mark.parametrize("pool", [nn.max_pool, nn.mean_pool])
+@pytest.mark.parametrize("sizes", [(0,), ((2, 2, 2),), (2, 0)])
+def test_pools_refuse_impossible_windows(pool, sizes):
+    with pytest.raises(ValueError, match="must be two numbers above 0"):
+        pool(jnp.ones((1, 4, 4, 2)), *sizes)
+
+
+@pytest.mark.parametrize("pool", [nn.global_mean, lambda x: nn.max_pool(x, 2), lambda x: nn.mean_pool(x, 2)])
+def test_pools_refuse_vectors(pool):
+    with pytest.raises(ValueError, match=r"expects images \[N, H, W, C\], got shape \(2, 8\)"):
+        pool(jnp.ones((2, 8)))

@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from qresnet_jax import nn
 from tests.nn.layer_cases import batch_norm
@@ -28,3 +29,14 @@ def test_batch_norm_in_evaluation_mode_uses_the_running_statistics():
     x = np.random.default_rng(3).normal(size=(2, 3, 3, 5)).astype(np.float32)
     expected = (x - mean) / np.sqrt(var + 1e-5) * gamma + beta
     np.testing.assert_allclose(norm(jnp.asarray(x)), expected, atol=1e-5)  # float32 rsqrt and products
+
+
+def test_a_shift_adds_to_each_channel():
+    shift = nn.Shift(3, rngs=nnx.Rngs(0))
+    shift.shift[...] = jnp.float32([0.5, -1, 2])
+    x = jnp.float32(np.random.default_rng(0).normal(size=(2, 4, 4, 3)))
+    np.testing.assert_array_equal(shift(x), x + jnp.float32([0.5, -1, 2]))
+    of_sums, of_stream = shift(nn.Sums(x, 7)), shift(nn.to_stream(x))
+    of_levels = shift(nn.Levels(x, jnp.float32(1), 3))
+    assert [y.bound for y in (of_sums, of_stream, of_levels)] == [7, 2**15, 3]
+    assert isinstance(shift.shift, nn.NormParam)  # no weight decay

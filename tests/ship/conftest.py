@@ -74,7 +74,7 @@ def folded(model, shape, mean, names):
     network = fold(model, mean=mean, class_names=names, image_shape=shape[:2])
     *_, pooled, last = range(len(network.nodes))
     values = reference.node_values(network, pixels(64, shape), [pooled, last])
-    features, logits = values[pooled].mean(0), values[last].mean(0)
+    features, logits = values[pooled].mean((0, 1, 2)), values[last].mean(0)
     correction = np.outer(features, logits) / (features @ features)  # of integer features and logits
     correction *= network.logit_scale * 2.0**network.fraction_bits
     model.classifier.kernel[...] -= jnp.float32(correction)

@@ -1,19 +1,33 @@
 """Random networks: everything that `nodes.value_types` accepts."""
 
+import contextlib
+import dataclasses
+
 import numpy as np
 
 from qresnet_jax.ship import nodes
+from qresnet_jax.ship.geometry import Extent, Window
 from qresnet_jax.ship.network import IntegerNetwork
 
 
 class Builder:
     """Appends random nodes; positions of nodes are integers."""
 
-    def __init__(self, rng, channels):
+    def __init__(self, rng, channels, size):
         self.rng, self.nodes, self.channels = rng, [], channels
+        self.sizes = []  # (height, width) of each node's result
+        self.image_size = size
+        self.any_window = rng.random() < 0.5  # else only those that a ResNet has
 
     def add(self, node):
+        size = self.sizes[node.inputs[0]] if node.inputs else self.image_size
+        if isinstance(node, nodes.MeanPoolNode) and node.window is None:
+            size = (1, 1)
+        elif window := getattr(node, "window", None):
+            extents = window.leaves(*(Extent(n, 0) for n in size))
+            size = tuple(extent.add for extent in extents)
         self.nodes.append(node)
+        self.sizes.append(size)
         return len(self.nodes) - 1
 
     def signs(self, *shape):
@@ -21,31 +35,62 @@ class Builder:
 
     def kernel(self):
         sizes = self.rng.choice([1, 3, 3, 3, 5, 7], 2)
-        return (sizes[0], sizes[0]) if self.rng.random() < 0.8 else tuple(sizes)
+        return (int(sizes[0]),) * 2 if self.rng.random() < 0.8 else tuple(sizes.tolist())
+
+    def window(self, size, kernel=None, stride=None):
+        """A window that fits an image."""
+        if not self.any_window or kernel is not None or self.rng.random() < 0.4:
+            stride = stride or int(self.rng.integers(1, 3))
+            return Window.centered(kernel or self.kernel(), stride)
+        kernel = tuple(self.rng.integers(1, 6, 2).tolist())
+        padding = []
+        for k, n in zip(kernel, size, strict=True):
+            before, after = self.rng.integers(0, k, 2).tolist()
+            padding.append((k - 1, k - 1) if n + before + after < k else (before, after))
+        return Window(kernel, tuple(self.rng.integers(1, 4, 2).tolist()), tuple(padding))
 
     def stem(self, out):
-        kh, kw = self.kernel()
-        reach = int(self.rng.choice([3, 100, 2**24 // (511 * kh * kw * self.channels)]))
-        reach = min(reach, 2**24 // (511 * kh * kw * self.channels), 32767)
+        if self.any_window and self.rng.random() < 0.1:
+            window = Window(self.image_size)  # a dense layer
+        else:
+            window = self.window(
+                self.image_size, stride=int(self.rng.integers(1, 3)) if self.rng.random() < 0.5 else 1
+            )
+        taps = window.size[0] * window.size[1] * self.channels
+        reach = int(self.rng.choice([3, 100, 2**24 // (511 * taps)]))
+        reach = min(reach, 2**24 // (511 * taps), 32767)
         return self.add(
             nodes.StemNode(
-                weights=self.rng.integers(-reach, reach + 1, (kh, kw, self.channels, out)).astype(np.int16),
+                weights=self.rng.integers(-reach, reach + 1, (*window.size, self.channels, out)).astype(
+                    np.int16
+                ),
                 double_mean=self.rng.integers(0, 511, self.channels).astype(np.int16),
-                stride=int(self.rng.integers(1, 3)) if self.rng.random() < 0.5 else 1,
+                window=window,
             )
         )
 
-    def conv(self, x, features, out, stride=None, kernel=None):
-        kh, kw = kernel or self.kernel()
-        stride = stride or int(self.rng.integers(1, 3))
-        return self.add(
-            nodes.BinaryConvNode(inputs=(x,), signs=self.signs(kh, kw, features, out), stride=stride)
-        )
+    def conv(self, x, features, out, window=None):
+        window = window or self.window(self.sizes[x])
+        groups = 1
+        if self.any_window and self.rng.random() < 0.4:
+            groups = int(self.rng.choice([g for g in range(1, features + 1) if features % g == out % g == 0]))
+        signs = self.signs(*window.size, features // groups, out)
+        return self.add(nodes.BinaryConvNode(inputs=(x,), signs=signs, window=window, groups=groups))
+
+    def max_pool(self, x):
+        window = self.window(self.sizes[x]) if self.any_window else Window.centered((3, 3), 2)
+        return self.add(nodes.MaxPoolNode(inputs=(x,), window=window))
+
+    def mean_pool(self, x):
+        height, width = self.sizes[x]
+        size = int(self.rng.integers(1, min(height, 4) + 1)), int(self.rng.integers(1, min(width, 4) + 1))
+        strides = tuple(self.rng.integers(1, 4, 2).tolist())
+        return self.add(nodes.MeanPoolNode(inputs=(x,), window=Window(size, strides)))
 
     def thresholds(self, x, channels, bound, max_level=2**14):
         bits = int(self.rng.choice([1, 2, 2, 2, 2, 3, 4, 8]))
         n = 2**bits - 1 if self.rng.random() < 0.7 else int(self.rng.integers(1, 2**bits))
-        n = min(n, max_level)
+        n = max(min(n, max_level), 1)
         if self.rng.random() < 0.3 and n <= 14 and 2 ** (n - 1) <= max_level:
             levels = [0, *(2**i for i in range(n))]
         elif self.rng.random() < 0.2:
@@ -90,18 +135,18 @@ def random_network(seed, ordinary=False):
 
     Args:
       seed: of all choices.
-      ordinary: only 3x3 and 1x1 kernels and more channels, as trained networks have.
+      ordinary: only 3x3 and 1x1 kernels and more channels, as trained ResNets have.
     """
     rng = np.random.default_rng(seed)
     size = tuple(rng.integers(1, 21, 2).tolist()) if rng.random() < 0.7 else (int(rng.integers(21, 80)), 33)
-    build = Builder(rng, int(rng.choice([1, 3, 4])))
+    build = Builder(rng, int(rng.choice([1, 3, 4])), size)
     most = 40 if ordinary else 11
 
     def channels():
         return int(rng.integers(1, most))
 
     if ordinary:
-        build.kernel = lambda: (3, 3)
+        build.kernel, build.any_window = lambda: (3, 3), False
     c = channels()
     stem = build.stem(c)
     stem_bound = 510 * int(np.abs(build.nodes[0].weights.astype(int)).sum((0, 1, 2)).max())
@@ -112,51 +157,80 @@ def random_network(seed, ordinary=False):
     if rng.random() < 0.7:
         x = build.add(nodes.ReluNode(inputs=(x,)))
     if rng.random() < 0.3:
-        x = build.add(nodes.MaxPoolNode(inputs=(x,)))
+        x = build.max_pool(x)
     for _ in range(int(rng.integers(1, 4))):
         x, c = random_block(build, rng, x, c, channels)
+        if build.any_window and rng.random() < 0.2:
+            x = build.mean_pool(x)
+        if build.any_window and rng.random() < 0.2 and c < 30:
+            relu = build.add(nodes.ReluNode(inputs=(x,)))
+            x, c = build.add(nodes.ConcatNode(inputs=(x, relu, x)[: int(rng.integers(2, 4))])), c
+            c *= len(build.nodes[x].inputs)
     if rng.random() < 0.3:
         x = build.add(nodes.ReluNode(inputs=(build.requantize(x, c, 2**15),)))
-    x = build.add(nodes.MeanPoolNode(inputs=(x,)))
-    classes = int(rng.integers(1, 12))
-    reach = min(2**30 // (2**15 * c), 32767)
+    height, width = build.sizes[x]
+    flat = build.any_window and height * width * c < 2000 and rng.random() < 0.3
+    if not flat:
+        x, height, width = build.add(nodes.MeanPoolNode(inputs=(x,))), 1, 1
+    features, classes = height * width * c, int(rng.integers(1, 12))
+    reach = min(2**30 // (2**15 * features), 32767)
     build.add(
         nodes.ClassifierNode(
             inputs=(x,),
-            weights=rng.integers(-reach, reach + 1, (c, classes)).astype(np.int16),
+            weights=rng.integers(-reach, reach + 1, (features, classes)).astype(np.int16),
             bias=rng.integers(-(2**29), 2**29, classes).astype(np.int32),
         )
     )
-    free = rng.random() < 0.2
-    height, width = (None, None) if free else size
-    network = IntegerNetwork(tuple(build.nodes), 8, 0.5, height=height, width=width)
+    network = IntegerNetwork(tuple(build.nodes), 8, 0.5, height=size[0], width=size[1])
+    if rng.random() < 0.2 and not flat:
+        with contextlib.suppress(ValueError):  # of results whose sizes are equal for these images alone
+            network = dataclasses.replace(network, height=None, width=None)
     return network, size
 
 
 def random_block(build, rng, x, c, channels):
     """One or two convolutions beside a shortcut, which is what it can be; its position and channels."""
     out = c if rng.random() < 0.5 else channels()
-    stride = 2 if rng.random() < 0.3 else 1
     first = build.thresholds(x, c, 2**15)
+    if build.any_window and rng.random() < 0.2:
+        first = build.max_pool(first)
     y, features = first, c
     for last in (False, True):
         if not last and rng.random() < 0.3:
             continue
         conv_out = out if last else channels()
-        top = int(build.nodes[y].levels[-1])
-        kernel = build.kernel()
-        acc = build.conv(y, features, conv_out, stride if last else 1, kernel)
-        bound = top * kernel[0] * kernel[1] * features
+        quantizer = build.nodes[
+            build.nodes[y].inputs[0] if isinstance(build.nodes[y], nodes.MaxPoolNode) else y
+        ]
+        top = int(quantizer.levels[-1])
+        window = build.window(build.sizes[y])
+        if top * window.size[0] * window.size[1] * features >= 2**24:
+            window = Window((1, 1))
+        acc = build.conv(y, features, conv_out, window)
+        bound = top * window.size[0] * window.size[1] * features
         features = conv_out
         if not last:
             y = build.thresholds(acc, conv_out, bound, min(2**14, 2**24 // (50 * 2 * conv_out)))
             if rng.random() < 0.1:
                 build.requantize(acc, conv_out, bound)  # nobody reads it
     y = build.requantize(acc, out, bound)
-    if stride == 1 and out == c:
+    if build.sizes[y] == build.sizes[x] and out == c:
         shortcut = x
     else:
-        acc = build.conv(first, c, out, stride, (1, 1))
+        before, after = build.sizes[first], build.sizes[y]
+        strides = tuple(-(-n // m) for n, m in zip(before, after, strict=True))
+        size = tuple(max(n - (m - 1) * s, 1) for n, m, s in zip(before, after, strides, strict=True))
+        window = Window(size, strides)
+        if (
+            tuple(e.add for e in window.leaves(*(Extent(n, 0) for n in before))) != after
+            or np.prod(size) > 64
+        ):
+            return y, out
+        if strides[0] == strides[1] <= 2 and rng.random() < 0.8:
+            centered = Window.centered((1, 1), strides[0])
+            if tuple(e.add for e in centered.leaves(*(Extent(n, 0) for n in before))) == after:
+                window = centered
+        acc = build.conv(first, c, out, window)
         shortcut = build.requantize(acc, out, bound)
     if rng.random() < 0.2:
         return y, out

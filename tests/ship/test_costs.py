@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
+from qresnet_jax import nn
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
-from qresnet_jax.ship import nodes
+from qresnet_jax.ship import nodes, reference
 from qresnet_jax.ship.costs import (
     HEADER,
     as_markdown,
@@ -25,8 +26,13 @@ from qresnet_jax.ship.costs import (
     totals,
 )
 from qresnet_jax.ship.fold import fold
+from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import packed_bytes
+from tests.ship.conftest import as_trained
+from tests.ship.every_layer import Layers
+from tests.ship.every_node import NODES, requantize
+from tests.ship.random_networks import random_network
 
 IMAGENET = {"stem": "imagenet", "depth": 18, "act_bits": (1, 2, 3, 4), "stem_weight_bits": 8}
 ARCHITECTURES = {
@@ -141,7 +147,8 @@ def test_shares_and_ratios(build):
     total = totals(layers)
     others = sum(layer.macs for layer in layers if layer.name in ("stem", "classifier"))
     assert total.binary_mac_share == 1 - others / total.macs
-    assert total.compression == 4 * size(model, nnx.Param) / len(packed_bytes(fold(model)))
+    file = packed_bytes(fold(model, image_shape=shape[:2]))
+    assert total.compression == 4 * size(model, nnx.Param) / len(file)
 
 
 @pytest.mark.parametrize("name", INTEGER)
@@ -149,7 +156,7 @@ def test_packed_bytes_are_those_of_the_file(build, name):
     model, shape = build(name)
     network = fold(model, mean=100.5, class_names="abcdefghij", image_shape=shape[:2])
     for given_network in (None, network):
-        data = packed_bytes(given_network or fold(model))
+        data = packed_bytes(given_network or fold(model, image_shape=shape[:2]))
         layers = layer_table(model, shape, given_network)
         assert totals(layers).packed_bytes == len(data)
         tensors = safetensors.numpy.load(data)
@@ -172,7 +179,7 @@ def test_packed_bytes_belong_to_the_layer_that_they_describe(make_model):
 @pytest.mark.parametrize("name", INTEGER)
 def test_the_integer_network_gives_the_same_table(build, name):
     model, shape = build(name)
-    network = fold(model)
+    network = fold(model, image_shape=shape[:2])
     same = ("name", "shape", "weight_bits", "act_bits", "packed_bytes", "macs")
     of_model, of_network = layer_table(model, shape), network_table(network, shape[:2])
     assert [[getattr(row, f) for f in same] for row in of_model] == [
@@ -207,7 +214,11 @@ def test_thresholds_that_nothing_reads_have_a_row():
     one = np.ones(1, np.int8)
     network = IntegerNetwork(
         (
-            nodes.StemNode(weights=np.ones((1, 1, 1, 1), np.int16), double_mean=np.zeros(1, np.int16)),
+            nodes.StemNode(
+                weights=np.ones((1, 1, 1, 1), np.int16),
+                double_mean=np.zeros(1, np.int16),
+                window=Window((1, 1)),
+            ),
             nodes.RequantizeNode(
                 inputs=(0,),
                 multiplier=one.astype(np.int32),
@@ -232,6 +243,71 @@ def test_thresholds_that_nothing_reads_have_a_row():
     assert totals(rows).packed_bytes == len(packed_bytes(network))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_random_networks_are_counted_node_by_node(seed, make_images):
+    network, image_size = random_network(seed)
+    values = reference.node_values(network, make_images(1, (*image_size, network.channels)))
+    rows = network_table(network, image_size)
+    positions = {i: x.shape[1] * x.shape[2] if x.ndim == 4 else 1 for i, x in values.items()}
+    kernels = [
+        (getattr(node, "weights" if hasattr(node, "weights") else "signs"), positions[i])
+        for i, node in enumerate(network.nodes)
+        if isinstance(node, nodes.StemNode | nodes.BinaryConvNode | nodes.ClassifierNode)
+    ]
+    counted = [(row.shape, row.macs) for row in rows if row.macs]
+    assert counted == [(kernel.shape, kernel.size * count) for kernel, count in kernels]
+    assert totals(rows).packed_bytes == len(packed_bytes(network))
+    if network.height is not None:
+        assert rows == network_table(network)
+
+
+def test_thresholds_count_with_the_convolution_that_reads_their_levels_through_a_pool():
+    pool = nodes.MaxPoolNode(inputs=(4,), window=Window((2, 2)))
+    conv = dataclasses.replace(NODES[5], inputs=(5,), name="conv")
+    pooled = nodes.MeanPoolNode(inputs=(7,))
+    classifier = dataclasses.replace(NODES[-1], inputs=(8,), weights=NODES[-1].weights[:8])
+    made = (*NODES[:5], pool, conv, requantize(8, 6), pooled, classifier)
+    stem, row, *rest = network_table(IntegerNetwork(made, 8, 0.5), (33, 21))
+    assert [stem.name, row.name, *(other.name for other in rest)] == ["stem", "conv", "classifier", HEADER]
+    assert (row.act_bits, row.macs) == (
+        2,
+        9 * 5 * 8 * 8 * 5,
+    )  # levels 0 to 3; the pool leaves 8x5 of 9x6 pixels
+    of_thresholds, signs, of_requantize = 3 * 2 + 1, 9 * 5 * 8 // 8, 8 * (4 + 4 + 1)
+    assert row.packed_bytes == of_thresholds + signs + of_requantize
+
+
+def test_every_kind_of_layer_has_its_row():
+    model = as_trained(Layers(nnx.Rngs(0)))
+    rows = layer_table(model, (*Layers.image_size, 1))
+    assert totals(rows).parameters == size(model, nnx.Param)
+    assert totals(rows).packed_bytes == len(packed_bytes(fold(model, image_shape=Layers.image_size)))
+    counted = {row.name: (row.parameters, row.clipping_levels, row.act_bits, row.macs) for row in rows[:-1]}
+    assert counted == {
+        "stem": (2 * 3 * 6 + 3 * 6, 0, 8, 36 * 4 * 2),
+        "depthwise": (9 * 6 + 1, 1, 2, 54 * 4 * 2),
+        "other": (2 * 6, 0, None, 0),
+        "dense": (72 * 7 + 1, 1, 3, 72 * 7),
+        "head": (7 * 4 + 4 + 1, 1, 16, 28),
+    }
+    assert all(row.packed_bytes for row in rows)
+
+
+def test_a_network_of_dense_layers_reads_all_pixels():
+    class Dense(nnx.Module):
+        def __init__(self, rngs):
+            self.stem, self.act = nn.StemDense(4 * 5 * 2, 6, rngs=rngs), nn.PACT(2)
+            self.head = nn.Classifier(6, 3, rngs=rngs)
+
+        def __call__(self, images):
+            return self.head(self.act(self.stem(nn.flatten(images))))
+
+    rows = layer_table(Dense(nnx.Rngs(0)), (4, 5, 2))
+    assert [(row.name, row.macs) for row in rows] == [("stem", 240), ("head", 18), (HEADER, 0)]
+    with pytest.raises(ValueError, match="the first layer has 40 inputs, not 20"):
+        layer_table(Dense(nnx.Rngs(0)), (4, 5, 1))
+
+
 @pytest.mark.parametrize("name", ["float", "float weights", "partly float activations"])
 def test_a_network_without_integer_form_is_not_packed(build, name):
     model, shape = build(name)
@@ -250,7 +326,7 @@ def test_float_activations_have_32_bits(build):
 
 def test_wrong_images_are_refused(build):
     model, _ = build("basic")
-    with pytest.raises(ValueError, match=r"image_shape=\(8, 8, 1\): this network has 3 channels"):
+    with pytest.raises(ValueError, match=r"image_shape=\(8, 8, 1\): the first layer has 3 inputs, not 1"):
         layer_table(model, (8, 8, 1))
     with pytest.raises(ValueError, match="any size: give an image_size"):
         network_table(fold(model))

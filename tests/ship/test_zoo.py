@@ -19,7 +19,7 @@ CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankl
 
 
 def test_every_network_is_listed():
-    assert set(STATED) == set(zoo()) and len(STATED) == 2
+    assert set(STATED) == set(zoo()) and len(STATED) == 5
 
 
 @pytest.mark.parametrize("name", STATED)
@@ -34,16 +34,16 @@ def assert_accuracy(name, images, labels, class_names):
     assert f"{100 * accuracy:.2f}" == STATED[name][0]
 
 
-def test_the_accuracy_on_digits():
+@pytest.mark.parametrize("name", [name for name in STATED if name.startswith("digits")])
+def test_the_accuracy_on_digits(name):
     config = qresnet_jax.default_config().data
     config.name = "digits"
     dataset = load_dataset(config)
-    assert_accuracy("digits_resnet8_w1a2", *dataset.test, dataset.class_names)
+    assert_accuracy(name, *dataset.test, dataset.class_names)
 
 
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_the_accuracy_on_fashion_mnist():
+@pytest.mark.parametrize("name", [name for name in STATED if name.startswith("fashion_mnist")])
+def test_the_accuracy_on_fashion_mnist(name):
     test = read_raw("fashion_mnist", FASHION_MNIST).test
-    assert_accuracy(
-        "fashion_mnist_resnet20_w1a2", test.images, test.labels["label"], tuple(CLOTHES.split(","))
-    )
+    assert_accuracy(name, test.images, test.labels["label"], tuple(CLOTHES.split(",")))

@@ -103,6 +103,22 @@ def test_a_subtype_belongs_to_the_group_of_its_parent():
 # ---- One update against NumPy ------------------------------------------------------------------------------
 
 
+def test_the_rate_of_latent_weights_changes_when_the_weights_become_binary():
+    part = settings(**{"latent_rate": 3.0, "float_epochs": 2, "momentum": 0.0})
+    start = parameters()
+    tx = optim.optimizer(part, start, total_steps=10, steps_per_epoch=2)
+    state, params, grads = tx.init(start), start, gradients(start, 1)
+    rates, others = [], []
+    for _ in range(6):
+        before, stem = latents(state), arrays(params)["stem"]
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        rates.append(np.mean((before - latents(state)) / arrays(grads)["kernel"]))
+        others.append(np.mean((stem - arrays(params)["stem"]) / arrays(grads)["stem"]))
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.1, 0.1, 0.3, 0.3], rtol=1e-4)
+    np.testing.assert_allclose(others, [0.1] * 6, rtol=1e-4)
+
+
 def test_sgd_with_momentum_decays_weights_but_not_norms_and_clipping_levels():
     part = settings(**{"weight_decay": 0.2, "clipping_level.learning_rate": 0.03, "clipping_level.l2": 0.4})
     part.hysteresis.threshold = 0.5

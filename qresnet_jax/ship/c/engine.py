@@ -54,9 +54,9 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
 
     Raises:
       CompilerError: if no C compiler works.
-      ValueError: if the images do not have the network's shape, or are not uint8.
+      ValueError: if the images do not have the network's shape, are too small, or are not uint8.
     """
-    check_images(network.image_shape, images)
+    check_images(network.image_shape, images, network.least_size)
     libraries = _compiled.setdefault(network, {})
     size = images.shape[1:3]
     if size not in libraries:

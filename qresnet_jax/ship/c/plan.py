@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
-from qresnet_jax.ship.nodes import Node, Value, value_types
+from qresnet_jax.ship.nodes import Node, Value
 
 IMAGE = -1  # as the source of a step
 
@@ -26,6 +26,7 @@ class Step:
     last: Node | None = None  # any node but Add, Relu and the convolutions
     addend: int | None = None  # a stream
     relu: bool = False
+    others: tuple[int, ...] = ()  # the results behind the source in a Concat
 
     @property
     def stem(self) -> nodes.StemNode:
@@ -54,7 +55,7 @@ class Step:
     @property
     def operands(self) -> tuple[int, ...]:
         """Returns the earlier results that the step reads."""
-        return tuple(x for x in (self.source, self.addend) if x not in (None, IMAGE))
+        return tuple(x for x in (self.source, self.addend, *self.others) if x not in (None, IMAGE))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,23 +72,26 @@ class Plan:
 
     Args:
       network: the network that is planned.
-      values: the results of all nodes, from `nodes.value_types`.
       steps: the steps in the order in which they run.
       height, width: the size of the images.
     """
 
     network: IntegerNetwork
-    values: tuple[Value, ...]
     steps: tuple[Step, ...]
     height: int
     width: int
 
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """Returns what is known about the results of all nodes."""
+        return self.network.values
+
     def size(self, result: int) -> Size:
-        """Returns the size of a node's result, or of the image for `IMAGE`. After the mean it is 1 x 1."""
-        reduction = 1 if result == IMAGE else self.values[result].reduction
-        if reduction == 0:
-            return Size(1, 1)
-        return Size(-(-self.height // reduction), -(-self.width // reduction))
+        """Returns the size of a node's result, or of the image for `IMAGE`."""
+        if result == IMAGE:
+            return Size(self.height, self.width)
+        value = self.values[result]
+        return Size(value.height.at(self.height), value.width.at(self.width))
 
 
 def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
@@ -101,7 +105,7 @@ def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
         step = _fused(network.nodes, readers, i)
         done |= _chain(network.nodes, i, step)
         steps.append(step)
-    return Plan(network, tuple(value_types(network.nodes)), tuple(steps), height, width)
+    return Plan(network, tuple(steps), height, width)
 
 
 def _readers(network_nodes: Sequence[Node]) -> dict[int, Counter[int]]:
@@ -138,7 +142,9 @@ def _fused(network_nodes: Sequence[Node], readers: Mapping[int, Counter[int]], i
 
 
 def _reading(network_nodes: Sequence[Node], i: int) -> Step:
-    (source,) = network_nodes[i].inputs
+    source, *others = network_nodes[i].inputs
+    if others:
+        return Step(result=i, source=source, last=network_nodes[i], others=tuple(others))
     conv = network_nodes[source]
     if isinstance(conv, nodes.StemNode):
         return Step(result=i, source=IMAGE, conv=conv, last=network_nodes[i])

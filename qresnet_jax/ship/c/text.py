@@ -46,8 +46,8 @@ class Constants:
         return known
 
     def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
-        """Adds a struct of type `model_KIND`; returns the C expression of its address."""
-        body = textwrap.fill(", ".join(f".{field} = {value}" for field, value in fields.items()), 100)
+        """Adds a struct of type `model_KIND`, with structs for fields that are mappings; returns the C expression of its address."""
+        body = textwrap.fill(_initializers(fields), 100)
         text = f"static const model_{kind} {name} = {{\n{textwrap.indent(body, '    ')}}};\n"
         self._structs.append(text)
         return f"&{name}"
@@ -61,6 +61,11 @@ class Constants:
         """Returns all definitions."""
         arrays = [_array(name, x) for name, x in self._arrays.items()]
         return "\n".join([*arrays, *self._structs])
+
+
+def _initializers(fields: Mapping[str, object]) -> str:
+    values = {k: f"{{{_initializers(x)}}}" if isinstance(x, Mapping) else x for k, x in fields.items()}
+    return ", ".join(f".{field} = {value}" for field, value in values.items())
 
 
 def _array(name: str, x: np.ndarray) -> str:

@@ -82,8 +82,9 @@ def c_files(
         raise ExportError(
             f"prefix={prefix!r}: example.c is the name of the example program; choose another prefix"
         )
-    height = _image_size("height", network.height, height)
-    width = _image_size("width", network.width, width)
+    least_height, least_width = network.least_size
+    height = _image_size("height", network.height, least_height, height)
+    width = _image_size("width", network.width, least_width, width)
     chosen = PROFILES[profile](plan(network, height, width))
     header = _HEADER.format(
         profile=profile,
@@ -111,9 +112,10 @@ def c_files(
     return files
 
 
-def _image_size(name: str, of_network: int | None, asked: int | None) -> int:
-    if asked is not None and (of_network not in (None, asked) or not 1 <= asked < 2**16):
-        raise ExportError(f"{name}={asked}: the network takes images of {name} {of_network or '1 to 65535'}")
+def _image_size(name: str, of_network: int | None, least: int, asked: int | None) -> int:
+    if asked is not None and (of_network not in (None, asked) or not least <= asked < 2**16):
+        taken = of_network or f"{least} to 65535"
+        raise ExportError(f"{name}={asked}: the network takes images of {name} {taken}")
     size = of_network or asked
     if size is None:
         raise ExportError(f"this network takes images of any {name}, but C code needs one: give {name}=...")

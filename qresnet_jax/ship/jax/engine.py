@@ -105,7 +105,7 @@ def _run_on_mesh(mesh: Mesh, platform: str) -> Callable[[Program, list[Constants
 
 
 def _logits(run: Run, network: IntegerNetwork, images: np.ndarray, batch: int) -> np.ndarray:
-    reference.check_images(network.image_shape, images)
+    reference.check_images(network.image_shape, images, network.least_size)
     if len(images) == 0:
         return np.zeros((0, network.classes), np.int32)
     return in_batches(run, images, batch)
@@ -143,7 +143,7 @@ def _options(platform: str) -> dict[str, int] | None:
 
 
 def _trace(program: Program, constants: Sequence[Constants], images: jax.Array) -> jax.Array:
-    reference.check_images(program.image_shape, images)
+    reference.check_images(program.image_shape, images, program.least_size)
     if images.shape[0] == 0:
         raise ValueError(
             "images must be at least one, got none; only qresnet_jax.ship.jax.engine.logits takes none"

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qresnet_jax.ops.plain import plain_conv
+from qresnet_jax.ops.plain import Form, plain_conv
 from qresnet_jax.pixels import normalize
 from qresnet_jax.ship import nodes
+from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.nodes import Node
 
@@ -56,26 +57,35 @@ def _weights(network: IntegerNetwork) -> list[tuple[np.ndarray, np.ndarray] | No
 
 
 def _apply(
-    network: IntegerNetwork, node: Node, weights: Any, images: jax.Array, x: Any = None, y: Any = None
+    network: IntegerNetwork, node: Node, weights: Any, images: jax.Array, x: Any = None, *others: Any
 ) -> jax.Array:
     match node:
         case nodes.StemNode() | nodes.BinaryConvNode():
             x = normalize(images, np.float32(128)) if x is None else x
-            return plain_conv(x, weights[0], (node.stride, node.stride), precision=HIGHEST) + weights[1]
+            form = Form(node.window.padding, node.groups if isinstance(node, nodes.BinaryConvNode) else 1)
+            return plain_conv(x, weights[0], node.window.strides, form, precision=HIGHEST) + weights[1]
         case nodes.ThresholdsNode():
             feeds_stream = isinstance(network.nodes[node.inputs[0]], nodes.ReluNode)
             return x if feeds_stream else jnp.maximum(x, 0)
         case nodes.RequantizeNode():
             return x
         case nodes.AddNode():
-            return x + y
+            return x + others[0]
         case nodes.ReluNode():
             return jnp.maximum(x, 0)
+        case nodes.ConcatNode():
+            return jnp.concatenate([x, *others], axis=3)
         case nodes.MaxPoolNode():
-            pads = ((0, 0), (1, 1), (1, 1), (0, 0))
-            return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+            return _reduce(x, node.window, -jnp.inf, jax.lax.max)
         case nodes.MeanPoolNode():
-            return x.mean((1, 2))
+            if node.window is None:
+                return x.mean((1, 2), keepdims=True)
+            return _reduce(x, node.window, 0.0, jax.lax.add) / np.prod(node.window.size)
         case nodes.ClassifierNode():
-            return jnp.matmul(x, weights[0], precision=HIGHEST) + weights[1]
+            return jnp.matmul(x.reshape(len(x), -1), weights[0], precision=HIGHEST) + weights[1]
     raise TypeError(f"no such node: {node}")
+
+
+def _reduce(x: jax.Array, window: Window, start: float, combine: Callable[..., Any]) -> jax.Array:
+    size, strides, padding = (1, *window.size, 1), (1, *window.strides, 1), ((0, 0), *window.padding, (0, 0))
+    return jax.lax.reduce_window(x, start, combine, size, strides, padding)

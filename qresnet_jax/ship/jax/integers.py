@@ -14,8 +14,9 @@ import numpy as np
 from jax import lax
 
 from qresnet_jax.ship import nodes
+from qresnet_jax.ship.geometry import Window
 
-MAX_POOLED_PIXELS = 2**22  # the sums of `mean_pool` then fit 32 bits
+MAX_POOLED_PIXELS = 2**22  # the sums in `mean_pool` then fit 32 bits
 _UNROLLED_THRESHOLDS = 16
 _SPLIT = 12
 
@@ -212,33 +213,41 @@ def _climbed(x: jax.Array, thresholds: jax.Array, steps: np.ndarray, axis: int) 
     return add(total, thresholds[:, looped:], steps[looped:])
 
 
-def mean_pool(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """Computes `(2 * sum + count) // (2 * count)` over `axes`, in 32 bits.
+def mean_pool(x: jax.Array, window: Window) -> jax.Array:
+    """Computes `(2 * sum + count) // (2 * count)` of the `count` pixels in each window, in 32 bits.
 
     With `x = 256 * x_high + x_low` the sum is `256 * (q * count + r) + low`, `0 <= r < count`, so that 256 *
     q can be added after the division.
 
     Args:
-      x: int16.
-      axes: the axes of height and width.
+      x: int16 `[C, H, W, N]`.
+      window: without padding.
 
     Returns:
-      int32, of the shape of `x` without these axes.
+      int32 `[C, H', W', N]`.
 
     Raises:
-      ValueError: if there are more than `MAX_POOLED_PIXELS` pixels.
+      ValueError: if there are more than `MAX_POOLED_PIXELS` pixels in a window.
     """
-    count = x.shape[axes[0]] * x.shape[axes[1]]
+    count = window.size[0] * window.size[1]
     if count > MAX_POOLED_PIXELS:
         raise ValueError(
-            f"the mean over {count:,} pixels does not fit 32 bits; use smaller images, so that the last layer has at most "
+            f"the mean over {count:,} pixels does not fit 32 bits; use smaller images, so that there are at most "
             f"{MAX_POOLED_PIXELS:,} pixels"
         )
     x = x.astype(jnp.int32)
-    high, low = jnp.sum(x >> 8, axes), jnp.sum(x & 0xFF, axes)
+    high, low = _window_sum(x >> 8, window), _window_sum(x & 0xFF, window)
     quotient = high // count
     rest = (256 * (high - quotient * count) + low).astype(jnp.uint32)
     return 256 * quotient + ((2 * rest + np.uint32(count)) // np.uint32(2 * count)).astype(jnp.int32)
+
+
+def _window_sum(x: jax.Array, window: Window) -> jax.Array:
+    if window.size == x.shape[1:3]:
+        return jnp.sum(x, (1, 2), keepdims=True)
+    return lax.reduce_window(
+        x, np.int32(0), lax.add, (1, *window.size, 1), (1, *window.strides, 1), padding="VALID"
+    )
 
 
 def _along(constant: Array, x: jax.Array, axis: int) -> jax.Array:

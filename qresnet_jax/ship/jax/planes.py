@@ -1,9 +1,9 @@
 """Computes convolutions in JAX as sums over shifted images, which XLA turns into full vectors on processors.
 
 A tensor is `[C, L]` with `L = H * pitch * N`, where the batch is the fastest index. Rows of pixels follow one
-another, each with `pitch - W` unused columns behind it, at least as many as half a kernel is wide. A tap of a
-convolution is then one contiguous slice of the padded image, so vectors are full even if image and batch are
-small.
+another, each with `pitch - W` unused columns behind it, as many as the convolution before it needed, or more. A
+tap of a convolution is then one contiguous slice of the padded image, so vectors are full even if image and
+batch are small. A convolution whose window is the whole image has one tap, for which all pixels are channels.
 
 Levels are bit planes of uint16, with one word for 16 channels. With `level = sum_k 2**k * b_k` and weights
 `2 * w - 1`, where w is a bit,
@@ -25,78 +25,103 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from qresnet_jax.ship.geometry import Extent, Window
+
 WORD = 16  # channels in a word of a bit plane
 MAX_TERMS = 144  # products that are unrolled into one loop body; with 288, XLA no longer uses vectors
 
 
-class Window(NamedTuple):
-    """The way in which a convolution reads an image: its kernel, its stride, and the sizes before and after."""
+class Reading(NamedTuple):
+    """The way in which a window reads images whose tensor is `[C, L]`."""
 
-    kernel: tuple[int, int]
-    stride: int
-    height: int  # of the input
+    window: Window
+    height: int  # of the images
     width: int
-    margin: int  # pitch - width
+    margin: int  # the least number of unused columns behind each row of the result
     batch: int
 
     @property
-    def out_height(self) -> int:
-        """Returns the number of rows of the output."""
-        return -(-self.height // self.stride)
+    def is_whole(self) -> bool:
+        """Returns whether the window is the whole image, without a border."""
+        return self.window == Window((self.height, self.width), self.window.strides)
 
     @property
-    def out_width(self) -> int:
-        """Returns the number of columns of the output."""
-        return -(-self.width // self.stride)
+    def out_size(self) -> tuple[int, int]:
+        """Returns the height and width of the result."""
+        rows, columns = self.window.leaves(Extent(self.height, 0), Extent(self.width, 0))
+        return rows.add, columns.add
 
     @property
     def pitch(self) -> int:
-        """Returns the distance of two rows of the output, in pixels."""
-        return self.out_width + self.margin
+        """Returns the distance of two rows of the result, in pixels."""
+        if self.is_whole:
+            return 1
+        # A row of the padded image ends with the unused columns, which are a border for the next row, too.
+        needed = -(-(self.width + max(self.window.padding[1])) // self.window.strides[1])
+        return max(self.out_size[1] + self.margin, needed)
 
     @property
     def length(self) -> int:
-        """Returns the L of the output."""
-        return self.out_height * self.pitch * self.batch
+        """Returns the L of the result."""
+        return self.out_size[0] * self.pitch * self.batch
 
     def pixels(self, x: jax.Array) -> jax.Array:
-        """Returns the input `[C, L]` as `[C, H, W, N]`."""
+        """Returns images `[C, L]` as `[C, H, W, N]`."""
         return x.reshape(len(x), self.height, -1, self.batch)[:, :, : self.width]
 
     @property
     def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Returns the rows to add above and below the input, and the columns to add to its left and right."""
-        s = self.stride
-        top, left = ((size - 1) // 2 for size in self.kernel)
+        """Returns the rows to add above and below the images, and the columns to add to their left and right."""
+        if self.is_whole:
+            return (0, 0), (0, 0)
+        (kh, kw), (down, right) = self.window.size, self.window.strides
+        (top, _), (left, _) = self.window.padding
         # The last slices end a few columns behind the last row.
-        beyond = -(-((self.kernel[1] - 1) // s) // self.pitch)
-        rows = self.out_height + (self.kernel[0] - 1) // s + beyond
-        return (top, s * rows - self.height - top), (left, s * self.pitch - self.width - left)
+        beyond = -(-((kw - 1) // right) // self.pitch)
+        rows = max(self.out_size[0] + (kh - 1) // down + beyond, -(-(self.height + top) // down))
+        return (top, down * rows - self.height - top), (left, right * self.pitch - self.width - left)
 
     def phases(self, x: jax.Array, border: int = 0) -> tuple[jax.Array, ...]:
-        """Adds a border around each image of the input `[C, L]`, and splits it into its phases; see `split`."""
+        """Adds a border around each of the images `[C, L]`, and splits them into phases; see `split`."""
         return self.split(jnp.pad(self.pixels(x), ((0, 0), *self.padding, (0, 0)), constant_values=border))
 
     def split(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Splits a padded input `[C, _, _, N]` into phases: the pixels at rows r and columns c modulo the stride.
+        """Splits padded images `[C, _, _, N]` into phases: the pixels at rows r and columns c modulo the strides.
 
         Returns:
-          A phase `[C, _]` for each (r, c) that the kernel reads.
+          A phase `[C, _]` for each (r, c) that the window reads. If it is the whole image, all pixels are channels of
+          a single phase `[C * H * W, N]`.
         """
-        s = self.stride
-        x = x.reshape(len(x), -1, s, self.pitch, s, self.batch)
+        if self.is_whole:
+            return (x.reshape(-1, self.batch),)
+        (kh, kw), (down, right) = self.window.size, self.window.strides
+        x = x.reshape(len(x), -1, down, self.pitch, right, self.batch)
         return tuple(
-            x[:, :, r, :, c].reshape(len(x), -1)
-            for r in range(min(s, self.kernel[0]))
-            for c in range(min(s, self.kernel[1]))
+            x[:, :, r, :, c].reshape(len(x), -1) for r in range(min(down, kh)) for c in range(min(right, kw))
         )
 
+    def weights(self, weights: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+        """Returns weights `[C, kh, kw, out]` for the channels and taps of the phases."""
+        return weights.reshape(-1, 1, 1, weights.shape[3]) if self.is_whole else weights
+
     def taps(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yields `(i, j, phase, offset)` for each tap of the kernel: its phase, and where its slice begins in it."""
-        s, columns = self.stride, min(self.stride, self.kernel[1])
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                yield i, j, i % s * columns + j % s, (i // s * self.pitch + j // s) * self.batch
+        """Yields `(i, j, phase, offset)` for each tap of the weights: its phase, and where its slice begins in it."""
+        (kh, kw), (down, right) = (1, 1) if self.is_whole else self.window.size, self.window.strides
+        columns = min(right, kw)
+        for i in range(kh):
+            for j in range(kw):
+                yield (
+                    i,
+                    j,
+                    i % down * columns + j % right,
+                    (i // down * self.pitch + j // right) * self.batch,
+                )
+
+    def aligned(self, images: Sequence[jax.Array]) -> Sequence[jax.Array]:
+        """Returns several images `[C, L]` with rows of one pitch."""
+        if all(x.shape == images[0].shape for x in images):
+            return images
+        return [self.pixels(x).reshape(len(x), -1) for x in images]
 
     def max(self, phases: tuple[jax.Array, ...]) -> jax.Array:
         """Returns the largest of the pixels in each window, `[C, L]`."""
@@ -105,7 +130,7 @@ class Window(NamedTuple):
 
 
 def window_sum(
-    window: Window,
+    reading: Reading,
     phases: tuple[jax.Array, ...],
     weights: jax.Array | np.ndarray,
     product: Callable[[jax.Array, jax.Array], jax.Array],
@@ -115,8 +140,8 @@ def window_sum(
     """Sums `product(pixels, weights)` over taps and input channels.
 
     Args:
-      window: the way in which the image is read.
-      phases: the input from `window.phases`, each `[G, _]`.
+      reading: the way in which the images are read.
+      phases: the input from `reading.phases`, each `[G, _]`.
       weights: `[G, kh, kw, out]`.
       product: a function of pixels `[1, L]` and weights `[out, 1]`.
       apart: a function for which `apart(f, *x)` is `f(*x)` with operands that lie in memory. The parts of a
@@ -127,21 +152,22 @@ def window_sum(
     Returns:
       `[out, L]`, of the dtype that `product` returns.
     """
-    groups, kh, kw, _ = weights.shape
-    taps = list(window.taps())
+    weights = reading.weights(weights)
+    channels, kh, kw, _ = weights.shape
+    taps = list(reading.taps())
 
     def part(phases: Sequence[jax.Array], weights: Any) -> jax.Array:
         terms = []
         for g in range(len(weights)):
             for i, j, phase, offset in taps:
-                pixels = lax.slice(phases[phase], (g, offset), (g + 1, offset + window.length))
+                pixels = lax.slice(phases[phase], (g, offset), (g + 1, offset + reading.length))
                 terms.append(product(pixels, weights[g, i, j][:, None]))
         return sum(terms[1:], terms[0])
 
     chunk = max(1, max_terms // (kh * kw))
-    if groups <= chunk:
+    if channels <= chunk:
         return part(phases, weights)
-    looped = groups // chunk * chunk
+    looped = channels // chunk * chunk
 
     def step(index: jax.Array, total: jax.Array) -> jax.Array:
         first = index * chunk
@@ -155,30 +181,31 @@ def window_sum(
 
     shape = jax.eval_shape(lambda *x: part(x, weights[:1]), *phases)
     total = lax.fori_loop(0, looped // chunk, step, jnp.zeros(shape.shape, shape.dtype))
-    if looped == groups:
+    if looped == channels:
         return total
     return total + part([x[looped:] for x in phases], weights[looped:])
 
 
-def matrix_sum(window: Window, phases: tuple[jax.Array, ...], weights: jax.Array | np.ndarray) -> jax.Array:
+def matrix_sum(reading: Reading, phases: tuple[jax.Array, ...], weights: jax.Array | np.ndarray) -> jax.Array:
     """Sums products of pixels and weights over taps and input channels, by one matrix product for each tap.
 
     It does not use a convolution, for which libraries may choose algorithms whose intermediate results are
     not integers.
 
     Args:
-      window: the way in which the image is read.
-      phases: the input from `window.phases`, float, each `[C, _]`.
-      weights: `[kh, kw, C, out]`, numbers that are exact in the dtype of the phases.
+      reading: the way in which the images are read.
+      phases: the input from `reading.phases`, float, each `[C, _]`.
+      weights: `[C, kh, kw, out]`, numbers that are exact in the dtype of the phases.
 
     Returns:
       float32 `[out, L]`.
     """
-    total = jnp.zeros((weights.shape[3], window.length), jnp.float32)
-    for i, j, phase, offset in window.taps():
-        x = phases[phase][:, offset : offset + window.length]
+    weights = reading.weights(weights)
+    total = jnp.zeros((weights.shape[3], reading.length), jnp.float32)
+    for i, j, phase, offset in reading.taps():
+        x = phases[phase][:, offset : offset + reading.length]
         total += lax.dot(
-            jnp.asarray(weights[i, j].T, x.dtype),
+            jnp.asarray(weights[:, i, j].T, x.dtype),
             x,
             precision=lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
@@ -217,20 +244,19 @@ def pack_levels(levels: jax.Array, bits: list[int]) -> tuple[jax.Array, ...]:
 
 
 def sign_words(signs: np.ndarray) -> np.ndarray:
-    """Packs signs, int8 `[kh, kw, C, out]`, into words.
+    """Packs signs, int8 `[C, kh, kw, out]`, into words.
 
     Returns:
       uint16 `[ceil(C / 16), kh, kw, out]`. A bit is set for +1, and the first channel is in the lowest bit.
     """
-    kh, kw, channels, out = signs.shape
-    positive = np.pad(signs > 0, ((0, 0), (0, 0), (0, -channels % WORD), (0, 0)))
-    positive = positive.reshape(kh, kw, -1, WORD, out)
-    words = (positive.astype(np.uint32) << np.arange(WORD, dtype=np.uint32)[:, None]).sum(3)
-    return words.astype(np.uint16).transpose(2, 0, 1, 3)
+    positive = np.pad(signs > 0, ((0, -len(signs) % WORD), (0, 0), (0, 0), (0, 0)))
+    positive = positive.reshape(-1, WORD, *signs.shape[1:]).astype(np.uint16)
+    places = np.arange(WORD, dtype=np.uint16)[:, None, None, None]
+    return (positive << places).sum(1, dtype=np.uint16)
 
 
 def plane_sum(
-    window: Window,
+    reading: Reading,
     planes: list[tuple[jax.Array, ...]],
     weights: jax.Array | np.ndarray,
     bits: list[int],
@@ -240,7 +266,7 @@ def plane_sum(
     """Sums `sum_k 2**k * popcount(b_k & weights)` over taps and words.
 
     Args:
-      window: the way in which the image is read.
+      reading: the way in which the images are read.
       planes: for each bit the phases of its plane, uint16 `[G, _]`.
       weights: uint16 `[G, kh, kw, out]`.
       bits: the k of each plane.
@@ -250,13 +276,13 @@ def plane_sum(
     Returns:
       dtype `[out, L]`.
     """
-    groups, kh, kw, _ = weights.shape
-    count_dtype = jnp.uint16 if groups * WORD * kh * kw < 2**16 else jnp.uint32
+    words, kh, kw, _ = weights.shape
+    count_dtype = jnp.uint16 if words * WORD * kh * kw < 2**16 else jnp.uint32
 
     def and_count(pixels: jax.Array, weights: jax.Array | np.ndarray) -> jax.Array:
         return lax.population_count(pixels & weights).astype(count_dtype)
 
     max_terms = MAX_TERMS // len(planes)
-    counts = [window_sum(window, phases, weights, and_count, apart, max_terms) for phases in planes]
+    counts = [window_sum(reading, phases, weights, and_count, apart, max_terms) for phases in planes]
     shifted = [count.astype(dtype) << k for k, count in zip(bits, counts, strict=True)]
     return sum(shifted[1:], shifted[0])

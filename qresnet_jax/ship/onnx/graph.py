@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from qresnet_jax.errors import ExportError
 from qresnet_jax.ship import nodes
+from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.nodes import Value
 from qresnet_jax.system.files import as_path, write_all
 
 if TYPE_CHECKING:
@@ -148,14 +150,30 @@ class LayerOperators:
         """Converts x to a NumPy dtype."""
         return self("Cast", x, to=element_type(dtype))
 
-    def conv(self, x: str, kernel: str, kernel_shape: Sequence[int], stride: int) -> str:
-        """Convolves x, NCHW, with a kernel, OIHW, and `(k - 1) // 2` zeros around the image."""
-        pads = [(size - 1) // 2 for size in kernel_shape] * 2
-        return self("Conv", x, kernel, kernel_shape=kernel_shape, strides=[stride] * 2, pads=pads)
+    def conv(self, x: str, kernel: str, window: Window, groups: int = 1) -> str:
+        """Convolves x, NCHW, with a kernel, OIHW, and zeros around the image."""
+        return self("Conv", x, kernel, group=groups, **window_attributes(window))
 
-    def max_pool(self, x: str) -> str:
+    def max_pool(self, x: str, window: Window) -> str:
         """Pools float x as `nodes.MaxPoolNode` does."""
-        return self("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        return self("MaxPool", x, **window_attributes(window))
+
+
+def window_attributes(window: Window) -> dict[str, Sequence[int]]:
+    """Returns the attributes that ONNX's convolutions and pools have for a window."""
+    (top, bottom), (left, right) = window.padding
+    return {"kernel_shape": window.size, "strides": window.strides, "pads": [top, left, bottom, right]}
+
+
+def channels_first(weights: np.ndarray, x: Value) -> np.ndarray:
+    """Returns a classifier's weights with rows in the order channel, height, width, that of a flattened NCHW tensor.
+
+    Args:
+      weights: `[height * width * channels, classes]`, rows in the order height, width, channel.
+      x: what is known about the classifier's input.
+    """
+    rows = np.arange(len(weights)).reshape(-1, x.channels)
+    return weights[rows.T.ravel()]
 
 
 def element_type(dtype: npt.DTypeLike) -> int:

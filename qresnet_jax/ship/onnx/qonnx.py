@@ -25,11 +25,12 @@ from flax import nnx
 from qresnet_jax import nn, pixels
 from qresnet_jax.errors import ExportError
 from qresnet_jax.nn.recording import Step
-from qresnet_jax.quantize import weights
 from qresnet_jax.ship import nodes, trained
 from qresnet_jax.ship.fold import Folded, fold_traced
+from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.nodes import Node
 from qresnet_jax.ship.onnx import graph as onnx_graph
+from qresnet_jax.ship.owners import makers, quantizer_behind
 
 if TYPE_CHECKING:
     import onnx
@@ -122,25 +123,31 @@ def _with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
-def _trained_quantizer(
-    steps: Sequence[Step], i: int
-) -> tuple[npt.ArrayLike, nn.BatchNorm | None, nn.Quantizer]:
-    """Returns `(factor, batch norm or None, quantizer)` of step i, which is a quantizer.
-
-    The factor, scalar or `[C]`, is what one unit of the integers that it reads is worth; it is 1 for the stream.
-    """
-    norm, before = None, steps[i].inputs[0]
-    while not isinstance(steps[before].operation, nn.BinaryConv | nn.StemConv):
-        if isinstance(steps[before].result, nn.Stream):
-            return 1, norm, steps[i].operation
-        if isinstance(steps[before].operation, nn.BatchNorm):
-            norm = steps[before].operation
+def _activation(steps: Sequence[Step], i: int) -> tuple[npt.ArrayLike, list[Step]]:
+    """Returns what step i, a quantizer, reads: what a unit of integers is worth, and the steps from them to it."""
+    between: list[Step] = []
+    before = steps[i].inputs[0]
+    while (unit := _unit(steps, before)) is None:
+        between.insert(0, steps[before])
         before = steps[before].inputs[0]
-    conv = steps[before].operation
-    if isinstance(conv, nn.StemConv):
-        return trained.stem_weights(conv)[1], norm, steps[i].operation
-    act = steps[steps[before].inputs[0]].operation
-    return weights.binary_scale(conv.kernel[...], conv.scale) * act.step, norm, steps[i].operation
+    return unit, between
+
+
+def _unit(steps: Sequence[Step], i: int) -> npt.ArrayLike | None:
+    """Returns what one unit of the result of step i is worth in its graph, scalar or `[C]`; None if it makes no integers.
+
+    The graph has sums of layers, and levels, as integers, but the stream as it is.
+    """
+    step = steps[i]
+    if isinstance(step.operation, nn.StemConv):
+        return trained.stem_weights(step.operation)[1]
+    if isinstance(step.operation, nn.BinaryConv):
+        quantizer = quantizer_behind(steps, step.inputs[0])
+        assert quantizer is not None  # as `fold` has checked
+        return trained.unit_of_levels(step.operation, quantizer)
+    if quantizer := quantizer_behind(steps, i):
+        return trained.step_of(quantizer)
+    return 1 if isinstance(step.result, nn.Stream) else None
 
 
 class _Writer:
@@ -148,13 +155,9 @@ class _Writer:
 
     def __init__(self, folded: Folded, image_size: tuple[int, int]) -> None:
         self.network, self.steps, self.image_size = folded.network, folded.steps, image_size
-        network = folded.network
-        self.values = nodes.value_types(network.nodes)
-        self.step_of = {
-            node: i for i, node in enumerate(folded.made) if node is not None
-        }  # what each was folded from
-        self.step = 2.0**-network.fraction_bits  # of the stream
-        self.graph = onnx_graph.Graph((1, *image_size, network.channels))
+        self.step_of = makers(folded)
+        self.step = 2.0**-self.network.fraction_bits  # of the stream
+        self.graph = onnx_graph.Graph((1, *image_size, self.network.channels))
 
     def add(self, i: int, node: Node, x: str, *others: str) -> str:
         layer = _TrainedOperators(self.graph, onnx_graph.layer_name(self.network, i))
@@ -163,18 +166,25 @@ class _Writer:
                 return self.stem(layer, node, x)
             case nodes.BinaryConvNode():
                 conv = self.steps[self.step_of[i]].operation
-                kernel = layer.constant("kernel", np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1))
-                return layer.conv(x, layer.bipolar(kernel), node.signs.shape[:2], node.stride)
+                if not isinstance(conv, nn.BinaryConv):
+                    return x  # levels that something reads as sums
+                # A dense layer's own kernel is 1x1.
+                kernel = np.asarray(conv.kernel[...]).reshape(node.signs.shape)
+                bipolar = layer.bipolar(layer.constant("kernel", kernel.transpose(3, 2, 0, 1)))
+                return layer.conv(x, bipolar, node.window, node.groups)
             case nodes.ThresholdsNode():
-                return layer.activation(x, *_trained_quantizer(self.steps, self.step_of[i]))
+                step = self.step_of[i]
+                return layer.activation(x, *_activation(self.steps, step), self.steps[step].operation)
             case nodes.RequantizeNode():
                 return self.requantize(layer, node, x)
             case nodes.AddNode():
                 return layer.stream(layer("Add", x, *others), self.step)
             case nodes.ReluNode():
                 return layer("Relu", x)
+            case nodes.ConcatNode():
+                return layer("Concat", x, *others, axis=1)
             case nodes.MaxPoolNode():
-                return layer.max_pool(x)
+                return layer.max_pool(x, node.window)
             case nodes.MeanPoolNode():
                 return self.mean_pool(layer, node, x)
             case nodes.ClassifierNode():
@@ -189,24 +199,25 @@ class _Writer:
         bits = 1 + pixels.LARGEST.bit_length()  # the differences are -LARGEST .. LARGEST
         centered = layer.quant(layer("Sub", transposed, mean), bits=bits, signed=True)
         weights = layer.weights(node.weights.transpose(3, 2, 0, 1))
-        return layer.conv(centered, weights, node.weights.shape[:2], node.stride)
+        return layer.conv(centered, weights, node.window)
 
     def requantize(self, layer: "_TrainedOperators", node: nodes.RequantizeNode, x: str) -> str:
         unit = 2.0 ** -(self.network.fraction_bits + node.shift.astype(np.float64))
-        of_x = 1 if self.values[node.inputs[0]].kind == "acc" else self.step
+        of_x = 1 if self.network.values[node.inputs[0]].kind == "acc" else self.step
         scaled = layer.affine(x, node.multiplier * (unit / of_x), node.offset * unit)
         return layer.stream(scaled, self.step)
 
     def mean_pool(self, layer: "_TrainedOperators", node: nodes.MeanPoolNode, x: str) -> str:
-        reduction = self.values[node.inputs[0]].reduction
-        kernel_shape = [-(-size // reduction) for size in self.image_size]
-        mean = layer("AveragePool", x, kernel_shape=kernel_shape)
+        (height, width), known = self.image_size, self.network.values[node.inputs[0]]
+        window = node.window or Window((known.height.at(height), known.width.at(width)))
+        mean = layer("AveragePool", x, **onnx_graph.window_attributes(window))
         half = layer.constant("half", np.float32(self.step / 2))
-        return layer("Flatten", layer.stream(layer("Add", mean, half), self.step))
+        return layer.stream(layer("Add", mean, half), self.step)
 
     def classifier(self, layer: "_TrainedOperators", node: nodes.ClassifierNode, x: str) -> str:
         scale = self.network.logit_scale
-        sums = layer("MatMul", x, layer.weights(node.weights))
+        weights = onnx_graph.channels_first(node.weights, self.network.values[node.inputs[0]])
+        sums = layer("MatMul", layer("Flatten", x), layer.weights(weights))
         scaled = layer("Mul", sums, layer.constant("scale", np.float32(scale / self.step)))
         return layer("Add", scaled, layer.constant("bias", np.float32(node.bias * scale)), output="logits")
 
@@ -240,13 +251,30 @@ class _TrainedOperators(onnx_graph.LayerOperators):
         x = self.constant("weights", integers.astype(np.float32))
         return self.quant(x, bits=max(bits, 2), signed=True, narrow=True)
 
-    def activation(self, x: str, factor: npt.ArrayLike, norm: nn.BatchNorm | None, act: nn.Quantizer) -> str:
-        x = self.scaled(x, "factor", factor)
-        if norm is not None:
-            values = {"gamma": norm.scale, "beta": norm.bias, "mean": norm.mean, "variance": norm.var}
-            x = self("Relu", self.batch_norm(x, {k: v[...] for k, v in values.items()}, norm.epsilon))
+    def activation(self, x: str, unit: npt.ArrayLike, between: Sequence[Step], act: nn.Quantizer) -> str:
+        """Quantizes what `between` makes of integers x."""
+        x = self.scaled(x, "factor", unit)
+        for step in between:
+            x = self.trained(x, step)
         x = self.scaled(x, "steps", act.max_level / act.clipping_level)
         return self.quant(x, bits=act.bits, signed=False)
+
+    def trained(self, x: str, step: Step) -> str:
+        """Adds a step of the trained network between integers and a quantizer."""
+        match step.operation:
+            case nn.BatchNorm() as norm:
+                values = {"gamma": norm.scale, "beta": norm.bias, "mean": norm.mean, "variance": norm.var}
+                return self.batch_norm(x, {k: v[...] for k, v in values.items()}, norm.epsilon)
+            case nn.Shift() as shift:
+                return self("Add", x, self.per_channel("shift", np.asarray(shift.shift[...])))
+            case nn.relu:
+                return self("Relu", x)
+            case nn.Dropout() | nn.flatten:  # a dense layer behind it reads the image itself
+                return x
+        raise ExportError(
+            f"{step.path or step.operation.__name__} stands in front of a quantizer, but has no QONNX form there: export to "
+            "another format"
+        )
 
     def scaled(self, x: str, name: str, factor: npt.ArrayLike) -> str:
         values = np.asarray(factor, np.float32)

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from qresnet_jax.ship import nodes
+from qresnet_jax.ship.geometry import Pair, Window
 from qresnet_jax.ship.nodes import Node
 
-# All tensors that a file may have. Of a name and its `_wide` form, an array goes to the first if its values fit.
+# All tensors that a file may have. Of a name and its `_wide` form, an array goes to the first if its values fit; likewise of
+# a `_narrow` form and its name.
 TENSOR_DTYPES = {
+    "stem_weights_narrow": "|i1",
     "stem_weights": "<i2",
     "signs": "|u1",  # bits
     "directions": "|u1",  # bits
@@ -36,6 +39,7 @@ _OPS: dict[str, type[Node]] = {
     "requantize": nodes.RequantizeNode,
     "add": nodes.AddNode,
     "relu": nodes.ReluNode,
+    "concat": nodes.ConcatNode,
     "max_pool": nodes.MaxPoolNode,
     "mean_pool": nodes.MeanPoolNode,
     "classifier": nodes.ClassifierNode,
@@ -83,12 +87,24 @@ class NodeWriter:
     def _arrays(self, node: Node) -> dict[str, Any]:
         match node:
             case nodes.StemNode():
-                weights = self._put("stem_weights", _output_first(node.weights))
-                return {"shape": list(weights.shape)} | _stride(node)
+                weights = _output_first(node.weights)
+                narrow = _fits(weights, "stem_weights_narrow")
+                self._put("stem_weights_narrow" if narrow else "stem_weights", weights)
+                fields = _window_fields(node.window, Window.centered(node.window.size))
+                return {"shape": list(weights.shape)} | ({"narrow": True} if narrow else {}) | fields
             case nodes.BinaryConvNode():
                 signs = _output_first(node.signs)
                 self._put("signs", pack_signs(signs))
-                return {"shape": list(signs.shape)} | _stride(node)
+                groups = {} if node.groups == 1 else {"groups": node.groups}
+                fields = _window_fields(node.window, Window.centered(node.window.size))
+                return {"shape": list(signs.shape)} | groups | fields
+            case nodes.MaxPoolNode():
+                size = {} if node.window.size == MAX_POOL_SIZE else {"window": list(node.window.size)}
+                return size | _window_fields(node.window, _max_pool(node.window.size))
+            case nodes.MeanPoolNode() if node.window is not None:
+                return {"window": list(node.window.size)} | _window_fields(
+                    node.window, Window(node.window.size)
+                )
             case nodes.ThresholdsNode():
                 self._put("directions", pack_signs(node.direction))
                 levels = node.levels.tolist()
@@ -110,8 +126,7 @@ class NodeWriter:
         return array
 
     def _put_narrow_or_wide(self, name: str, array: np.ndarray) -> dict[str, bool]:
-        limits = np.iinfo(TENSOR_DTYPES[name])
-        wide = array.min() < limits.min or array.max() > limits.max
+        wide = not _fits(array, name)
         self._put(f"{name}_wide" if wide else name, array)
         return {"wide": True} if wide else {}
 
@@ -120,12 +135,33 @@ class NodeWriter:
         return {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
 
 
+def _fits(array: np.ndarray, name: str) -> bool:
+    """Returns whether a tensor can hold all numbers of an array."""
+    limits = np.iinfo(TENSOR_DTYPES[name])
+    return bool(limits.min <= array.min() and array.max() <= limits.max)
+
+
 def _usual_inputs(i: int) -> tuple[int, ...]:
     return (i - 1,) if i else ()
 
 
-def _stride(node: nodes.StemNode | nodes.BinaryConvNode) -> dict[str, int]:
-    return {} if node.stride == 1 else {"stride": node.stride}
+MAX_POOL_SIZE = (3, 3)  # of a `max_pool` that has no `window`
+
+
+def _max_pool(size: Pair) -> Window:
+    """Returns the usual window of a `max_pool`."""
+    return Window.centered(size, stride=2)
+
+
+def _window_fields(window: Window, usual: Window) -> dict[str, Any]:
+    """Returns the strides and the padding of a window, if they are not the usual ones."""
+    entry: dict[str, Any] = {}
+    if window.strides != usual.strides:
+        down, right = window.strides
+        entry["stride"] = down if down == right else [down, right]
+    if window.padding != usual.padding:
+        entry["padding"] = [list(border) for border in window.padding]
+    return entry
 
 
 class NodeReader:
@@ -167,12 +203,21 @@ class NodeReader:
     def _arrays(self, op: str, entry: dict[str, Any]) -> dict[str, Any]:
         match op:
             case "stem":
-                weights = self._take("stem_weights", _shape(entry, 4)).astype(np.int16)
+                name = "stem_weights_narrow" if _flag(entry, "narrow") else "stem_weights"
+                weights = self._take(name, _shape(entry, 4)).astype(np.int16)
                 kernel = weights.transpose(1, 2, 3, 0)
-                return {"weights": kernel, "double_mean": self._double_mean, "stride": _read_stride(entry)}
+                window = _read_window(entry, Window.centered(kernel.shape[:2]))
+                return {"weights": kernel, "double_mean": self._double_mean, "window": window}
             case "binary_conv":
-                signs = self._signs("signs", _shape(entry, 4))
-                return {"signs": signs.transpose(1, 2, 3, 0), "stride": _read_stride(entry)}
+                signs = self._signs("signs", _shape(entry, 4)).transpose(1, 2, 3, 0)
+                window = _read_window(entry, Window.centered(signs.shape[:2]))
+                (groups,) = _integers([entry.get("groups", 1)], "groups")
+                return {"signs": signs, "window": window, "groups": groups}
+            case "max_pool":
+                size = _pair(entry.get("window", list(MAX_POOL_SIZE)), "window")
+                return {"window": _read_window(entry, _max_pool(size))}
+            case "mean_pool" if "window" in entry:
+                return {"window": _read_window(entry, Window(_pair(entry["window"], "window")))}
             case "thresholds":
                 rows, n = _shape(entry, 2)
                 thresholds = self._narrow_or_wide("thresholds", entry, (rows, n)).astype(np.int32)
@@ -217,10 +262,14 @@ class NodeReader:
         return unpack_signs(self._take(name, (nbytes,)), count).reshape(shape)
 
     def _narrow_or_wide(self, name: str, entry: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
-        wide = entry.get("wide", False)
-        if not isinstance(wide, bool):
-            raise ValueError(f"wide must be true or false, got {wide!s:.60}")
-        return self._take(f"{name}_wide" if wide else name, shape)
+        return self._take(f"{name}_wide" if _flag(entry, "wide") else name, shape)
+
+
+def _flag(entry: dict[str, Any], name: str) -> bool:
+    value = entry.get(name, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!s:.60}")
+    return value
 
 
 def _integers(values: Any, what: str) -> list[int]:
@@ -236,6 +285,23 @@ def _shape(entry: dict[str, Any], rank: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _read_stride(entry: dict[str, Any]) -> int:
-    (stride,) = _integers([entry.get("stride", 1)], "stride")
-    return stride
+def _read_window(entry: dict[str, Any], usual: Window) -> Window:
+    """Returns the window of the usual size, with the strides and the padding that an entry gives it."""
+    window = usual
+    if "stride" in entry:
+        stride = entry["stride"]
+        window = window._replace(strides=_pair([stride, stride] if type(stride) is int else stride, "stride"))
+    if "padding" in entry:
+        borders = entry["padding"]
+        if not isinstance(borders, list) or len(borders) != 2:
+            raise ValueError(f"padding must be two pairs, got {borders!s:.60}")
+        rows, columns = (_pair(border, "padding") for border in borders)
+        window = window._replace(padding=(rows, columns))
+    return window
+
+
+def _pair(values: Any, what: str) -> Pair:
+    numbers = _integers(values, what)
+    if len(numbers) != 2:
+        raise ValueError(f"{what} must be two numbers, got {values!s:.60}")
+    return numbers[0], numbers[1]

@@ -21,8 +21,15 @@ from qresnet_jax.ship.packed.arrays import TENSOR_DTYPES, NodeReader, NodeWriter
 from qresnet_jax.system.files import as_path, write_all
 
 FORMAT = "qresnet_jax packed network"
-VERSION = 1
-_CODES = {"U8": "|u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # safetensors' dtypes as NumPy writes them
+VERSION = 2
+READABLE = ("1", "2")  # what version 1 has, version 2 has in the same form
+_CODES = {
+    "I8": "|i1",
+    "U8": "|u1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+}  # safetensors' dtypes as NumPy writes them
 
 
 def read_packed(path: str | os.PathLike[str]) -> IntegerNetwork:
@@ -122,11 +129,11 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> IntegerNetwork:
             "one with --mode=export --config.export.format=packed"
         )
     version = metadata.get("version")
-    if version != str(VERSION):
+    if version not in READABLE:
         newer = isinstance(version, str) and version.isdecimal() and int(version[:9]) > VERSION
         way_out = "update qresnet_jax" if newer else "write it again"
         raise PackedError(
-            f"{path} has version {version!r:.20}, but this program reads version {VERSION}: {way_out}"
+            f"{path} has version {version!r:.20}, but this program reads versions up to {VERSION}: {way_out}"
         )
     tensors = _tensors(data, path)
     if metadata.get("sha256") != _checksum(metadata, tensors):

@@ -3,8 +3,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c.fast.bitplanes import Taps, entries, grouped, minority, plane_bytes, row_bytes
+from qresnet_jax.ship.c.fast.bitplanes import (
+    ShiftedTaps,
+    Taps,
+    entries,
+    grouped,
+    minority,
+    plane_bytes,
+    row_bytes,
+)
 from qresnet_jax.ship.c.plan import Step
+from qresnet_jax.ship.geometry import Window
 
 
 def shifted(plane, byte, bit, across, nbytes):
@@ -24,12 +33,13 @@ def shifted(plane, byte, bit, across, nbytes):
     st.integers(1, 2),
     st.integers(0, 9),
 )
-def test_taps_see_the_pixels_of_a_convolution(height, width, size, stride, seed):
+def test_shifted_taps_see_the_pixels_of_a_convolution(height, width, size, stride, seed):
     """Moves and masks, against a padded image, with ones around the plane that must not be seen."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 2, (height, width)).astype(np.uint8)
-    conv = nodes.BinaryConvNode(signs=np.ones((size, size, 1, 1), np.int8), stride=stride)
-    taps = Taps(conv, height, width, planes=1, middle=False)
+    window = Window.centered((size, size), stride)
+    conv = nodes.BinaryConvNode(signs=np.ones((size, size, 1, 1), np.int8), window=window)
+    taps = ShiftedTaps(conv, height, width, planes=1, middle=False)
     masks = taps.masks().reshape(len(taps.taps), -1)
     reach = -(-taps.reach() // 8) * 8
     for (dy, dx), byte, bit, mask in zip(taps.taps, *taps.shifts(), masks, strict=True):
@@ -46,36 +56,55 @@ def test_taps_see_the_pixels_of_a_convolution(height, width, size, stride, seed)
         assert not bits[:, taps.out.width :].any()
 
 
-def a_step(signs, multiplier=1):
+def a_step(signs, window, groups=1, multiplier=1):
     signs = np.asarray(signs, np.int8)
     out = np.ones(signs.shape[3], np.int32)
     last = nodes.RequantizeNode(multiplier=multiplier * out, offset=0 * out, shift=out.astype(np.uint8))
-    return Step(result=2, source=0, conv=nodes.BinaryConvNode(signs=signs), last=last)
+    conv = nodes.BinaryConvNode(signs=signs, window=window, groups=groups)
+    return Step(result=2, source=0, conv=conv, last=last)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(1, 9), st.sampled_from([1, 3]), st.booleans(), st.integers(0, 99))
-def test_lists_add_up_to_the_convolution(channels, size, lowest, seed):
-    """Of the rarer sign and of entries of tables, against the sum of signs times numbers."""
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(0, 99))
+def test_lists_of_each_group_add_up_to_the_convolution(features, outputs, groups, lowest, seed):
+    """Of the rarer sign, against the sum of signs times numbers."""
     rng = np.random.default_rng(seed)
-    signs = rng.choice([-1, 1], (size, size, channels, 5), p=rng.dirichlet([1, 1]))
-    x = rng.integers(0, 4, (size, size, channels))
-    expected = np.einsum("ijc,ijco->o", x, signs)
-    step = a_step(signs, -(2**31) if lowest else 3)
-    polarity, (all_inputs, *lists) = minority(step, np.arange(x.size).reshape(x.shape))
-    sums = np.array([x.ravel()[i].sum() for i in lists])
-    np.testing.assert_array_equal(polarity * (2 * sums - x.ravel()[all_inputs].sum()), expected)
-    if lowest:
-        assert (polarity == 1).all()
-    else:
-        assert max(map(len, lists)) <= x.size // 2
+    signs = rng.choice([-1, 1], (2, 3, features, groups * outputs), p=rng.dirichlet([1, 1]))
+    x = rng.integers(0, 4, (2, 3, features * groups))
+    step = a_step(signs, Window((2, 3)), groups, -(2**31) if lowest else 3)
+    polarity, lists = minority(step, np.arange(x.size).reshape(x.shape))
+    assert len(lists) == groups * (1 + outputs)
+    sums = np.array([x.ravel()[i].sum() for i in lists]).reshape(groups, 1 + outputs)
+    acc = polarity * (2 * sums[:, 1:] - sums[:, :1]).ravel()
+    by_group = x.reshape(2, 3, groups, features)
+    expected = np.einsum("ijgc,ijcgo->go", by_group, signs.reshape(2, 3, features, groups, outputs))
+    np.testing.assert_array_equal(acc, expected.ravel())
+    most = max(len(x) for i, x in enumerate(lists) if i % (1 + outputs))
+    assert (polarity == 1).all() if lowest else most <= 3 * features
 
-    taps = Taps(step.conv, height=4, width=4, planes=2, middle=True)
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 9), st.sampled_from([1, 2, 3]), st.integers(0, 99))
+def test_entries_of_tables_add_up_to_the_convolution(channels, size, seed):
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1, 1], (size, size, channels, 5))
+    x = rng.integers(0, 4, (size, size, channels))
+    step = a_step(signs, Window.centered((size, size)))
+    if step.conv.window.is_centered:
+        taps = ShiftedTaps(step.conv, height=4, width=4, planes=2, middle=True)
+    else:
+        taps = Taps(step.conv, height=4, width=4, planes=2)
     subsets = np.arange(16)[:, None] >> np.arange(4) & 1
-    groups = grouped(x, 4).reshape(size, -1, 1, 4)
-    tables = (groups * subsets).sum(3).reshape(size, -1)  # of each row of the kernel; an entry has 32 bytes
+    tables = (
+        (grouped(x, 4).reshape(size, -1, 1, 4) * subsets).sum(3).reshape(size, -1)
+    )  # of each row of the kernel
+    if taps.copied == taps.copy:  # one table, and no sums are moved afterwards
+        tables = tables.reshape(1, -1)
     totals = [
-        sum(table[part // 32].sum() for table, part in zip(tables, parts, strict=True))
+        sum(
+            table[part // 32].sum() for table, part in zip(tables, parts, strict=True)
+        )  # an entry has 32 bytes
         for parts in entries(step, 4, taps)
     ]
+    expected = np.einsum("ijc,ijco->o", x, signs)
     np.testing.assert_array_equal(2 * np.array(totals[1:]) - totals[0], expected)

@@ -18,6 +18,7 @@ import pytest
 from qresnet_jax.errors import CompilerError, UserError
 from qresnet_jax.ship import reference
 from qresnet_jax.ship.c import engine as c_engine
+from qresnet_jax.ship.geometry import Window
 
 needs_compiler = pytest.mark.usefixtures("compiler")
 
@@ -77,6 +78,18 @@ def test_a_network_of_any_size_is_compiled_for_each(trained_named, make_images, 
         images = make_images(2, (*size, 3))
         np.testing.assert_array_equal(c_engine.logits(network, images), reference.logits(network, images))
     assert len(set(cache.iterdir()) - before) == 2
+
+
+@needs_compiler
+@pytest.mark.usefixtures("quickly")
+def test_images_of_which_a_window_leaves_nothing_are_refused(trained_named, make_images):
+    network = trained_named("basic pact")[1]
+    stem = dataclasses.replace(network.stem, window=Window((3, 3)))
+    network = dataclasses.replace(network, nodes=(stem, *network.nodes[1:]), height=None, width=None)
+    images = make_images(2, (3, 3, 3))
+    np.testing.assert_array_equal(c_engine.logits(network, images), reference.logits(network, images))
+    with pytest.raises(ValueError, match="images must have at least 3 x 3 pixels"):
+        c_engine.logits(network, images[:, :2])
 
 
 @needs_compiler

@@ -15,6 +15,7 @@ from qresnet_jax.ship.c.text import amalgamated
 from qresnet_jax.ship.c.writer import PROFILES, c_files
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import read_packed
+from tests.ship.random_networks import random_network
 
 FOLDER = pathlib.Path(c.__file__).parent
 HEADERS = sorted(FOLDER.rglob("*.h"))
@@ -32,7 +33,11 @@ TARGETS = {
     "plain C": ["-DMODEL_VECTOR=8"],
     "AVX-512": ["-mavx512f", "-mavx512bw", "-mavx512vl"],
 }
-ZOO = ("digits_resnet8_w1a2", "fashion_mnist_resnet20_w1a2")
+NETWORKS = {
+    "ResNet-8": lambda: read_packed(find_packed("digits_resnet8_w1a2")),
+    "ResNet-20": lambda: read_packed(find_packed("fashion_mnist_resnet20_w1a2")),
+    "every header": lambda: random_network(890)[0],
+}
 
 
 def target_flags(target):
@@ -68,9 +73,16 @@ def test_the_buffer_has_space_for_all_outputs_and_pixels_that_the_stem_takes_at_
         assert max(int(n) for n in re.findall(rf"#define {name} (\d+)u", code)) == space
 
 
-@pytest.fixture(scope="module", params=ZOO)
+@pytest.fixture(scope="module", params=NETWORKS)
 def network(request):
-    return read_packed(find_packed(request.param))
+    return NETWORKS[request.param]()
+
+
+def test_one_of_the_networks_needs_every_header():
+    code = c_files(NETWORKS["every header"]())["model.c"]
+    for path in HEADERS:
+        if path.parent.name != "small":
+            assert path.read_text().split("*/")[0] in code
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c.plan import Step, allocate, plan
+from qresnet_jax.ship import nodes, reference
+from qresnet_jax.ship.c.plan import IMAGE, Step, allocate, plan
+from qresnet_jax.ship.geometry import Window
+from tests.ship.random_networks import random_network
 
 
 def test_a_block_is_three_loops(trained_named):
@@ -23,15 +26,32 @@ def test_steps_are_every_node_once(trained):
     assert len(set(results)) == len(results)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_results_have_the_sizes_of_the_reference_and_every_step_reads_earlier_ones(seed):
+    network, size = random_network(seed)
+    planned = plan(network, *size)
+    values = reference.node_values(network, np.zeros((1, *size, network.channels), np.uint8))
+    assert (planned.size(IMAGE).height, planned.size(IMAGE).width) == size
+    done = set()
+    for step in planned.steps:
+        assert done.issuperset(step.operands)
+        done.add(step.result)
+        if not isinstance(step.last, nodes.ClassifierNode):
+            result = planned.size(step.result)
+            assert values[step.result].shape[1:3] == (result.height, result.width)
+
+
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 def test_no_two_results_in_use_at_once_overlap(seed, n):
     rng = np.random.default_rng(seed)
-    steps = [Step(result=0, source=-1, last=nodes.MaxPoolNode())]
+    pool, concat = nodes.MaxPoolNode(window=Window((2, 2))), nodes.ConcatNode()
+    steps = [Step(result=0, source=IMAGE, last=pool)]
     for t in range(1, n + 1):
-        last = [None, nodes.MaxPoolNode()][rng.integers(2)]
+        last = (None, pool, concat)[rng.integers(3)]
         addend = int(rng.integers(t)) if last is None and rng.random() < 0.5 else None
-        steps.append(Step(result=t, source=int(rng.integers(t)), last=last, addend=addend))
+        others = tuple(rng.integers(t, size=2).tolist()) if last is concat else ()
+        steps.append(Step(result=t, source=int(rng.integers(t)), last=last, addend=addend, others=others))
     sizes = {t: int(rng.choice([0, 8, 8, 24])) for t in range(n + 1)}
     scratch = rng.integers(0, 50, n + 1).tolist()
     memory = allocate(steps, sizes, scratch, 4)

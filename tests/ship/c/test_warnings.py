@@ -76,10 +76,11 @@ def test_the_code_compiles_without_warnings(compiler, profile, name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("seed", range(16))
-def test_the_code_of_random_networks_compiles_without_warnings(seed, tmp_path, compiler):
-    """With the most inlining; other shapes of planes, kernels and levels than the zoo has."""
-    network, size = random_network(seed, ordinary=seed % 2 == 0)
+def test_the_code_of_random_networks_compiles_without_warnings(seed, profile, tmp_path, compiler):
+    """With the most inlining; other layers and shapes of planes, kernels and levels than the zoo has."""
+    network, size = random_network(seed, ordinary=seed % 4 == 0)
     free = {} if network.height else {"height": size[0], "width": size[1]}
-    write_c(network, tmp_path, **free)
+    write_c(network, tmp_path, profile=profile, **free)
     assert complaints(compiler, tmp_path, [("-O3", target) for target in HERE]) == ""

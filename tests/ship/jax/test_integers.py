@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qresnet_jax.ship import nodes
+from qresnet_jax.ship import nodes, reference
+from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.jax import integers
 from qresnet_jax.ship.jax.lower import NARROW
 
@@ -141,7 +142,19 @@ def test_means_round_half_up(shape):
     x[2:30] = rng.integers(-2, 3, (28, *shape, 3))  # ties
     count = shape[0] * shape[1]
     expected = (2 * x.astype(np.int64).sum((1, 2)) + count) // (2 * count)
-    np.testing.assert_array_equal(integers.mean_pool(jnp.asarray(x), (1, 2)), expected)
+    np.testing.assert_array_equal(integers.mean_pool(jnp.asarray(x), Window(shape))[:, 0, 0], expected)
+
+
+@pytest.mark.parametrize(
+    "size, strides", [((1, 1), (1, 1)), ((2, 2), (2, 2)), ((3, 1), (2, 4)), ((2, 5), (3, 1))]
+)
+def test_means_of_windows(size, strides):
+    x = np.random.default_rng(0).integers(-32768, 32768, (2, 6, 7, 3)).astype(np.int16)
+    x[:, :4, :6] = np.random.default_rng(1).integers(-2, 3, (2, 4, 6, 3))  # ties
+    window = Window(size, strides)
+    expected = reference._apply(nodes.MeanPoolNode(window=window), None, x)
+    result = integers.mean_pool(jnp.asarray(x.transpose(3, 1, 2, 0)), window)
+    np.testing.assert_array_equal(result.transpose(3, 1, 2, 0), expected)
 
 
 def test_means_over_the_largest_image():
@@ -150,6 +163,7 @@ def test_means_over_the_largest_image():
     x = np.concatenate(
         [x, np.where(np.arange(2 * half).reshape(1, 2, half) % 2, 32767, -32768).astype(np.int16)]
     )
-    np.testing.assert_array_equal(integers.mean_pool(jnp.asarray(x), (1, 2)), [-32768, -1, 32767, 0])
+    pooled = integers.mean_pool(jnp.asarray(x)[..., None], Window((2, half)))
+    np.testing.assert_array_equal(pooled.ravel(), [-32768, -1, 32767, 0])
     with pytest.raises(ValueError, match="mean over 4,194,306 pixels does not fit .* at most 4,194,304"):
-        integers.mean_pool(jnp.zeros((1, 2, half + 1), jnp.int16), (1, 2))
+        integers.mean_pool(jnp.zeros((1, 2, half + 1, 1), jnp.int16), Window((2, half + 1)))

@@ -53,6 +53,22 @@ def test_other_architectures_have_other_programs(build_model):
     assert len({lower(network)[0] for network in networks}) == len(networks)
 
 
+def test_other_windows_and_groups_have_other_programs(build_model):
+    network = fold(build_model())
+    i, node = next((i, n) for i, n in enumerate(network.nodes) if isinstance(n, nodes.BinaryConvNode))
+    features = node.signs.shape[2]
+    others = [
+        dataclasses.replace(node, window=node.window._replace(padding=((1, 1), (2, 0)))),
+        dataclasses.replace(node, window=node.window._replace(padding=((2, 0), (1, 1)))),
+        dataclasses.replace(node, groups=features, signs=node.signs[:, :, :1]),
+    ]
+    programs = [
+        lower(dataclasses.replace(network, nodes=(*network.nodes[:i], other, *network.nodes[i + 1 :])))[0]
+        for other in (node, *others)
+    ]
+    assert len(set(programs)) == len(programs)
+
+
 def test_networks_in_training_are_exact_and_compile_once(build_model, make_images):
     images = make_images(21, (8, 8, 3))
     mesh = device_mesh(jax.devices()[:2])

@@ -9,18 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
+from flax import nnx
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from qonnx.util.cleanup import cleanup
 from qonnx.util.inference_cost import inference_cost
 
+from qresnet_jax import nn
 from qresnet_jax.data.sets import load_dataset
 from qresnet_jax.errors import ExportError
 from qresnet_jax.quantize import registry
 from qresnet_jax.ship import reference
 from qresnet_jax.ship.fold import fold
+from qresnet_jax.ship.folding import fold_rule
 from qresnet_jax.ship.nodes import BinaryConvNode
 from qresnet_jax.ship.onnx.qonnx import DOMAIN, write_qonnx
+from tests.ship.conftest import as_trained
+from tests.ship.every_layer import Layers
 
 DOCUMENT = pathlib.Path(__file__).parents[3] / "docs" / "onnx.md"
 UNIFORM = (
@@ -69,7 +74,8 @@ def readout(model, images, labels):
     """Gives the classifier the weights that predict the labels best, in least squares, from the features there are."""
     network = fold(model)
     pooled = len(network.nodes) - 2
-    features = reference.node_values(network, images, [pooled])[pooled] * 2.0**-network.fraction_bits
+    means = reference.node_values(network, images, [pooled])[pooled][:, 0, 0]
+    features = means * 2.0**-network.fraction_bits
     design = np.c_[features, np.ones(len(features))]
     solution = np.linalg.lstsq(design, np.eye(10)[labels], rcond=1e-6)[0]
     model.classifier.kernel[...] = jnp.float32(solution[:-1])
@@ -92,6 +98,35 @@ def load_digits():
         holdout = 0
 
     return load_dataset(Config)
+
+
+def test_every_kind_of_layer_has_a_form(write):
+    model = as_trained(Layers(nnx.Rngs(0)))
+    network = fold(model, mean=100.5, image_shape=Layers.image_size)
+    images = np.random.default_rng(0).integers(0, 256, (30, *Layers.image_size, 1)).astype(np.uint8)
+    logits = execute(write(model, network), images)
+    integers = reference.logits(network, images) * network.logit_scale
+    assert len(np.unique(integers)) > 12
+    assert np.sum(np.any(np.abs(logits - integers) > 1e-5, axis=1)) <= 1
+
+
+def test_layers_of_a_users_own_in_front_of_a_quantizer_are_refused(tmp_path):
+    class Same(nnx.Module):
+        @nn.recorded
+        def __call__(self, x):
+            return x
+
+    class Net(Layers):
+        def __init__(self, rngs):
+            super().__init__(rngs)
+            self.norm, self.shift = nn.BatchNorm(6, rngs=rngs), Same()
+
+    fold_rule(Same)(lambda folding, step, x: x)
+    with pytest.raises(
+        ExportError, match="shift stands in front of a quantizer, but has no QONNX form there"
+    ):
+        write_qonnx(as_trained(Net(nnx.Rngs(0))), tmp_path / "net.onnx", image_shape=Layers.image_size)
+    assert not list(tmp_path.iterdir())
 
 
 # What the tools make of the file.

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from qresnet_jax.errors import ExportError, UserError
 from qresnet_jax.ship import nodes, reference
+from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.onnx import graph as onnx_graph
 from qresnet_jax.ship.onnx.writer import onnx_model, write_onnx
@@ -68,7 +69,7 @@ def test_logits_of_trained_networks_are_the_same_integers(trained, make_images, 
     assert len(np.unique(logits[:, 0])) > 12
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1))
 def test_every_node_of_random_networks_gives_the_same_integers(seed):
     network, size = random_network(seed)
@@ -79,16 +80,24 @@ def test_every_node_of_random_networks_gives_the_same_integers(seed):
     np.testing.assert_array_equal(run(onnx_model(network), images), reference.logits(network, images))
 
 
+POINT = Window((1, 1))
+
+
+def times(factor, channels):
+    """The stream `factor * x`, saturated."""
+    return nodes.RequantizeNode(
+        multiplier=np.full(channels, factor, np.int32),
+        offset=np.zeros(channels, np.int64),
+        shift=np.zeros(channels, np.uint8),
+    )
+
+
 def chain(channels, *middle):
     """A network of a stem that gives `2 * pixel - 255`, the nodes of `middle`, a pool and a classifier, one by one."""
-    one, zero = np.ones(channels), np.zeros(channels)
     kernel = np.eye(channels, dtype=np.int16)[None, None]
     sequence = (
-        nodes.StemNode(weights=kernel, double_mean=np.full(channels, 255, np.int16)),
+        nodes.StemNode(weights=kernel, double_mean=np.full(channels, 255, np.int16), window=POINT),
         *middle,
-        nodes.RequantizeNode(
-            multiplier=one.astype(np.int32), offset=zero.astype(np.int64), shift=zero.astype(np.uint8)
-        ),
         nodes.MeanPoolNode(),
         nodes.ClassifierNode(weights=np.ones((channels, 2), np.int16), bias=np.zeros(2, np.int32)),
     )
@@ -106,7 +115,7 @@ def test_shifts_round_down_and_saturate_at_all_extremes():
         offset=np.array([2**60 - 2**10, 2**10 - 2**60, 0, 0, -1, 2**15 - 255, 1, 1, 0], np.int64),
         shift=np.array([40, 40, 1, 1, 40, 0, 2, 3, 23], np.uint8),
     )
-    network = chain(9, node)
+    network = chain(9, node, times(1, 9))
     assert_same_results(network, all_pixels(9))
     stream = all_results(network, all_pixels(9))[1]
     assert (stream.min(), stream.max()) == (-(2**15), 2**15 - 1)
@@ -124,7 +133,8 @@ def test_thresholds_at_the_ends_of_int32(n):
         direction=np.array([1, 1, 1, -1, -1], np.int8),
         levels=np.arange(n + 1, dtype=np.int32),
     )
-    network = chain(5, node, nodes.BinaryConvNode(signs=np.ones((1, 1, 5, 5), np.int8)))
+    conv = nodes.BinaryConvNode(signs=np.ones((1, 1, 5, 5), np.int8), window=POINT)
+    network = chain(5, node, conv, times(1, 5))
     assert_same_results(network, all_pixels(5))
 
 
@@ -132,13 +142,57 @@ def test_sums_are_exact_up_to_2_to_the_24():
     # The first channel has the largest weights that the stem may have; the other ones make its sum odd.
     weights = np.ones((1, 1, 3, 2), np.int16)
     weights[..., 0] = [[[32_767, 127, 1]]]
-    stem = nodes.StemNode(weights=weights, double_mean=np.array([510, 510, 509], np.int16))
-    _, *rest = chain(2).nodes
+    stem = nodes.StemNode(weights=weights, double_mean=np.array([510, 510, 509], np.int16), window=POINT)
+    _, *rest = chain(2, times(1, 2)).nodes
     network = IntegerNetwork((stem, *rest), fraction_bits=8, logit_scale=1.0)
     images = np.zeros((1, 1, 2, 3), np.uint8)
     images[0, 0, 1] = 255
     assert all_results(network, images)[0][0, 0, 0, 0] == -(510 * (32_767 + 127) + 509)
     assert_same_results(network, images)
+
+
+@pytest.mark.parametrize("window", [None, Window((40, 41), (3, 2)), Window((1, 47)), Window((48, 1), (5, 7))])
+def test_means_are_exact_where_sums_are_not_in_float32(window):
+    """All around a mean of -32768, 32767 and in between: 40 * 41 * 32767 is more than 2**24."""
+    rng = np.random.default_rng(0)
+    images = rng.choice(np.array([0, 1, 254, 255], np.uint8), (4, 48, 47, 3))
+    images[0], images[1], images[2] = 255, 0, np.where(rng.random((48, 47, 3)) < 0.99, 255, images[2])
+    network = chain(3, times(2**7 + 1, 3), nodes.MeanPoolNode(window=window))
+    assert_same_results(network, images)
+    means = all_results(network, images)[2]
+    assert (means.max(), means.min()) == (32767, -32768) and len(np.unique(means)) > 5
+
+
+def test_halves_are_rounded_up_in_every_window():
+    network = chain(1, times(1, 1), nodes.MeanPoolNode(window=Window((1, 4), (1, 4))))
+    images = np.uint8([128, 128, 128, 127, 127, 127, 127, 128, 126, 127, 127, 127])  # 2 * pixel - 255 is odd
+    means = all_results(network, images.reshape(1, 1, 12, 1))[2]
+    assert means.ravel().tolist() == [1, 0, -1]  # of 1/2, -1/2 and -3/2
+
+
+def test_a_classifier_reads_height_width_channel():
+    network = chain(2, times(1, 2))
+    stem, stream, _, classifier = network.nodes
+    weights = np.arange(3 * 2 * 2 * 5).reshape(12, 5).astype(np.int16) ** 2
+    flat = (
+        stem,
+        stream,
+        dataclasses.replace(classifier, inputs=(1,), weights=weights, bias=np.int32([1, 2, 3, 4, 5])),
+    )
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 2, 2)).astype(np.uint8)
+    assert_same_results(IntegerNetwork(flat, 8, 1.0, height=3, width=2), images)
+
+
+@pytest.mark.parametrize("seed", [14, 15, 18, 90, 128, 138])
+def test_images_of_any_size_from_the_least_on(seed):
+    network, _ = random_network(seed)
+    assert network.height is None and network.least_size != (1, 1)
+    loaded, rng = session(onnx_model(network)), np.random.default_rng(seed)
+    for more in ((0, 0), (1, 0), (0, 1), (5, 9)):
+        size = np.add(network.least_size, more)
+        images = rng.integers(0, 256, (2, *size, network.channels)).astype(np.uint8)
+        logits = loaded.run(None, {"image": images})[0]
+        np.testing.assert_array_equal(logits, reference.logits(network, images))
 
 
 def test_the_package_onnx_computes_the_same_integers(trained_named, make_images):
@@ -198,7 +252,8 @@ def test_inputs_outputs_and_metadata_say_what_they_are(trained_named, tmp_path):
 
 
 def test_networks_without_names_and_sizes(tmp_path):
-    network = dataclasses.replace(random_network(7)[0], height=None, width=None)
+    network, _ = random_network(4)
+    assert (network.height, network.least_size) == (None, (1, 1))
     write_onnx(network, tmp_path / "net.onnx")
     loaded = session(str(tmp_path / "net.onnx"))
     assert loaded.get_inputs()[0].shape == ["N", "H", "W", network.channels]

@@ -1,18 +1,114 @@
-"""Says where the shifted copies of bit planes lie in the profile `fast`, and which of them an output adds up."""
+"""Says which copies of bit planes the profile `fast` makes and where they lie, and which of them an output adds up."""
 
 import numpy as np
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c.plan import Size, Step
+from qresnet_jax.ship.geometry import Extent, Window
 
 ALIGN = 64  # bytes; everything in the buffer is aligned to it, and no vector is longer
+_LOAD = 8  # bytes that are loaded and stored at once
+
+
+class View:
+    """What a window sees of bit planes; see `model_window` in `window.h`.
+
+    Args:
+      window: a window of any kind.
+      height, width: the size of the image.
+    """
+
+    def __init__(self, window: Window, height: int, width: int) -> None:
+        (self.rows, self.columns), ((top, bottom), (left, _)) = window.size, window.padding
+        self.window, self.height, self.width = window, height, width
+        self.out = Size(*(x.add for x in window.leaves(Extent(height, 0), Extent(width, 0))))
+        self.plane = plane_bytes(self.out)
+        self.padded = padded_bytes(self.plane)
+        border = row_bytes(left)
+        last = 8 * border - left + (self.out.width - 1) * window.strides[1] + self.columns
+        self.full_height = top + height + bottom
+        self.full_row = max(border + row_bytes(width), row_bytes(last))
+
+    def fields(self, channels: int, planes: int) -> dict[str, int]:
+        """Returns the fields of a `model_window`, in the order of the struct.
+
+        Args:
+          channels: channels of the image.
+          planes: bits of its levels; 0 for a stream.
+        """
+        (down, right), ((top, _), (left, _)) = self.window.strides, self.window.padding
+        return {
+            "height": self.height,
+            "width": self.width,
+            "row": row_bytes(self.width),
+            "out_height": self.out.height,
+            "out_width": self.out.width,
+            "out_row": row_bytes(self.out.width),
+            "channels": channels,
+            "planes": planes,
+            "rows": self.rows,
+            "columns": self.columns,
+            "down": down,
+            "right": right,
+            "top": top,
+            "left": left,
+            "full_height": self.full_height,
+            "full_row": self.full_row,
+            "padded": self.padded,
+        }
+
+    def full_bytes(self, planes: int) -> int:
+        """Returns the bytes of planes with their border."""
+        return planes * self.full_height * self.full_row + _LOAD
+
+    def seen_bytes(self, planes: int) -> int:
+        """Returns the bytes of what the window sees of planes."""
+        return planes * self.padded + _LOAD
 
 
 class Taps:
-    """The shifted copies of bit planes that a convolution adds up, and where they lie; see `model_taps` in `planes.h`.
+    """The copies of bit planes that a convolution adds up, one for each pixel of its window.
 
     Args:
-      conv: a binary convolution.
+      conv: a binary convolution with any window.
+      height, width: the size of its input.
+      planes: bits of the input's levels.
+
+    Attributes:
+      copied: the rows of the kernel that there are copies for.
+      copy: for each row of the kernel, which of those it reads.
+      moves: rows by which what it counts is to be moved then.
+    """
+
+    def __init__(self, conv: nodes.BinaryConvNode, height: int, width: int, planes: int) -> None:
+        self.height, self.width, self.planes = height, width, planes
+        self.channels = conv.groups * conv.signs.shape[2]
+        self.view = View(conv.window, height, width)
+        self.out, self.plane, self.padded = self.view.out, self.view.plane, self.view.padded
+        self.copied = self.copy = list(range(self.view.rows))
+        self.moves = [0] * self.view.rows
+
+    @property
+    def count(self) -> int:
+        """Returns the number of copies of a plane."""
+        return len(self.copied) * self.view.columns
+
+    @property
+    def chunk(self) -> int:
+        """Returns the bytes of all copies for 8 bytes of each plane."""
+        return 8 * self.planes * (1 + self.count * self.channels)
+
+    def offsets(self) -> np.ndarray:
+        """Returns the places of copies in chunks of 8 bytes, in bytes: int64 `[copied rows, kw, channels]`."""
+        copies = np.arange(self.count * self.channels).reshape(len(self.copied), -1, self.channels)
+        return 8 * self.planes * (1 + copies)
+
+
+class ShiftedTaps(Taps):
+    """Copies for a centered window, where every one is a whole plane that is shifted; see `model_taps` in `planes.h`.
+
+    Args:
+      conv: a binary convolution with a centered window.
       height, width: the size of its input.
       planes: bits of the input's levels.
       middle: whether to copy only for those rows of the kernel that need no move by whole rows.
@@ -21,28 +117,22 @@ class Taps:
     def __init__(
         self, conv: nodes.BinaryConvNode, height: int, width: int, planes: int, middle: bool
     ) -> None:
-        kh, kw, self.channels, _ = conv.signs.shape
-        self.height, self.width, self.stride, self.planes = height, width, conv.stride, planes
-        self.out = Size(-(-height // conv.stride), -(-width // conv.stride))
-        self.rows = [i - kh // 2 for i in range(kh)]
-        self.columns = [j - kw // 2 for j in range(kw)]
-        self.moves = [dy // conv.stride for dy in self.rows]
+        super().__init__(conv, height, width, planes)
+        self.stride = conv.window.strides[0]
+        kh, kw = conv.window.size
+        rows, self.columns = ([i - k // 2 for i in range(k)] for k in (kh, kw))
+        self.moves = [dy // self.stride for dy in rows]
         self.copied = [i for i, move in enumerate(self.moves) if move == 0 or not middle]
-        self.taps = [(self.rows[i], dx) for i in self.copied for dx in self.columns]
-        self.phases = sorted({(dy % conv.stride, dx % conv.stride) for dy, dx in self.taps})
-        self.plane = plane_bytes(self.out)
-        self.padded = padded_bytes(self.plane)
-        self.chunk = 8 * planes * (1 + len(self.taps) * self.channels)  # bytes, for 8 bytes of each plane
+        if middle:
+            remainders = [rows[i] % self.stride for i in self.copied]
+            self.copy = [remainders.index(dy % self.stride) for dy in rows]
+        self.taps = [(rows[i], dx) for i in self.copied for dx in self.columns]
+        self.phases = sorted({(dy % self.stride, dx % self.stride) for dy, dx in self.taps})
 
     def reach(self) -> int:
         """Returns the most bytes that are read before and after a plane."""
         rows, columns = max(map(abs, self.moves)), max(map(abs, self.columns))
         return rows * row_bytes(self.out.width) + columns // 8 + self.padded - self.plane + 16
-
-    def offsets(self) -> np.ndarray:
-        """Returns the places of taps in chunks of 8 bytes, in bytes: int64 `[copied rows, kw, channels]`."""
-        copies = np.arange(len(self.taps) * self.channels).reshape(len(self.copied), -1, self.channels)
-        return 8 * self.planes * (1 + copies)
 
     def across(self) -> bool:
         """Returns whether rows cross the ends of words of 8 bytes."""
@@ -92,27 +182,32 @@ def padded_bytes(plane: int) -> int:
 
 
 def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Returns the lists of inputs to add up: all of them, then for each output those of its rarer sign.
+    """Returns lists of inputs to add up: for each group all of them, then for each output those of its rarer sign.
 
     Args:
       step: a step with a binary convolution.
       inputs: places of the inputs, `[kh, kw, channels]`.
 
     Returns:
-      The sign of each output's list, -1 or +1, `[out]`, and the places in each list, where the first list has
-      all inputs. The convolution's result is sign * (2 * sum of the list - sum of all inputs).
+      The sign of each output's list, -1 or +1, `[out]`, and the places in each list. The convolution's result is
+      sign * (2 * sum of the list - sum of all inputs).
     """
-    signs = step.binary_conv.signs
-    offsets, signs = inputs.ravel(), signs.reshape(-1, signs.shape[3])
+    conv = step.binary_conv
+    signs = conv.signs.reshape(-1, conv.signs.shape[3])
     polarity = np.where(2 * (signs > 0).sum(0) <= len(signs), 1, -1)
     if isinstance(step.last, nodes.RequantizeNode):
         polarity[step.last.multiplier == -(2**31)] = 1  # -1 would need a multiplier of 2**31
-    lists = [offsets[signs[:, o] == polarity[o]] for o in range(signs.shape[1])]
-    return polarity, [offsets, *lists]
+    lists = []
+    for part, outputs in zip(
+        np.split(inputs, conv.groups, axis=2), np.split(np.arange(len(polarity)), conv.groups), strict=True
+    ):
+        offsets = part.ravel()
+        lists += [offsets, *(offsets[signs[:, o] == polarity[o]] for o in outputs)]
+    return polarity, lists
 
 
 def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
-    """Returns lists as `minority` does, but for plus signs only, and of entries of a table with sums of `choose` inputs.
+    """Returns lists as `minority`, but for one group and plus signs only, of entries of a table of sums of `choose` inputs.
 
     Returns:
       For all inputs, and then for each output: places in bytes, in one list for each move in
@@ -122,8 +217,7 @@ def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
     kh, kw = signs.shape[:2]
     plus = [np.ones(signs.shape[:3], int), *np.moveaxis(signs > 0, 3, 0).astype(int)]
     subsets = [(grouped(x, choose).reshape(kh, kw, -1, choose) << np.arange(choose)).sum(3) for x in plus]
-    parity = [taps.rows[i] % taps.stride for i in taps.copied]
-    row = np.array([parity.index(dy % taps.stride) for dy in taps.rows])[:, None, None]
+    row = np.array(taps.copy)[:, None, None]
     first = (row * kw + np.arange(kw)[:, None]) * subsets[0].shape[2] + np.arange(subsets[0].shape[2])
     moves = np.array(taps.moves)
     return [

@@ -1,8 +1,8 @@
 """Says where the profile `fast` keeps its data in the buffer: results, taps, phases, tables and the stem's pixels."""
 
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c.fast.bitplanes import ALIGN, Taps, plane_bytes, row_bytes
-from qresnet_jax.ship.c.plan import Plan, Step, allocate
+from qresnet_jax.ship.c.fast.bitplanes import ALIGN, ShiftedTaps, Taps, View, plane_bytes, row_bytes
+from qresnet_jax.ship.c.plan import Plan, Size, Step, allocate
 
 STEM_OUTPUTS, STEM_PIXELS = 16, 16  # the largest MODEL_STEM_OUTPUTS and MODEL_STEM_PIXELS of stem.h
 
@@ -21,64 +21,120 @@ class Layout:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        convs = [step for step in plan.steps if isinstance(step.conv, nodes.BinaryConvNode)]
-        reach = max((self.taps(step).reach() for step in convs), default=0)
-        self.slack = -(-reach // ALIGN) * ALIGN
-        largest = max((max(self.taps(step).chunk, self.parts(step)[-1]) for step in convs), default=0)
+        convs = [s for s in plan.steps if isinstance(s.conv, nodes.BinaryConvNode) and not self.is_dense(s)]
+        taps = [self.taps(step) for step in convs]
+        self.slack = aligned(max((x.reach() for x in taps if isinstance(x, ShiftedTaps)), default=0))
+        largest = max(
+            (max(x.chunk, self.table(step)) for x, step in zip(taps, convs, strict=True)), default=0
+        )
         self.offset_bits = 16 if largest < 2**16 else 32
         sizes = {step.result: self._nbytes(step.result) for step in plan.steps}
-        self.memory = allocate(plan.steps, sizes, [self._scratch(step) for step in plan.steps], ALIGN)
+        scratch = [sum(self.scratch(step)) for step in plan.steps]
+        self.memory = allocate(plan.steps, sizes, scratch, ALIGN)
 
     def planes(self, result: int) -> int:
         """Returns the bits of a result's levels."""
         return max(self.plan.values[result].bound.bit_length(), 1)
 
+    def is_dense(self, step: Step) -> bool:
+        """Returns whether a step has a convolution whose window has one place, from which it sees the whole image."""
+        if step.conv is None or (isinstance(step.conv, nodes.BinaryConvNode) and step.conv.groups > 1):
+            return False
+        ((top, _), (left, _)), (kh, kw) = step.conv.window.padding, step.conv.window.size
+        size = self.plan.size(step.source)
+        sees_all = top + size.height <= kh and left + size.width <= kw
+        return sees_all and self.plan.size(step.result) == Size(1, 1)
+
+    def dense_words(self, step: Step) -> int:
+        """Returns the words of 8 bytes that the bits of a plane of all inputs of a dense layer fill."""
+        size = self.plan.size(step.source)
+        return -(-self.plan.values[step.source].channels * size.height * size.width // 64)
+
     def taps(self, step: Step) -> Taps:
         """Returns the taps of a binary convolution."""
-        size = self.plan.size(step.source)
-        middle = self.table_choice(step) > 0
-        return Taps(step.binary_conv, size.height, size.width, self.planes(step.source), middle)
+        conv, size, planes = step.binary_conv, self.plan.size(step.source), self.planes(step.source)
+        if conv.window.is_centered:
+            middle = self.table_choice(step) > 0
+            return ShiftedTaps(conv, size.height, size.width, planes, middle)
+        return Taps(conv, size.height, size.width, planes)
+
+    def view(self, step: Step) -> View:
+        """Returns what the window of a convolution or a pool sees."""
+        node, size = step.conv or step.last, self.plan.size(step.source)
+        assert isinstance(node, nodes.BinaryConvNode | nodes.MaxPoolNode | nodes.MeanPoolNode) and node.window
+        return View(node.window, size.height, size.width)
 
     def table_choice(self, step: Step) -> int:
-        """Returns the inputs of a table's entry; 0 if no table pays: large planes, few outputs, levels over 4 bits."""
-        largest = self.plan.values[step.source].bound
-        outputs = step.binary_conv.signs.shape[3]
-        if plane_bytes(self.plan.size(step.result)) > 8 or outputs < 8 or largest > 15:
+        """Returns the inputs of a table's entry; 0 if no table pays: large planes, few outputs, levels over 4 bits, groups."""
+        largest, conv = self.plan.values[step.source].bound, step.binary_conv
+        small = plane_bytes(self.plan.size(step.result)) <= 8 and largest <= 15
+        if not small or conv.signs.shape[3] < 8 or conv.groups > 1:
             return 0
         return min(15 // largest, 4)
 
-    def parts(self, step: Step) -> tuple[int, int, int, int, int]:
-        """Returns bytes that a binary convolution works with: for even and odd columns, phases, taps and table."""
+    def table(self, step: Step) -> int:
+        """Returns the bytes of the table of a binary convolution."""
         taps, choose = self.taps(step), self.table_choice(step)
-        columns = phases = table = 0
-        if taps.stride == 2:
-            columns = -(-taps.height * row_bytes(taps.out.width) // ALIGN) * ALIGN + ALIGN
-            planes = taps.planes * taps.channels * len(taps.phases)
-            phases = -(-planes * self.pitch(taps) // ALIGN) * ALIGN + 2 * self.slack
-        copies = -(-taps.chunk * taps.padded // 8 // ALIGN) * ALIGN
-        if choose:
-            kw = len(taps.columns)
-            entries = 2**choose * len(taps.copied) * kw * -(-taps.channels // choose)
-            table = 32 * -(-entries // 4) * 4  # four are written at once
-        return columns, columns, phases, copies, table
+        if choose == 0:
+            return 0
+        entries = 2**choose * taps.count * -(-taps.channels // choose)
+        return 32 * -(-entries // 4) * 4  # four are written at once
+
+    def scratch(self, step: Step) -> list[int]:
+        """Returns the bytes of each of a step's working memories, in the order in which its functions take them.
+
+        A binary convolution ends with its taps and its table, and a dense layer with its sums.
+        """
+        if self.is_dense(step):
+            if isinstance(step.conv, nodes.StemNode):
+                inputs = 2 * self.plan.height * self.plan.width * self.plan.network.channels
+            else:
+                inputs = 8 * self.planes(step.source) * self.dense_words(step)
+            return [aligned(inputs), 4 * self.plan.values[step.result].channels]
+        if isinstance(step.conv, nodes.StemNode):
+            sums = STEM_OUTPUTS * self.stem_sums(step) + STEM_PIXELS * 2 * self.stem_pitch(step)
+            return [self.stem_pixels(step), sums]
+        if isinstance(step.conv, nodes.BinaryConvNode):
+            taps = self.taps(step)
+            copies = aligned(taps.chunk * taps.padded // 8)
+            return [*self._for_taps(taps), copies, self.table(step)]
+        if isinstance(step.last, nodes.MaxPoolNode) and self.plan.values[step.result].kind == "levels":
+            view, planes = self.view(step), self.planes(step.source)
+            return [view.full_bytes(planes), *[view.seen_bytes(planes)] * 2]
+        if isinstance(step.last, nodes.ClassifierNode):
+            return [2 * len(step.last.weights)]
+        return []
+
+    def _for_taps(self, taps: Taps) -> list[int]:
+        """Returns the bytes for even columns, odd columns and phases, or for a plane with its border and one tap."""
+        if not isinstance(taps, ShiftedTaps):
+            return [aligned(taps.view.full_bytes(1)), aligned(taps.view.seen_bytes(1))]
+        if taps.stride == 1:
+            return []
+        columns = aligned(taps.height * row_bytes(taps.out.width)) + ALIGN
+        phases = taps.planes * taps.channels * len(taps.phases) * self.pitch(taps)
+        return [columns, columns, aligned(phases) + 2 * self.slack]
 
     def pitch(self, taps: Taps) -> int:
         """Returns the bytes from one phase to the next."""
         return -(-taps.plane // 8) * 8
 
     def stem_rows(self, step: Step) -> int:
-        """Returns the rows of one parity that a kernel sees."""
-        return self.plan.size(step.result).height + (step.stem.weights.shape[0] - 1) // step.stem.stride
+        """Returns the rows that a kernel sees, of those with one remainder by its stride."""
+        window = step.stem.window
+        return self.plan.size(step.result).height + (window.size[0] - 1) // window.strides[0]
 
     def stem_columns(self, step: Step) -> int:
         """Returns the columns that a kernel sees from the pixels of one byte."""
-        return 7 * step.stem.stride + step.stem.weights.shape[1]
+        window = step.stem.window
+        return 7 * window.strides[1] + window.size[1]
 
     def stem_pixels(self, step: Step) -> int:
         """Returns the bytes of all pixels as the stem reads them."""
         pairs, row = (step.stem.weights.shape[2] + 1) // 2, row_bytes(self.plan.size(step.result).width)
-        numbers = 2 * pairs * step.stem.stride * self.stem_columns(step) * self.stem_rows(step) * row
-        return -(-2 * numbers // ALIGN) * ALIGN + 4 * ALIGN  # vectors read beyond the end
+        remainders = step.stem.window.strides[0]
+        numbers = 2 * pairs * remainders * self.stem_columns(step) * self.stem_rows(step) * row
+        return aligned(2 * numbers) + 4 * ALIGN  # vectors read beyond the end
 
     def stem_sums(self, step: Step) -> int:
         """Returns the bytes of one output's sums for one bit of each byte."""
@@ -94,17 +150,9 @@ class Layout:
         value, pixels = self.plan.values[result], 8 * plane_bytes(self.plan.size(result))
         if value.kind == "levels":
             return value.channels * self.planes(result) * pixels // 8 + 2 * self.slack
-        return {"stream": 2 * value.channels * pixels + self.slack, "mean": 2 * value.channels, "logits": 0}[
-            value.kind
-        ]
+        return {"stream": 2 * value.channels * pixels + self.slack, "logits": 0}[value.kind]
 
-    def _scratch(self, step: Step) -> int:
-        if isinstance(step.conv, nodes.StemNode):
-            return (
-                self.stem_pixels(step)
-                + STEM_OUTPUTS * self.stem_sums(step)
-                + STEM_PIXELS * 2 * self.stem_pitch(step)
-            )
-        if isinstance(step.conv, nodes.BinaryConvNode):
-            return sum(self.parts(step))
-        return 0
+
+def aligned(nbytes: int) -> int:
+    """Returns a number of bytes up to the next multiple of `ALIGN`."""
+    return -(-nbytes // ALIGN) * ALIGN

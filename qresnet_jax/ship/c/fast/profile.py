@@ -4,17 +4,21 @@ A level has a few bits. Bit b of one channel is a plane with one bit per pixel, 
 to 512 pixels. Shifted copies of the planes are the taps of a convolution. An output channel adds up the taps
 of its rarer sign,
 
-    acc = 2 * plus - all = all - 2 * minus,     all = sum of all inputs, the same for every output channel,
+    acc = 2 * plus - all = all - 2 * minus,     all = sum of all inputs, the same for every output channel of a group,
 
 by full adders on whole planes (carry-save adders in blocks of 16, after Harley and Seal), which leaves no
 multiplication and no population count. Thresholds are carries of comparisons with constants. The stream is
-int16, channel by channel.
+int16, channel by channel. Only a dense layer, whose planes have a single pixel, counts the bits of its inputs.
+
+Centered windows have quick ways to make their taps, and a max pool and a mean as in a ResNet to make their result;
+`window.h` and `pool.h` have windows of any kind.
 
 The code is in `headers/`, where `planes.h` says how the data lie. This module writes what differs from
 network to network: constants, calls, and for each size of a convolution a function that hands the size to the
 general code as constants.
 """
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -22,14 +26,19 @@ import numpy as np
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c import text
-from qresnet_jax.ship.c.fast.bitplanes import ALIGN, entries, minority, plane_bytes, row_bytes
+from qresnet_jax.ship.c.fast.bitplanes import ALIGN, ShiftedTaps, entries, minority, plane_bytes, row_bytes
 from qresnet_jax.ship.c.fast.layout import Layout
 from qresnet_jax.ship.c.fast.structs import Structs, is_search
 from qresnet_jax.ship.c.plan import IMAGE, Plan, Step
+from qresnet_jax.ship.geometry import Window
 
 _WIDTHS = (8, 16, 32, 64)  # bytes of vectors
 # Headers, in the order of their includes. Any order is right, but which functions GCC specialises depends on it.
-_ORDER = ("taps.h", "conv.h", "table.h", "quantize.h", "stem.h", "stream.h", "../../classify.h")
+_ORDER = (
+    *("taps.h", "window.h", "conv.h", "groups.h", "table.h", "quantize.h", "stem.h", "dense.h", "stream.h"),
+    *("pool.h", "../../classify.h"),
+)
+_RESNET_POOL = Window.centered((3, 3), 2)
 _HEADERS = pathlib.Path(__file__).parent / "headers"
 _PARAMETERS = {  # of the functions `model_conv_KIND_vec` in `headers/of_width/conv.h`, and how they are passed on
     "levels": ("const model_thresholds *t, const uint8_t *from, uint8_t *levels", "t, from, levels"),
@@ -101,39 +110,95 @@ class FastProfile:
         return "".join(f"    {line}\n" for line in [*lines, *self._body(t, step)])
 
     def _body(self, t: int, step: Step) -> list[str]:
+        if self.layout.is_dense(step):
+            return self._dense(t, step)
         if isinstance(step.conv, nodes.StemNode):
             return self._stem(t, step)
         if isinstance(step.conv, nodes.BinaryConvNode):
             return self._binary(t, step)
-        channels, source = self.plan.values[step.result].channels, self._pointer(step.source)
-        result, size = self._pointer(step.result, ""), self.plan.size(step.source)
-        image = (f"{size.height}u", f"{size.width}u", f"{row_bytes(size.width)}u")
-        if isinstance(step.last, nodes.MaxPoolNode):
-            out_row = row_bytes(self.plan.size(step.result).width)
-            return [self._use("stream.h", "max_pool", source, f"{channels}u", *image, f"{out_row}u", result)]
-        if isinstance(step.last, nodes.MeanPoolNode):
-            return [self._use("stream.h", "mean_pool", source, f"{channels}u", *image, result)]
+        if isinstance(step.last, nodes.MaxPoolNode | nodes.MeanPoolNode):
+            return [self._pool(t, step, step.last)]
+        if isinstance(step.last, nodes.ConcatNode):
+            return self._concat(step)
         if isinstance(step.last, nodes.ClassifierNode):
-            weights = self.constants.array("classifier_weights", step.last.weights.T)
-            bias = self.constants.array("classifier_bias", step.last.bias)
-            sizes = (f"{len(step.last.weights)}u", "MODEL_CLASSES")
-            return [self._use("../../classify.h", "classify", source, weights, bias, *sizes, "logits")]
+            return self._classifier(t, step, step.last)
+        source = self._pointer(step.source)
         if isinstance(step.last, nodes.ThresholdsNode):
             quantizer = self.structs.quantizer(step, nodes.STREAM_MIN, nodes.STREAM_MAX)
-            return [self._use("quantize.h", "quantize", quantizer, source, result)]
+            return [self._use("quantize.h", "quantize", quantizer, source, self._pointer(step.result))]
         rescale = "NULL" if step.last is None else self.structs.requantize(step)[0]
-        pixels = f"{channels}u, {8 * plane_bytes(size)}u"
-        return [self._use("stream.h", "stream", source, rescale, pixels, *self._written(step))]
+        pixels = 8 * plane_bytes(self.plan.size(step.result))
+        sizes = f"{self.plan.values[step.result].channels}u, {pixels}u"
+        return [self._use("stream.h", "stream", source, rescale, sizes, *self._written(step))]
+
+    def _image(self, result: int) -> list[str]:
+        """Returns channels, height, width and bytes of a row of a stream."""
+        size = self.plan.size(result)
+        sizes = (self.plan.values[result].channels, size.height, size.width, row_bytes(size.width))
+        return [f"{n}u" for n in sizes]
+
+    def _pool(self, t: int, step: Step, node: nodes.MaxPoolNode | nodes.MeanPoolNode) -> str:
+        source, result = self._pointer(step.source), self._pointer(step.result, "")
+        image, is_mean = self._image(step.source), isinstance(node, nodes.MeanPoolNode)
+        if node.window is None:
+            return self._use("stream.h", "mean_pool", source, *image, result)
+        if self.plan.values[step.result].kind == "levels":
+            window, places = self.structs.window(step), [f"base + {x}" for x in self._places(t, step)]
+            return self._use("window.h", "max_levels", window, source, *places, result)
+        if node.window == _RESNET_POOL and not is_mean:
+            return self._use("stream.h", "max_pool", source, *image, self._image(step.result)[-1], result)
+        return self._use("pool.h", "pool", self.structs.window(step), int(is_mean), source, result)
+
+    def _concat(self, step: Step) -> list[str]:
+        """Returns the copies of all inputs, one after the other."""
+        sources, pixels = (step.source, *step.others), 8 * plane_bytes(self.plan.size(step.result))
+        numbers = [pixels * self.plan.values[x].channels for x in sources]
+        to = [f"{self._pointer(step.result, '')} + {n}" for n in itertools.accumulate(numbers, initial=0)]
+        return [
+            f"memcpy({place}, {self._pointer(x)}, {2 * n}u);"
+            for place, x, n in zip(to, sources, numbers, strict=False)
+        ]
+
+    def _classifier(self, t: int, step: Step, node: nodes.ClassifierNode) -> list[str]:
+        (place,) = self._places(t, step)
+        weights = self.constants.array("classifier_weights", node.weights.T)
+        bias = self.constants.array("classifier_bias", node.bias)
+        sizes, flat = (f"{len(node.weights)}u", "MODEL_CLASSES"), self._at(place, "model_int16", "")
+        return [
+            self._use("stream.h", "flatten", self._pointer(step.source), *self._image(step.source), flat),
+            self._use("../../classify.h", "classify", flat, weights, bias, *sizes, "logits"),
+        ]
+
+    def _places(self, t: int, step: Step) -> list[int]:
+        """Returns the places of a step's working memories, see `Layout.scratch`."""
+        return [*itertools.accumulate(self.layout.scratch(step), initial=self.layout.memory.scratch[t])][:-1]
 
     def _written(self, step: Step) -> tuple[str, int, str]:
         addend = "NULL" if step.addend is None else self._pointer(step.addend)
         return addend, int(step.relu), self._pointer(step.result, "")
 
+    def _dense(self, t: int, step: Step) -> list[str]:
+        source, (first, second) = self._pointer(step.source), self._places(t, step)
+        sums = self._at(second, "model_int32", "")
+        if isinstance(step.conv, nodes.StemNode):
+            pixels = self._at(first, "model_int16", "")
+            dense = self.structs.dense_stem(step)
+            calls = [self._use("dense.h", "dense_stem_sums", dense, source, pixels, sums)]
+        else:
+            dense, bits = self.structs.dense(step), f"base + {first}"
+            calls = [self._use("dense.h", "dense_bits", dense, source, bits)]
+            calls.append(self._use("dense.h", "dense_sums", dense, bits, sums))
+        if isinstance(step.last, nodes.ThresholdsNode):
+            quantizer, result = self.structs.quantizer(step, -(2**31), 2**31 - 1), self._pointer(step.result)
+            return [*calls, self._use("dense.h", "dense_levels", quantizer, sums, result)]
+        rescale, _ = self.structs.requantize(step)
+        channels = f"{self.plan.values[step.result].channels}u"
+        return [*calls, self._use("dense.h", "dense_stream", rescale, sums, channels, *self._written(step))]
+
     def _stem(self, t: int, step: Step) -> list[str]:
         stem = self.structs.stem(step)
-        scratch = self.layout.memory.scratch[t]
-        pixels = self._at(scratch, "model_int16", "")
-        sums = self._at(scratch + self.layout.stem_pixels(step), "model_int32", "")
+        first, second = self._places(t, step)
+        pixels, sums = self._at(first, "model_int16", ""), self._at(second, "model_int32", "")
         calls = [self._use("stem.h", "stem_pixels", stem, "image", pixels)]
         if isinstance(step.last, nodes.ThresholdsNode):
             quantizer = self.structs.quantizer(step, -(2**31), 2**31 - 1)
@@ -146,24 +211,13 @@ class FastProfile:
 
     def _binary(self, t: int, step: Step) -> list[str]:
         """Makes the taps, for small planes also a table of their sums, then the sums of all output channels."""
-        taps, choose, source = (
-            self.layout.taps(step),
-            self.layout.table_choice(step),
-            self._pointer(step.source),
-        )
-        ends = self.layout.memory.scratch[t] + np.cumsum([0, *self.layout.parts(step)])
-        even, odd, phases, copies, table = (f"base + {x}" for x in ends[:-1])
-        spread, calls = self.structs.spread(step), []
-        if taps.stride == 2:
-            phases = f"base + {ends[2] + self.layout.slack}"
-            calls.append(self._use("taps.h", "phases", spread, source, even, odd, phases))
-            source = phases
-        chunk = f"MODEL_CHUNK({taps.plane}u)" if choose == 0 else "8u"
-        calls.append(self._use("taps.h", "spread", spread, source, chunk, copies))
+        taps, choose = self.layout.taps(step), self.layout.table_choice(step)
+        *_, copies, table = (f"base + {x}" for x in self._places(t, step))
+        calls = self._spread(t, step, f"MODEL_CHUNK({taps.plane}u)" if choose == 0 else "8u")
         inputs, bound = taps.offsets(), self.plan.values[step.source].bound
         if choose == 0:
             polarity, lists = minority(step, inputs)
-            largest = bound * max(len(x) for x in lists[1:])
+            largest = bound * _most(step, [len(x) for x in lists])
             call = self._kernel_call(
                 step, polarity, [[x] for x in lists], [0], taps.chunk, taps.planes, largest, copies
             )
@@ -173,6 +227,21 @@ class FastProfile:
         polarity = np.ones(len(sums) - 1, int)
         largest = bound * step.binary_conv.signs[..., 0].size
         return [*calls, self._kernel_call(step, polarity, sums, moves, 0, 4, largest, table)]
+
+    def _spread(self, t: int, step: Step, chunk: str) -> list[str]:
+        """Returns the calls that make the taps of a binary convolution, in chunks of so many bytes."""
+        taps, source, places = self.layout.taps(step), self._pointer(step.source), self._places(t, step)
+        copies = f"base + {places[-2]}"
+        if not isinstance(taps, ShiftedTaps):
+            full, seen = (f"base + {x}" for x in places[:2])
+            window = self.structs.window(step)
+            return [self._use("window.h", "spread_window", window, source, chunk, full, seen, copies)]
+        spread, calls = self.structs.spread(step, taps), []
+        if taps.stride == 2:
+            even, odd, phases = (f"base + {x}" for x in (*places[:2], places[2] + self.layout.slack))
+            calls.append(self._use("taps.h", "phases", spread, source, even, odd, phases))
+            source = phases
+        return [*calls, self._use("taps.h", "spread", spread, source, chunk, copies)]
 
     def _kernel_call(
         self,
@@ -200,22 +269,25 @@ class FastProfile:
         counts = [sum(len(x) for x in parts) for parts in lists]
         bits = max((bound + 1).bit_length() + 1, _count_bits(counts[0]))
         conv, plane = self.structs.conv(step, lists, moves, chunk), plane_bytes(self.plan.size(step.result))
-        sizes = [planes, len(moves), _count_bits(counts[0]), _count_bits(max(counts[1:])), bits]
+        sizes = [planes, len(moves), _count_bits(counts[0]), _count_bits(_most(step, counts)), bits]
         sizes.append(max(largest.bit_length(), 4))
         table = chunk == 0
+        arguments: tuple[object, ...]
         if isinstance(step.last, nodes.ThresholdsNode):
-            sizes += [
-                step.last.thresholds.shape[1],
-                self.layout.planes(step.result),
-                int(is_search(step.last)),
-                0,
-            ]
+            out_planes = self.layout.planes(step.result)
+            sizes += [step.last.thresholds.shape[1], out_planes, int(is_search(step.last)), 0]
             compare = self.structs.compare(step, polarity, bound, bits, table)
             kernel = self._kernel("levels", plane, sizes, table)
-            return f"{kernel}({conv}, {compare}, {at}, {self._pointer(step.result)});"
-        rescale, narrow = self.structs.requantize(step, polarity, bound)
-        kernel = self._kernel("stream", plane, [*sizes, 0, 0, 0, int(narrow)], table)
-        return f"{kernel}({conv}, {rescale}, {at}, {', '.join(map(str, self._written(step)))});"
+            arguments = (compare, at, self._pointer(step.result))
+            of_groups = ["levels_groups", kernel, f"{bits}u", f"{out_planes}u"]
+        else:
+            rescale, narrow = self.structs.requantize(step, polarity, bound)
+            kernel = self._kernel("stream", plane, [*sizes, 0, 0, 0, int(narrow)], table)
+            arguments = (rescale, at, *self._written(step))
+            of_groups = ["stream_groups", kernel]
+        if step.binary_conv.groups > 1:
+            return self._use("groups.h", *of_groups, conv, *arguments)
+        return f"{kernel}({', '.join(map(str, (conv, *arguments)))});"
 
     def _kernel(self, kind: str, plane: int, sizes: Sequence[int], table: bool) -> str:
         """Returns the name of the function for these sizes, which takes the vectors that fit a plane best."""
@@ -235,6 +307,13 @@ class FastProfile:
         lines += [f"    model_conv_{kind}_table(conv, bits, {arguments});"] * table + ["}\n"]
         self.kernels[name] = "\n".join(lines)
         return name
+
+
+def _most(step: Step, counts: Sequence[int]) -> int:
+    """Returns the largest count of an output's list. The first list of each group, with all inputs, is none."""
+    conv = step.binary_conv
+    group = 1 + conv.signs.shape[3] // conv.groups
+    return max(count for i, count in enumerate(counts) if i % group)
 
 
 def _count_bits(n: int) -> int:

@@ -3,10 +3,11 @@
 import numpy as np
 
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c.fast.bitplanes import ALIGN, grouped, plane_bytes, row_bytes
+from qresnet_jax.ship.c.fast.bitplanes import ALIGN, ShiftedTaps, grouped, plane_bytes, row_bytes
 from qresnet_jax.ship.c.fast.layout import Layout
-from qresnet_jax.ship.c.plan import Step
+from qresnet_jax.ship.c.plan import Size, Step
 from qresnet_jax.ship.c.text import Constants
+from qresnet_jax.ship.geometry import Window
 
 
 class Structs:
@@ -28,9 +29,15 @@ class Structs:
         packed = np.packbits(bits.ravel(), bitorder="little")
         return self.constants.array(f"mask_{result}", np.pad(packed, (0, -len(packed) % ALIGN)))
 
-    def spread(self, step: Step) -> str:
+    def window(self, step: Step) -> str:
+        """Adds a `model_window`."""
+        value, view = self.plan.values[step.source], self.layout.view(step)
+        planes = self.layout.planes(step.source) if value.kind == "levels" else 0
+        return self.constants.struct("window", f"window_{step.result}", view.fields(value.channels, planes))
+
+    def spread(self, step: Step, taps: ShiftedTaps) -> str:
         """Adds a `model_taps`."""
-        taps, i = self.layout.taps(step), step.result
+        i = step.result
         bytes_, bits = taps.shifts()
         phase = [taps.phases.index((dy % taps.stride, dx % taps.stride)) for dy, dx in taps.taps]
         fields = {
@@ -58,11 +65,11 @@ class Structs:
 
         Args:
           step: a step with a binary convolution.
-          lists: places of all inputs, then of those in each output's list, in parts for each of the moves.
+          lists: of each group the places of all inputs, then of those in each output's list, in parts for each of the moves.
           moves: rows by which the sums of a part are still to be moved.
           chunk: bytes of all taps of a chunk of 8 bytes.
         """
-        i = step.result
+        i, out = step.result, step.binary_conv.signs.shape[3]
         flat = [np.pad(x, (0, -len(x) % 8)) for parts in lists for x in parts]  # with zeros, the first tap
         bits = np.array(moves) * -8 * row_bytes(self.plan.size(i).width)
         fields = {
@@ -72,7 +79,8 @@ class Structs:
             "counts": self.constants.array(f"counts_{i}", np.array([len(x) for x in flat], np.uint32)),
             "moves": self.constants.array(f"moves_{i}", bits.astype(np.int16)),
             "mask": self._mask(i),
-            "out": len(lists) - 1,
+            "out": out // step.binary_conv.groups,
+            "channels": out,
             "plane": plane_bytes(self.plan.size(i)),
             "chunk": chunk,
         }
@@ -165,9 +173,41 @@ class Structs:
         }
         return self.constants.struct("subset", f"subset_{i}", fields)
 
+    def dense(self, step: Step) -> str:
+        """Adds a `model_dense`."""
+        conv, size, words = step.binary_conv, self.plan.size(step.source), self.layout.dense_words(step)
+        signs = _seen(conv.window, size, conv.signs)
+        bits = np.moveaxis(signs > 0, (3, 2), (0, 1))  # [out, channels, height, width]
+        padded = np.pad(bits.reshape(len(bits), -1), ((0, 0), (0, 64 * words - bits[0].size)))
+        plus = np.packbits(padded.ravel(), bitorder="little").view("<u8")
+        fields = {
+            "plus": self.constants.array(f"plus_{step.result}", plus),
+            "channels": conv.signs.shape[2],
+            "height": size.height,
+            "width": size.width,
+            "planes": self.layout.planes(step.source),
+            "words": words,
+            "out": len(bits),
+        }
+        return self.constants.struct("dense", f"dense_{step.result}", fields)
+
+    def dense_stem(self, step: Step) -> str:
+        """Adds a `model_dense_stem`."""
+        conv, size = step.stem, self.plan.size(step.source)
+        weights = np.moveaxis(_seen(conv.window, size, conv.weights), 3, 0)  # [out, height, width, channels]
+        fields = {
+            "weights": self.constants.array(f"weights_{step.result}", weights),
+            "mean": self.constants.array(f"mean_{step.result}", conv.double_mean),
+            "inputs": weights[0].size,
+            "channels": weights.shape[3],
+            "out": len(weights),
+        }
+        return self.constants.struct("dense_stem", f"dense_{step.result}", fields)
+
     def stem(self, step: Step) -> str:
         """Adds a `model_stem`, with weights in pairs: of two channels, or of two columns of the last channel."""
         conv, out = step.stem, self.plan.size(step.result)
+        (down, right), ((top, _), (left, _)) = conv.window.strides, conv.window.padding
         kh, kw, channels, outputs = conv.weights.shape
         row, rows, columns = row_bytes(out.width), self.layout.stem_rows(step), self.layout.stem_columns(step)
         i, j, c = (x.ravel() for x in np.indices((kh, kw, channels)))
@@ -177,7 +217,7 @@ class Structs:
         padded = np.pad(conv.weights, ((0, 0), (0, 1), (0, 1), (0, 0)))
         weights = np.stack([padded[i, j, c], padded[i, j + alone, c + ~alone]], axis=1)  # [count, 2, out]
         p = c // 2
-        taps = ((p * conv.stride + i % conv.stride) * columns + j) * rows * row + i // conv.stride * row
+        taps = ((p * down + i % down) * columns + j) * rows * row + i // down * row
         weights = np.moveaxis(weights, 2, 0).reshape(outputs, -1)
         weights = np.pad(weights, ((0, 0), (0, self.layout.stem_pitch(step) - weights.shape[1])))
         fields = {
@@ -187,12 +227,14 @@ class Structs:
             "height": self.plan.height,
             "width": self.plan.width,
             "channels": channels,
-            "kernel_height": kh,
-            "kernel_width": kw,
-            "stride": conv.stride,
+            "down": down,
+            "right": right,
+            "top": top,
+            "left": left,
             "pairs": (channels + 1) // 2,
             "count": taps.size,
             "pitch": weights.shape[1],
+            "rows": rows,
             "columns": columns,
             "part": rows * row,
             "out": outputs,
@@ -201,6 +243,12 @@ class Structs:
             "sums": self.layout.stem_sums(step) // 4,
         }
         return self.constants.struct("stem", f"stem_{step.result}", fields)
+
+
+def _seen(window: Window, size: Size, kernel: np.ndarray) -> np.ndarray:
+    """Returns the part of a kernel that sees an image of a size from the first place: `[height, width, in, out]`."""
+    (top, _), (left, _) = window.padding
+    return kernel[top : top + size.height, left : left + size.width]
 
 
 def is_search(node: nodes.ThresholdsNode) -> bool:

@@ -5,6 +5,7 @@ The code is in `small.h`; this module writes what differs from network to networ
 calls.
 """
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -13,11 +14,13 @@ import numpy as np
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c import text
 from qresnet_jax.ship.c.plan import IMAGE, Plan, Step, allocate
+from qresnet_jax.ship.geometry import Window
 
 ALIGN = 4  # bytes; everything in the buffer is aligned to it
 _MAX_WASTE = (
     1 / 6
 )  # the share of the bits of signs that words may waste because the channels do not fill them
+_NARROW_MEAN = 2**15  # pixels of a window whose sums fit 32 bits in `model_mean_pool`
 
 
 class SmallProfile:
@@ -35,7 +38,7 @@ class SmallProfile:
         self.plan = plan
         self.word_bits = _word_bits([s.conv for s in plan.steps if isinstance(s.conv, nodes.BinaryConvNode)])
         sizes = {step.result: self._nbytes(step.result) for step in plan.steps}
-        rows = [4 * _row(plan, step) for step in plan.steps]  # int32 of the channels of one pixel
+        rows = [4 * plan.values[s.result].channels * _has_row(s) for s in plan.steps]  # int32
         self.memory = allocate(plan.steps, sizes, rows, ALIGN)
         self.buffer_bytes = self.memory.nbytes + ALIGN - 1
         self.constants = text.Constants()
@@ -48,7 +51,9 @@ class SmallProfile:
 
     def program(self) -> str:
         """Returns the same text with `#include` lines for the headers of this folder."""
-        head = f'#define MODEL_WORD_BITS {self.word_bits}\n\n#include "small.h"\n#include "../classify.h"\n'
+        bits = {"MODEL_WORD_BITS": self.word_bits, "MODEL_MEAN_BITS": _mean_bits(self.plan)}
+        head = "".join(f"#define {name} {n}\n" for name, n in bits.items())
+        head += '\n#include "small.h"\n#include "../classify.h"\n'
         return "\n".join([head, self.constants.text(), self._function()])
 
     def _function(self) -> str:
@@ -75,7 +80,7 @@ class SmallProfile:
 
     def _nbytes(self, result: int) -> int:
         value, size = self.plan.values[result], self.plan.size(result)
-        unit = {"levels": self.word_bits // 8, "stream": 2, "mean": 2, "logits": 0}[value.kind]
+        unit = {"levels": self.word_bits // 8, "stream": 2, "logits": 0}[value.kind]
         return size.height * size.width * self._pixel_units(result) * unit
 
     def _pointer(self, result: int, const: str = "const ") -> str:
@@ -84,23 +89,41 @@ class SmallProfile:
         kind = "model_word" if self.plan.values[result].kind == "levels" else "model_int16"
         return f"({const}{kind} *)(base + {self.memory.offsets[result]})"
 
+    def _pixel(self, result: int, const: str = "const ") -> str:
+        """Returns the address of pixel (y, x) of a result."""
+        width, units = self.plan.size(result).width, self._pixel_units(result)
+        return f"{self._pointer(result, const)} + (y * {width}u + x) * {units}u"
+
     # Constants.
 
-    def _conv(self, step: Step) -> str:
-        size = self.plan.size(step.source)
-        conv = step.stem if isinstance(step.conv, nodes.StemNode) else step.binary_conv
-        kernel = conv.weights if isinstance(conv, nodes.StemNode) else conv.signs
-        kh, kw, features, out = kernel.shape
-        rows = np.moveaxis(kernel, 3, 0)  # [out, kh, kw, in]
-        fields: dict[str, object] = {"height": size.height, "width": size.width}
-        fields |= {"out": out, "stride": conv.stride, "in": features, "kernel_height": kh, "kernel_width": kw}
-        if isinstance(conv, nodes.StemNode):
-            fields["weights"] = self.constants.array(f"weights_{step.result}", rows)
-            fields["mean"] = self.constants.array(f"mean_{step.result}", conv.double_mean)
-        else:
-            fields["signs"] = self.constants.array(f"signs_{step.result}", packed(rows > 0, self.word_bits))
-            fields |= {"words": self._words(features), "planes": self._planes(step.source)}
-        return self.constants.struct("conv", f"conv_{step.result}", fields)
+    def _window(self, source: int, window: Window) -> dict[str, int]:
+        """Returns the fields of a `model_window`."""
+        size, ((top, _), (left, _)) = self.plan.size(source), window.padding
+        fields = dict(zip(("rows", "columns", "down", "right"), window.size + window.strides, strict=True))
+        return {"height": size.height, "width": size.width, **fields, "top": top, "left": left}
+
+    def _stem(self, step: Step) -> str:
+        conv, i = step.stem, step.result
+        fields = {
+            "weights": self.constants.array(f"weights_{i}", np.moveaxis(conv.weights, 3, 0)),
+            "mean": self.constants.array(f"mean_{i}", conv.double_mean),
+            "in": conv.weights.shape[2],
+            "out": conv.weights.shape[3],
+            "window": self._window(step.source, conv.window),
+        }
+        return self.constants.struct("stem_conv", f"conv_{i}", fields)
+
+    def _binary(self, step: Step) -> str:
+        conv, i = step.binary_conv, step.result
+        fields = {
+            "signs": self.constants.array(f"signs_{i}", packed(_rows(conv) > 0, self.word_bits)),
+            "words": self._words(self.plan.values[step.source].channels),
+            "planes": self._planes(step.source),
+            "in": conv.signs.shape[2],
+            "out": conv.signs.shape[3] // conv.groups,
+            "window": self._window(step.source, conv.window),
+        }
+        return self.constants.struct("binary_conv", f"conv_{i}", fields)
 
     def _thresholds(self, step: Step) -> str:
         node, bound = step.thresholds, self.plan.values[step.thresholds.inputs[0]].bound
@@ -141,46 +164,58 @@ class SmallProfile:
         return "".join(f"    {line}\n" for line in [*lines, "}"])
 
     def _body(self, t: int, step: Step) -> list[str]:
-        channels, source = self.plan.values[step.result].channels, self._pointer(step.source)
-        result, size = self._pointer(step.result, ""), self.plan.size(step.source)
-        if isinstance(step.last, nodes.MaxPoolNode):
-            return [_call("max_pool", source, f"{size.height}u", f"{size.width}u", f"{channels}u", result)]
-        if isinstance(step.last, nodes.MeanPoolNode):
-            return [_call("mean_pool", source, f"{size.height * size.width}u", f"{channels}u", result)]
+        """Returns the call of the classifier, or a loop over the pixels of another result."""
         if isinstance(step.last, nodes.ClassifierNode):
             weights = self.constants.array("classifier_weights", step.last.weights.T)
             bias = self.constants.array("classifier_bias", step.last.bias)
-            features = len(step.last.weights)
-            return [_call("classify", source, weights, bias, f"{features}u", "MODEL_CLASSES", "logits")]
-        return self._pointwise(t, step, channels)
-
-    def _pointwise(self, t: int, step: Step, channels: int) -> list[str]:
-        """Returns the loop over pixels, which makes a row of sums or of a stream, and then the result from it."""
-        size = self.plan.size(step.result)
-        read, write = self._read(step, channels), []
-        if isinstance(step.last, nodes.RequantizeNode):
-            write.append(_call("rescale", self._requantize(step), "row", f"{channels}u"))
-        at = f"(y * {size.width}u + x) * {self._pixel_units(step.result)}u"
-        result = f"{self._pointer(step.result, '')} + {at}"
-        if isinstance(step.last, nodes.ThresholdsNode):
-            write.append(_call("quantize", self._thresholds(step), "row", f"{channels}u", result))
-        else:
-            addend = "NULL" if step.addend is None else f"{self._pointer(step.addend)} + {at}"
-            write.append(_call("write", "row", addend, int(step.relu), f"{channels}u", result))
+            features = f"{len(step.last.weights)}u"
+            source = self._pointer(step.source)
+            return [_call("classify", source, weights, bias, features, "MODEL_CLASSES", "logits")]
+        size, has_row = self.plan.size(step.result), _has_row(step)
+        row = f"model_int32 *const row = (model_int32 *)(base + {self.memory.scratch[t]});"
         return [
-            f"model_int32 *const row = (model_int32 *)(base + {self.memory.scratch[t]});",
+            *[row] * has_row,
             f"for (y = 0; y < {size.height}u; y++)",
             f"    for (x = 0; x < {size.width}u; x++) {{",
-            *(f"        {line}" for line in [read, *write]),
+            *(f"        {call}" for call in (self._by_row(step) if has_row else [self._pooled(step)])),
             "    }",
         ]
 
-    def _read(self, step: Step, channels: int) -> str:
-        if step.conv is None:
-            at = f"(y * {self.plan.size(step.source).width}u + x) * {channels}u"
-            return _call("read", f"{self._pointer(step.source)} + {at}", f"{channels}u", "row")
-        function = "stem" if isinstance(step.conv, nodes.StemNode) else "binary"
-        return _call(function, self._conv(step), self._pointer(step.source), "y", "x", "row")
+    def _pooled(self, step: Step) -> str:
+        """Returns the call that makes a pixel of what a window sees."""
+        i, value, window = step.result, self.plan.values[step.result], _pool_window(self.plan, step)
+        address = self.constants.struct("window", f"window_{i}", self._window(step.source, window))
+        if value.kind == "levels":
+            function, sizes = "max_levels", [f"{self._planes(i)}u", f"{self._words(value.channels)}u"]
+        else:
+            function = "max_stream" if isinstance(step.last, nodes.MaxPoolNode) else "mean_pool"
+            sizes = [f"{value.channels}u"]
+        return _call(function, address, self._pointer(step.source), "y", "x", *sizes, self._pixel(i, ""))
+
+    def _by_row(self, step: Step) -> list[str]:
+        """Returns the calls that make a row of sums or of streams, and then a pixel from it."""
+        result, channels = self._pixel(step.result, ""), f"{self.plan.values[step.result].channels}u"
+        calls = self._read(step)
+        if isinstance(step.last, nodes.ThresholdsNode):
+            return [*calls, _call("quantize", self._thresholds(step), "row", channels, result)]
+        if isinstance(step.last, nodes.RequantizeNode):
+            calls.append(_call("rescale", self._requantize(step), "row", channels))
+        addend = "NULL" if step.addend is None else self._pixel(step.addend)
+        return [*calls, _call("write", "row", addend, int(step.relu), channels, result)]
+
+    def _read(self, step: Step) -> list[str]:
+        if isinstance(step.conv, nodes.StemNode):
+            return [_call("stem", self._stem(step), "image", "y", "x", "row")]
+        if isinstance(step.conv, nodes.BinaryConvNode):
+            conv, groups = self._binary(step), step.conv.groups
+            function = ("binary", conv) if groups == 1 else ("grouped", conv, f"{groups}u")
+            return [_call(*function, self._pointer(step.source), "y", "x", "row")]
+        calls, first = [], 0
+        for x in (step.source, *step.others):
+            channels = self.plan.values[x].channels
+            calls.append(_call("read", self._pixel(x), f"{channels}u", f"row + {first}"))
+            first += channels
+        return calls
 
 
 def _call(function: str, *arguments: object) -> str:
@@ -195,18 +230,38 @@ def packed(bits: np.ndarray, word_bits: int) -> np.ndarray:
     return (padded << np.arange(word_bits, dtype=np.uint64)).sum(-1).astype(f"uint{word_bits}")
 
 
+def _rows(conv: nodes.BinaryConvNode) -> np.ndarray:
+    """Returns signs `[out / groups, kh, kw, in]`: for every input channel, those of the outputs of its group."""
+    kh, kw, features, out = conv.signs.shape
+    by_group = conv.signs.reshape(kh, kw, features, conv.groups, out // conv.groups)
+    return by_group.transpose(4, 0, 1, 3, 2).reshape(-1, kh, kw, conv.groups * features)
+
+
 def _word_bits(convs: Sequence[nodes.BinaryConvNode]) -> int:
     """Returns the bits of the widest word that wastes few of them; or 8, whatever a byte wastes."""
+    channels = np.array([conv.signs.shape[2] * conv.groups for conv in convs], int)  # of a row of signs
+    needed = np.array([conv.signs.size for conv in convs], int)
     for bits in (32, 16):
-        used = [conv.signs.size / conv.signs.shape[2] for conv in convs]  # kh * kw * out
-        needed = sum(n * conv.signs.shape[2] for n, conv in zip(used, convs, strict=True))
-        spent = sum(n * bits * -(-conv.signs.shape[2] // bits) for n, conv in zip(used, convs, strict=True))
-        if spent - needed <= _MAX_WASTE * spent:
+        spent = needed // channels * bits * -(-channels // bits)
+        if np.sum(spent - needed) <= _MAX_WASTE * np.sum(spent):
             return bits
     return 8
 
 
-def _row(plan: Plan, step: Step) -> int:
-    """Returns the channels of the row that a loop over pixels works on; 0 for a step without such a loop."""
-    pointwise = step.last is None or isinstance(step.last, nodes.ThresholdsNode | nodes.RequantizeNode)
-    return plan.values[step.result].channels if pointwise else 0
+def _pool_window(plan: Plan, step: Step) -> Window:
+    """Returns the window of a step with a pool."""
+    assert isinstance(step.last, nodes.MaxPoolNode | nodes.MeanPoolNode)
+    size = plan.size(step.source)
+    return step.last.window or Window((size.height, size.width))
+
+
+def _mean_bits(plan: Plan) -> int:
+    """Returns the bits that the sums of all means need."""
+    means = [step for step in plan.steps if isinstance(step.last, nodes.MeanPoolNode)]
+    largest = max((math.prod(_pool_window(plan, step).size) for step in means), default=0)
+    return 32 if largest <= _NARROW_MEAN else 64
+
+
+def _has_row(step: Step) -> bool:
+    """Returns whether a step works on rows of the channels of one pixel."""
+    return not isinstance(step.last, nodes.MaxPoolNode | nodes.MeanPoolNode | nodes.ClassifierNode)

@@ -40,13 +40,15 @@ typedef struct {
 
 /* The inputs that each output of a convolution adds up. With `all` as the sum of all inputs, an output is
    2 * (sum of its list) - all, to which 2^(bits - 1) is added so that it is never negative. A list has a part for each
-   of the distances by which rows of sums are still to be moved. */
+   of the distances by which rows of sums are still to be moved. Each group of outputs has inputs of its own; this is
+   about the first group, and those of the next ones lie behind. */
 typedef struct {
     const model_offset *lists; /* the list of `all`, then each output's; offsets as if a chunk had 8 bytes */
     const uint32_t *counts;    /* [1 + out][parts]: lengths of the parts, all multiples of 8 */
     const int16_t *moves;      /* [parts]: distances, in bits */
     const uint8_t *mask;       /* which bits of a plane are in the image, then zeros */
-    size_t out, plane, chunk;  /* outputs; bytes of a plane; bytes of all taps of a chunk as if it had 8 bytes */
+    size_t out, channels;      /* outputs of a group, and of all groups */
+    size_t plane, chunk;       /* bytes of a plane; bytes of all taps of a chunk as if it had 8 bytes */
 } model_conv;
 
 /* The thresholds that turn an output's sums into levels, a number for each bit. A search has two rows for its three

@@ -8,17 +8,19 @@
 #include "target.h"
 
 /* The stem reads pixels as int16, two at a time: two channels side by side, or two columns of the last channel where
-   their number is odd. They lie in the order [pair][row % stride][column][row / stride][byte][2], with columns counted
+   their number is odd. They lie in the order [pair][row % down][column][row / down][byte][2], with columns counted
    from the first one that the pixels of the byte see. */
 typedef struct {
     const int16_t *weights; /* [out][pitch]: [count][2], then zeros */
     const int16_t *mean;    /* [channels] */
     const uint32_t *taps;   /* [count]: pairs of pixels from the first one to the one that a pair of weights is for */
-    size_t height, width, channels, kernel_height, kernel_width, stride;
-    size_t pairs, count, pitch; /* pairs of channels, pairs of weights of an output, numbers of its weights */
-    size_t columns, part;       /* columns that the kernel sees of the pixels of a byte, pairs of one column */
-    size_t out, out_row, plane; /* outputs, bytes of a row and of a plane */
-    size_t sums;                /* numbers from the sums of one output to those of the next */
+    size_t height, width, channels;
+    size_t down, right, top, left; /* how far the kernel moves; rows and columns of border */
+    size_t pairs, count, pitch;    /* pairs of channels, pairs of weights of an output, numbers of its weights */
+    size_t rows, columns;          /* that the kernel sees: of one remainder of down, and of the pixels of a byte */
+    size_t part;                   /* pairs of one column */
+    size_t out, out_row, plane;    /* outputs, bytes of a row and of a plane */
+    size_t sums;                   /* numbers from the sums of one output to those of the next */
 } model_stem;
 
 /* sum + weights[0] * pixels[0] + weights[1] * pixels[1], in vectors of int32 */
@@ -54,13 +56,13 @@ typedef __m128i model_sums;
    from which the kernel sees it. */
 MODEL_FUNCTION void model_stem_pixels(const model_stem *s, const uint8_t *image, model_int16 *pixels)
 {
-    const size_t wide = 8 * s->stride, pair = 2 * s->stride * s->columns * s->part;
+    const size_t wide = 8 * s->right, pair = 2 * s->down * s->columns * s->part;
     size_t y, x, c;
     memset(pixels, 0, s->pairs * pair * sizeof *pixels);
-    for (y = 0; y < s->height; y++) {
-        const size_t row = y + s->kernel_height / 2;
-        model_int16 *to = pixels + 2 * (row % s->stride * s->columns * s->part) + 2 * (row / s->stride * s->out_row);
-        size_t column = s->kernel_width / 2 % wide, byte = s->kernel_width / 2 / wide;
+    for (y = 0; y < s->height && (s->top + y) / s->down < s->rows; y++) {
+        const size_t row = s->top + y;
+        model_int16 *to = pixels + 2 * (row % s->down * s->columns * s->part) + 2 * (row / s->down * s->out_row);
+        size_t column = s->left % wide, byte = s->left / wide;
         for (x = 0; x < s->width; x++, image += s->channels) {
             size_t f = column, k = byte;
             for (; f < s->columns; f += wide, k--) {
@@ -143,7 +145,7 @@ MODEL_INLINE void model_stem_part(const model_stem *s, size_t o, size_t bit, con
         weights[i] = s->weights + s->pitch * (o + i < s->out ? o + i : s->out - 1);
         sums[i] = first + i * s->sums;
     }
-    model_stem_sums(s, pixels + 2 * bit * s->stride * s->part, weights, sums);
+    model_stem_sums(s, pixels + 2 * bit * s->right * s->part, weights, sums);
 }
 
 /* A stem whose sums become levels. */

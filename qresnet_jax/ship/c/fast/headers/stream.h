@@ -1,4 +1,4 @@
-/* What happens to streams outside of convolutions: sums, and pooling. */
+/* What happens to streams outside of convolutions: sums, the pools of a ResNet, and their order for a classifier. */
 
 #ifndef MODEL_STREAM_H
 #define MODEL_STREAM_H
@@ -44,14 +44,20 @@ MODEL_FUNCTION void model_max_pool(const model_int16 *x, size_t channels, size_t
     }
 }
 
-/* The mean over all pixels, with halves rounded up. */
+/* The mean of numbers, with halves rounded up. The sum is that of x + 32768, which is not negative, so that division
+   rounds down. */
+MODEL_INLINE int16_t model_mean(uint64_t sum, uint64_t count)
+{
+    return (int16_t)((int32_t)((2 * sum + count) / (2 * count)) - 32768);
+}
+
+/* The mean over all pixels. */
 MODEL_FUNCTION void model_mean_pool(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
                                     model_int16 *mean)
 {
     const uint64_t pixels = (uint64_t)height * width;
     size_t c, i, y, k;
     for (c = 0; c < channels; c++) {
-        /* The sum is that of x + 32768, which is not negative, so that division rounds down. */
         uint64_t sum = 0;
         for (i = 0; i < 8; i++)
             for (y = 0; y < height; y++, x += row) {
@@ -61,8 +67,20 @@ MODEL_FUNCTION void model_mean_pool(const model_int16 *x, size_t channels, size_
                     part += (uint32_t)(x[k] + 32768);
                 sum += part;
             }
-        mean[c] = (int16_t)((int32_t)((2 * sum + pixels) / (2 * pixels)) - 32768);
+        mean[8 * c] = model_mean(sum, pixels);
     }
+}
+
+/* The numbers of a stream in the order height, width, channel. */
+MODEL_FUNCTION void model_flatten(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
+                                  model_int16 *restrict flat)
+{
+    const size_t plane = height * row;
+    size_t c, y, k;
+    for (c = 0; c < channels; c++, x += 8 * plane)
+        for (y = 0; y < height; y++)
+            for (k = 0; k < width; k++)
+                flat[(y * width + k) * channels + c] = x[k % 8 * plane + y * row + k / 8];
 }
 
 #endif

@@ -2,8 +2,8 @@
 
    Such planes leave most of a vector idle. So the vector runs over outputs, whose pixels are its words of 8 bytes, and
    an output adds up fewer and larger numbers: entries of a table of the sums of all subsets of up to four inputs, in 4
-   bits. The table has the inputs of the kernel's middle row only, at stride 2 also of the next one: what they count
-   for other rows is moved by whole rows of pixels afterwards. */
+   bits. If the window is centered, the table has the inputs of the kernel's middle row only, at stride 2 also of the
+   next one: what they count for other rows is moved by whole rows of pixels afterwards. */
 
 #ifndef MODEL_TABLE_H
 #define MODEL_TABLE_H

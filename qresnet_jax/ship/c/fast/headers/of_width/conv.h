@@ -43,6 +43,8 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
 {
     model_vec count[64];
     unsigned b, j, k;
+    if (sum_bits > 16) /* for so many GCC makes a loop that reads counts beyond the last one, and warns about it */
+        memset(count, 0, sizeof count);
     for (b = 0; b < bits.planes; b += 2) {
         const unsigned pair = bits.planes - b < 2 ? 1 : 2;
 #if 2 * MODEL_BYTES <= MODEL_VECTOR && MODEL_VECTOR > 8
@@ -149,7 +151,7 @@ MODEL_INLINE void model_conv_levels_vec(const model_conv *conv, model_bits bits,
             model_subtract_vec(all, sum, bits, x);
             model_compare_vec(t, o, x, bits, level);
             for (k = 0; k < bits.out_planes; k++) {
-                uint8_t *to = levels + (k * conv->out + o) * conv->plane + at;
+                uint8_t *to = levels + (k * conv->channels + o) * conv->plane + at;
                 level[k] = model_and_vec(level[k], mask);
                 if (left >= sizeof(model_vec))
                     memcpy(to, &level[k], sizeof(model_vec));
