@@ -29,6 +29,10 @@ class ExportError(UserError):
     """A network has no integer form, or a file that was written from it computes something else."""
 
 
+class MissingPackageError(UserError, ImportError):
+    """A package that is needed is not installed."""
+
+
 class PackedError(UserError):
     """A packed file is missing or damaged, has a newer version, or is another kind of file."""
 

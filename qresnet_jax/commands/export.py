@@ -141,8 +141,14 @@ def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _write_integers(network: IntegerNetwork, export: ConfigDict, path: pathlib.Path) -> list[pathlib.Path]:
-    options = {"c_profile": export.c_profile, "c_prefix": export.c_prefix}
-    return write_network(network, path, export.format, **options)
+    return write_network(
+        network,
+        path,
+        export.format,
+        c_profile=export.c_profile,
+        c_prefix=export.c_prefix,
+        c_layout=export.c_layout,
+    )
 
 
 def _write_layers(model: nnx.Module, network: IntegerNetwork, path: pathlib.Path) -> list[pathlib.Path]:

@@ -141,6 +141,7 @@ RULES = {
     "export.format": _one_of("packed", "c", "onnx", "qonnx", "stablehlo"),
     "export.path": _TEXT,
     "export.c_profile": _one_of("fast", "small"),
+    "export.c_layout": _one_of("pair", "header"),
     "export.c_prefix": (
         lambda v: (
             isinstance(v, str)

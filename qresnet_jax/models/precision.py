@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from qresnet_jax import nn
 from qresnet_jax.models.architecture import has_integer_form
+from qresnet_jax.nn.convolutions import WEIGHT_BITS
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -23,16 +24,16 @@ class Precision:
       weight_scale: "layer" or "channel", see `qresnet_jax.binarize`.
       activation: name of the quantizer, as in the config.
       fraction_bits: fraction bits of the residual stream's grid, or None for the float stream of a float network.
-      stem_weight_bits: bits of the first layer's integer weights.
       dtype: dtype of float layers and of the operands of products.
+      stem_weight_bits: bits of the first layer's integer weights.
     """
 
     binary: bool
     weight_scale: str
     activation: str
     fraction_bits: int | None
-    stem_weight_bits: int
     dtype: jnp.dtype
+    stem_weight_bits: int = WEIGHT_BITS
 
     def stem(
         self, in_features: int, out_features: int, kernel_size: int, strides: int, rngs: nnx.Rngs
@@ -108,6 +109,6 @@ def precision_of(config: "ConfigDict", dtype: DTypeLike = "float32") -> Precisio
         weight_scale=config.weight_scale,
         activation=config.activation,
         fraction_bits=config.stream_fraction_bits if has_integer_form(config) else None,
-        stem_weight_bits=config.stem_weight_bits,
         dtype=jnp.dtype(dtype),
+        stem_weight_bits=config.stem_weight_bits,
     )

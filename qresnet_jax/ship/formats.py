@@ -58,6 +58,7 @@ def write_network(
     *,
     c_profile: str = "fast",
     c_prefix: str = "model",
+    c_layout: str = "pair",
 ) -> list[pathlib.Path]:
     """Writes a network. Either all of its files are written or none.
 
@@ -65,8 +66,8 @@ def write_network(
       network: a network from `fold` or from a packed file.
       path: path of the file, or of the directory for format "c".
       format: "packed", "c", "onnx" or "stablehlo".
-      c_profile, c_prefix: the profile ("fast" or "small") of format "c", and what names in its code begin
-        with; see `qresnet_jax.ship.c.writer.write_c`.
+      c_profile, c_prefix, c_layout: of format "c" the profile ("fast" or "small"), what names in its code begin with,
+        and its files ("pair" or "header"); see `qresnet_jax.ship.c.writer.write_c`.
 
     Returns:
       The paths of the files.
@@ -92,7 +93,7 @@ def write_network(
         case "c":
             from qresnet_jax.ship.c.writer import write_c
 
-            return write_c(network, path, profile=c_profile, prefix=c_prefix)
+            return write_c(network, path, profile=c_profile, prefix=c_prefix, layout=c_layout)
         case "onnx":
             from qresnet_jax.ship.onnx.writer import write_onnx
 

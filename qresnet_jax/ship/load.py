@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from qresnet_jax.errors import CompilerError, ExportError, PackedError
+from qresnet_jax.errors import CompilerError, ExportError, MissingPackageError, PackedError
 from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import read_packed
@@ -33,12 +33,17 @@ class PackedNetwork:
       engine: "jax", "c" or "numpy": what computed the last logits, or before that, what will compute those of one image.
 
     Raises:
+      MissingPackageError: if the engine needs JAX, which is not installed.
       ValueError: if there is no such engine.
     """
 
     def __init__(self, network: IntegerNetwork, nbytes: int, engine: str = AUTO) -> None:
         if engine not in (AUTO, *ENGINES):
             raise ValueError(f"engine must be one of {', '.join((AUTO, *ENGINES))}, got {engine!r}")
+        if engine == "jax" and not importlib.util.find_spec("jax"):
+            raise MissingPackageError(
+                'engine="jax" needs the package jax, which is not installed: pip install jax, or take the engine "c" or "numpy"'
+            )
         self.network, self.nbytes = network, nbytes
         self._asked = engine
         # What "auto" takes unless there are many images.
@@ -86,8 +91,8 @@ class PackedNetwork:
         except (CompilerError, ExportError) as error:
             if self._asked != AUTO:
                 raise
-            engine = self._usual = "jax"
-            _warn(error)
+            engine = self._usual = _without_c()
+            _warn(error, engine)
             result = _logits(engine, self.network, images)
         self.engine = engine
         return result
@@ -117,14 +122,20 @@ def _choice() -> str:
     try:
         find_compiler()
     except CompilerError as error:
+        engine = _without_c()
         if os.environ.get("CC"):
-            _warn(error)
-        return "jax"
+            _warn(error, engine)
+        return engine
     return "c"
 
 
-def _warn(error: Exception) -> None:
-    warnings.warn(f'engine="auto" takes "jax" instead of "c": {error}', stacklevel=3)
+def _without_c() -> str:
+    """Returns the engine that "auto" takes where C does not work."""
+    return "jax" if importlib.util.find_spec("jax") else "numpy"
+
+
+def _warn(error: Exception, engine: str) -> None:
+    warnings.warn(f'engine="auto" takes "{engine}" instead of "c": {error}', stacklevel=3)
 
 
 def _logits(engine: str, network: IntegerNetwork, images: np.ndarray) -> np.ndarray:

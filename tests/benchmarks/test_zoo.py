@@ -10,7 +10,7 @@ def zoo(benchmark):
 
 
 def test_the_digits_network_is_measured_on_its_test_set(zoo, benchmark, tmp_path, monkeypatch, capsys):
-    arguments = ["--only=digits", "--engine=numpy", f"--save={tmp_path}"]
+    arguments = ["--only=digits_resnet8", "--engine=numpy", f"--save={tmp_path}"]
     monkeypatch.setattr("sys.argv", ["zoo.py", *arguments])
     assert zoo.main() == 0
     (found,) = benchmark("results").load("zoo", tmp_path)["measurements"].values()

@@ -93,6 +93,7 @@ IMPOSSIBLE = {
     "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo"),
     "export.c_prefix": (["", "7x", "a-b", "é", "x\n", "x" * 64, "Example"], PREFIX),
     "export.c_profile": (["tiny"], "one of fast, small"),
+    "export.c_layout": (["one"], "one of pair, header"),
     "bench.batch_sizes": ([(), (0,), (1.5,), 3, (True,), (2**31,)], BATCHES),
     "profile.steps": ([0, 1001, 2.0, True], "an integer from 1 to 1000"),
     "bench.seconds": ([0.0, -1.0, "1", INFINITY, 1e9, True], "a number > 0, at most 86400 (a day)"),

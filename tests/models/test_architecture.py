@@ -65,6 +65,7 @@ def test_block_kind_splits_every_name():
         "bottleneck": ("bottleneck", False),
         "preact_basic": ("basic", True),
         "preact_bottleneck": ("bottleneck", True),
+        "bireal": ("basic", False),
     }
 
 

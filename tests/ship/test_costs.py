@@ -239,7 +239,7 @@ def test_thresholds_that_nothing_reads_have_a_row():
     )
     rows = network_table(network, (4, 4))
     assert [row.name for row in rows] == ["stem", "node 2", "classifier", HEADER]
-    assert rows[1].packed_bytes == 2 + 1 and rows[0].packed_bytes == 2 + 4 + 4 + 1
+    assert rows[1].packed_bytes == 2 + 1 and rows[0].packed_bytes == 1 + 4 + 4 + 1
     assert totals(rows).packed_bytes == len(packed_bytes(network))
 
 

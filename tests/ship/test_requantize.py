@@ -95,5 +95,5 @@ def test_a_dead_channels_multiplier_does_not_coarsen_its_neighbours():
 
 def test_the_result_is_a_node_that_a_network_may_have():
     node = requantizer(np.array([1e30, 0.1]), np.array([-1e30, 0]), 100, 8)
-    acc = nodes.Value("acc", 2, 100, 1)
+    acc = nodes.Value("acc", 2, 100, nodes.ONE_PIXEL, nodes.ONE_PIXEL)
     assert nodes._requantize(node, acc).kind == "stream"

@@ -14,6 +14,13 @@
 #define MODEL_FUNCTION static inline
 #endif
 
+/* C++ has no `restrict`, but its compilers know it by another name. */
+#ifdef __cplusplus
+#define MODEL_RESTRICT __restrict
+#else
+#define MODEL_RESTRICT restrict
+#endif
+
 /* The same bytes of the caller's buffer hold numbers of different types, one after the other. Compilers that optimize by
    types must be told so. */
 #ifdef __GNUC__

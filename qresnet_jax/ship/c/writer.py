@@ -19,6 +19,7 @@ from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.packed.file import packed_bytes
 from qresnet_jax.system.files import as_path, write_all
 
+LAYOUTS = ("pair", "header")
 PROFILES: dict[str, type[FastProfile] | type[SmallProfile]] = {"fast": FastProfile, "small": SmallProfile}
 
 
@@ -28,30 +29,33 @@ def write_c(
     *,
     profile: str = "fast",
     prefix: str = "model",
+    layout: str = "pair",
     height: int | None = None,
     width: int | None = None,
 ) -> list[pathlib.Path]:
     """Writes `model.h`, `model.c` and `example.c`; with another prefix `net`: `net.h`, `net.c` and `net.example.c`.
 
-    Networks with different prefixes can lie in one directory, and in one program.
+    With the layout "header" there is no `model.c`: its code stands in `model.h`, for the one source file, in C or C++, that
+    defines `MODEL_IMPLEMENTATION` before it includes the header. Networks with different prefixes can lie in one directory, and in one program.
 
     Args:
       network: a network from `fold` or from a packed file.
       directory: where the files go; it is made if it does not exist.
       profile: `fast` for processors with 64-bit words or vectors, `small` for microcontrollers.
       prefix: what the names of files, functions and, in upper case, macros begin with.
+      layout: "pair" for a header and a source file, "header" for one header.
       height, width: the size of the images, for a network that takes any size.
 
     Returns:
-      The paths of the three files. Either all of them are written or none.
+      The paths of the files. Either all of them are written or none.
 
     Raises:
       ExportError: if the prefix is no C identifier, or has the names of other files; or the size is missing or not the
         network's.
       UserError: if the files cannot be written.
-      ValueError: if there is no such profile.
+      ValueError: if there is no such profile or layout.
     """
-    files = c_files(network, profile=profile, prefix=prefix, height=height, width=width)
+    files = c_files(network, profile=profile, prefix=prefix, layout=layout, height=height, width=width)
     directory = as_path(directory)
     for header in directory.glob("*.h"):
         if header.stem != prefix and header.stem.upper() == prefix.upper():
@@ -68,12 +72,14 @@ def c_files(
     *,
     profile: str = "fast",
     prefix: str = "model",
+    layout: str = "pair",
     height: int | None = None,
     width: int | None = None,
 ) -> dict[str, str]:
     """Returns the names and texts of the files that `write_c` writes; its arguments and errors are the same."""
-    if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+    for what, value, known in (("profile", profile, PROFILES), ("layout", layout, LAYOUTS)):
+        if value not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", prefix, re.ASCII) is None:
         raise ExportError(
             f"prefix={prefix!r} must begin with a letter and go on with letters, digits and _, as a C identifier does"
@@ -101,15 +107,18 @@ def c_files(
     listed = ",\n".join(f"    {text.string(name)}" for name in names)
     # No prefix has a dot, so that the example of one is never the source of another.
     example = "example.c" if prefix == "model" else f"{prefix}.example.c"
-    files = {
-        f"{prefix}.h": header,
-        f"{prefix}.c": '#include "model.h"\n\n' + chosen.source() + _NAMES,
-        example: _EXAMPLE.replace("example.c", example),
-    }
-    files = {name: text.renamed(content, prefix) for name, content in files.items()}
+    sample = _EXAMPLE.replace("example.c", example)
+
+    def renamed(content: str) -> str:
+        return text.renamed(content, prefix)
+
     # The names of the classes are added after renaming, because a class may have the name of a function.
-    files[f"{prefix}.c"] += f"{listed}}};\n"
-    return files
+    code = renamed(chosen.source() + _NAMES) + f"{listed}}};\n"
+    if layout == "header":
+        sample = "#define MODEL_IMPLEMENTATION\n" + sample.replace(" model.c", "")
+        return {f"{prefix}.h": renamed(header + _BEGIN) + code + _END, example: renamed(sample)}
+    source = renamed('#include "model.h"\n\n') + code
+    return {f"{prefix}.h": renamed(header), f"{prefix}.c": source, example: renamed(sample)}
 
 
 def _image_size(name: str, of_network: int | None, least: int, asked: int | None) -> int:
@@ -160,6 +169,15 @@ void model_logits(const uint8_t *image, int32_t *logits, void *buffer);
 
 #endif
 """
+
+# The code in a header.
+_BEGIN = """
+/* The code itself. Define MODEL_IMPLEMENTATION in one source file, in C or C++, before it includes this header. */
+#if defined(MODEL_IMPLEMENTATION) && !defined(MODEL_IMPLEMENTED)
+#define MODEL_IMPLEMENTED
+
+"""
+_END = "\n#endif\n"
 
 _NAMES = """
 const char *const model_class_names[MODEL_CLASSES] = {

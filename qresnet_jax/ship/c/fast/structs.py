@@ -149,17 +149,18 @@ class Structs:
         narrow = narrow and bool(np.all((narrow_bound * np.abs(m) + np.abs(c) < 2**31) & (np.abs(m) < 2**22)))
         m = m * polarity
         bound = self.plan.values[node.inputs[0]].bound
-        arrays: dict[str, np.ndarray]
-        if narrow:
-            arrays = {"offset": c.astype(np.int32)}
-        else:
-            arrays = {"wide_offset": c.astype(np.uint64) + np.uint64(2**63)}
-        arrays |= {"multiplier": m.astype(np.int32), "shift": k.astype(np.uint8)}
-        fields: dict[str, object] = {
-            name: self.constants.array(f"{name}_{i}", x) for name, x in arrays.items()
-        }
         ends = np.array([bound * np.abs(m) + c, c - bound * np.abs(m)]) >> node.shift
-        fields["saturates"] = int(np.any((ends < nodes.STREAM_MIN) | (ends > nodes.STREAM_MAX)))
+        name, offset = (
+            ("offset", c.astype(np.int32))
+            if narrow
+            else ("wide_offset", c.astype(np.uint64) + np.uint64(2**63))
+        )
+        fields: dict[str, object] = {
+            "multiplier": self.constants.array(f"multiplier_{i}", m.astype(np.int32)),
+            "shift": self.constants.array(f"shift_{i}", k.astype(np.uint8)),
+            "saturates": int(np.any((ends < nodes.STREAM_MIN) | (ends > nodes.STREAM_MAX))),
+            name: self.constants.array(f"{name}_{i}", offset),
+        }
         return self.constants.struct("requantize", f"requantize_{i}", fields), narrow
 
     def subset(self, step: Step, choose: int, inputs: np.ndarray) -> str:
@@ -222,8 +223,8 @@ class Structs:
         weights = np.pad(weights, ((0, 0), (0, self.layout.stem_pitch(step) - weights.shape[1])))
         fields = {
             "weights": self.constants.array(f"weights_{step.result}", weights.astype(np.int16)),
-            "taps": self.constants.array(f"taps_{step.result}", taps.astype(np.uint32)),
             "mean": self.constants.array(f"mean_{step.result}", conv.double_mean),
+            "taps": self.constants.array(f"taps_{step.result}", taps.astype(np.uint32)),
             "height": self.plan.height,
             "width": self.plan.width,
             "channels": channels,

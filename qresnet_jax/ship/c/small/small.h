@@ -66,9 +66,9 @@ typedef struct {
 /* The constants of each channel for (x * multiplier + offset) >> shift, saturated to int16. */
 typedef struct {
     const int32_t *multiplier;
+    const uint8_t *shift;
     const int32_t *offset;
     const int64_t *wide_offset; /* in place of offset if 32 bits do not hold it, else NULL */
-    const uint8_t *shift;
 } model_requantize;
 
 /* The number of ones in a word. */

@@ -31,7 +31,7 @@ MODEL_INLINE uint64_t model_ones(uint64_t x)
 }
 
 /* Puts the bits of each plane of all channels side by side, in the order [plane][word]. */
-MODEL_FUNCTION void model_dense_bits(const model_dense *d, const uint8_t *levels, uint8_t *restrict bits)
+MODEL_FUNCTION void model_dense_bits(const model_dense *d, const uint8_t *levels, uint8_t *MODEL_RESTRICT bits)
 {
     const size_t rows = d->channels * d->height;
     size_t b, y, x;
@@ -58,7 +58,7 @@ MODEL_FUNCTION void model_dense_bits(const model_dense *d, const uint8_t *levels
 }
 
 /* The sum of each output: twice the levels of the inputs with the sign +1, less all levels. */
-MODEL_FUNCTION void model_dense_sums(const model_dense *d, const uint8_t *bits, model_int32 *restrict sums)
+MODEL_FUNCTION void model_dense_sums(const model_dense *d, const uint8_t *bits, model_int32 *MODEL_RESTRICT sums)
 {
     uint64_t all = 0;
     size_t o, b, k;
@@ -80,8 +80,8 @@ MODEL_FUNCTION void model_dense_sums(const model_dense *d, const uint8_t *bits, 
 }
 
 /* The sums of a dense layer of pixels. `pixels` has space for all of them. */
-MODEL_FUNCTION void model_dense_stem_sums(const model_dense_stem *s, const uint8_t *image, model_int16 *restrict pixels,
-                                          model_int32 *restrict sums)
+MODEL_FUNCTION void model_dense_stem_sums(const model_dense_stem *s, const uint8_t *image, model_int16 *MODEL_RESTRICT pixels,
+                                          model_int32 *MODEL_RESTRICT sums)
 {
     size_t o, i, c;
     for (i = 0; i < s->inputs; i += s->channels)

@@ -18,7 +18,7 @@ typedef struct {
 #define MODEL_ABOVE(j) (x[(j)*plane + i] > threshold ? (uint16_t)(1u << (j)) : (uint16_t)0)
 
 /* Which of n numbers of eight rows are above a threshold: bit i of byte k for number k of row i. */
-MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t plane, size_t n, uint8_t *restrict bits)
+MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t plane, size_t n, uint8_t *MODEL_RESTRICT bits)
 {
     uint16_t words[32];
     size_t k = 0, i;

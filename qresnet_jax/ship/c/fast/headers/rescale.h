@@ -19,7 +19,7 @@ typedef struct {
 #define MODEL_BLOCK 512u
 
 /* Puts numbers together from their bytes, [byte of a number, the lowest first][n]. */
-MODEL_FUNCTION void model_join(const uint8_t *bytes, unsigned bits, size_t n, int32_t *restrict x)
+MODEL_FUNCTION void model_join(const uint8_t *bytes, unsigned bits, size_t n, int32_t *MODEL_RESTRICT x)
 {
     size_t i;
     unsigned b;
@@ -34,7 +34,7 @@ MODEL_FUNCTION void model_join(const uint8_t *bytes, unsigned bits, size_t n, in
 
 /* Rescales n numbers of one channel, with wide_offset. */
 MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
-                                    int saturate, int16_t *restrict out)
+                                    int saturate, int16_t *MODEL_RESTRICT out)
 {
     /* The numbers are unsigned, because only for those vectors have products of 64 bits. */
     const int32_t multiplier = r->multiplier[channel];
@@ -56,7 +56,7 @@ MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, c
 }
 
 MODEL_FUNCTION void model_rescale(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
-                                  int16_t *restrict out)
+                                  int16_t *MODEL_RESTRICT out)
 {
     if (r->saturates)
         model_rescale_any(r, channel, x, n, 1, out);
@@ -65,8 +65,8 @@ MODEL_FUNCTION void model_rescale(const model_requantize *r, size_t channel, con
 }
 
 /* stream = x + addend, saturated, or its positive part if `relu`. `addend` may be NULL, or `stream` itself. */
-static inline void model_write(const int16_t *restrict x, const model_int16 *addend, int relu, size_t n,
-                               model_int16 *restrict stream)
+static inline void model_write(const int16_t *MODEL_RESTRICT x, const model_int16 *addend, int relu, size_t n,
+                               model_int16 *MODEL_RESTRICT stream)
 {
     const int16_t lowest = relu ? 0 : -32768;
     size_t i;
@@ -163,7 +163,7 @@ MODEL_INLINE void model_rescale_lanes(const model_requantize *r, size_t channel,
 /* The same for n numbers, without addend and ReLU. */
 MODEL_INLINE void model_rescale_numbers(const model_requantize *r, size_t channel, const int16_t *all,
                                         const uint8_t *bytes, unsigned bits, size_t n, int saturate,
-                                        int16_t *restrict out)
+                                        int16_t *MODEL_RESTRICT out)
 {
     const uint32_t offset = (uint32_t)r->offset[channel] + 0x80000000u;
     const int16_t low = (int16_t)((uint32_t)r->multiplier[channel] & 255u);

@@ -73,7 +73,7 @@ MODEL_FUNCTION void model_mean_pool(const model_int16 *x, size_t channels, size_
 
 /* The numbers of a stream in the order height, width, channel. */
 MODEL_FUNCTION void model_flatten(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
-                                  model_int16 *restrict flat)
+                                  model_int16 *MODEL_RESTRICT flat)
 {
     const size_t plane = height * row;
     size_t c, y, k;

@@ -67,7 +67,7 @@ MODEL_INLINE void model_halve_word(const uint8_t *in, size_t n, uint8_t *even, u
 }
 
 /* The same for n words of 8 bytes. */
-MODEL_FUNCTION void model_halve_words(const uint8_t *in, size_t n, uint8_t *restrict even, uint8_t *restrict odd)
+MODEL_FUNCTION void model_halve_words(const uint8_t *in, size_t n, uint8_t *MODEL_RESTRICT even, uint8_t *MODEL_RESTRICT odd)
 {
     size_t i;
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -84,7 +84,7 @@ MODEL_FUNCTION void model_halve_words(const uint8_t *in, size_t n, uint8_t *rest
 }
 
 /* The even and the odd columns of a plane. Bits beyond the last column of a row are not cleared, as masks do that. */
-MODEL_FUNCTION void model_halve(const model_taps *s, const uint8_t *in, uint8_t *restrict even, uint8_t *restrict odd)
+MODEL_FUNCTION void model_halve(const model_taps *s, const uint8_t *in, uint8_t *MODEL_RESTRICT even, uint8_t *MODEL_RESTRICT odd)
 {
     /* Rows of an even number of bytes are as good as one long row. */
     const size_t rows = s->row % 2 ? s->height : 1, row = s->row % 2 ? s->row : s->height * s->row;
@@ -100,7 +100,7 @@ MODEL_FUNCTION void model_halve(const model_taps *s, const uint8_t *in, uint8_t 
 }
 
 /* Every second row of a plane whose columns are halved. */
-MODEL_INLINE void model_every_second(const uint8_t *in, size_t row, size_t rows, uint8_t *restrict out)
+MODEL_INLINE void model_every_second(const uint8_t *in, size_t row, size_t rows, uint8_t *MODEL_RESTRICT out)
 {
     size_t y;
     for (y = 0; y < rows; y++)
@@ -108,7 +108,7 @@ MODEL_INLINE void model_every_second(const uint8_t *in, size_t row, size_t rows,
 }
 
 /* The even rows of such a plane, or from first = 1 on the odd ones. */
-MODEL_FUNCTION void model_rows(const model_taps *s, const uint8_t *in, size_t first, uint8_t *restrict out)
+MODEL_FUNCTION void model_rows(const model_taps *s, const uint8_t *in, size_t first, uint8_t *MODEL_RESTRICT out)
 {
     const size_t rows = (s->height + 1 - first) / 2;
     in += first * s->out_row;

@@ -20,7 +20,7 @@ typedef struct {
 } model_window;
 
 /* Copies a plane into the middle of its border, which is 0 already. */
-MODEL_FUNCTION void model_surround(const model_window *w, const uint8_t *plane, uint8_t *restrict full)
+MODEL_FUNCTION void model_surround(const model_window *w, const uint8_t *plane, uint8_t *MODEL_RESTRICT full)
 {
     size_t y;
     full += w->top * w->full_row + (w->left + 7) / 8;
@@ -29,7 +29,7 @@ MODEL_FUNCTION void model_surround(const model_window *w, const uint8_t *plane, 
 }
 
 /* What pixel (i, j) of the window sees of a plane with its border. Up to 7 bytes more than a plane's are written. */
-MODEL_FUNCTION void model_see(const model_window *w, const uint8_t *full, size_t i, size_t j, uint8_t *restrict seen)
+MODEL_FUNCTION void model_see(const model_window *w, const uint8_t *full, size_t i, size_t j, uint8_t *MODEL_RESTRICT seen)
 {
     const size_t first = (w->left + 7) / 8 * 8 - w->left + j; /* the column that is seen at the first place */
     size_t y, x, k;
@@ -77,7 +77,7 @@ MODEL_FUNCTION void model_spread_window(const model_window *w, const uint8_t *in
 }
 
 /* largest = the larger one of two levels, for all pixels of a plane. */
-MODEL_FUNCTION void model_larger(const model_window *w, const uint8_t *seen, uint8_t *restrict largest)
+MODEL_FUNCTION void model_larger(const model_window *w, const uint8_t *seen, uint8_t *MODEL_RESTRICT largest)
 {
     size_t k, b;
     for (k = 0; k < w->padded; k += 8) {

@@ -43,8 +43,10 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
 {
     model_vec count[64];
     unsigned b, j, k;
-    if (sum_bits > 16) /* for so many GCC makes a loop that reads counts beyond the last one, and warns about it */
-        memset(count, 0, sizeof count);
+#if MODEL_BYTES == 8 /* GCC may read these below as well, which are not needed, and would warn about it */
+    for (k = 2 * count_bits; k < 2 * sum_bits; k++)
+        count[k] = model_fill_vec(0);
+#endif
     for (b = 0; b < bits.planes; b += 2) {
         const unsigned pair = bits.planes - b < 2 ? 1 : 2;
 #if 2 * MODEL_BYTES <= MODEL_VECTOR && MODEL_VECTOR > 8

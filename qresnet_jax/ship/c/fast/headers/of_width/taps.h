@@ -4,7 +4,7 @@
 #include "../vectors.h"
 
 /* What a tap sees of a chunk of one plane: out[pixel] = in[pixel + bits] & mask[pixel]; see model_taps for `across`. */
-MODEL_INLINE void model_tap_vec(const uint8_t *in, int across, int bits, const uint8_t *mask, uint8_t *restrict out)
+MODEL_INLINE void model_tap_vec(const uint8_t *in, int across, int bits, const uint8_t *mask, uint8_t *MODEL_RESTRICT out)
 {
     size_t i;
 #if MODEL_VECTOR > 8
@@ -29,7 +29,7 @@ MODEL_INLINE void model_tap_vec(const uint8_t *in, int across, int bits, const u
 
 /* One tap of a chunk of all planes. */
 MODEL_INLINE void model_spread_tap_vec(const model_taps *s, int across, int bits, const uint8_t *in,
-                                       const uint8_t *mask, uint8_t *restrict out)
+                                       const uint8_t *mask, uint8_t *MODEL_RESTRICT out)
 {
     const size_t pitch = s->phases ? s->phases * s->pitch : s->out_height * s->out_row, next = s->channels * pitch;
     size_t c, b;
