@@ -4,7 +4,7 @@
 
 It trains on scikit-learn's digits, which need no download. The same network can be trained by the command, too:
 
-    qresnet --config=digits --config.model.name=examples/own_network.py:plain
+    qresnet --config=digits --config.model.name=examples/own_network.py:vgg
 """
 
 import argparse
@@ -19,32 +19,28 @@ from qresnet_jax.commands.export import export_run
 from qresnet_jax.data import load_dataset
 
 
-class Plain(nnx.Module):
-    """Four convolutions in a row, without residuals, as in a small VGG."""
+class Vgg(nnx.Module):
+    """Three convolutions, each with a pool, and a dense layer on what is left of the image, as in a VGG."""
 
     def __init__(self, config, rngs):
-        widths = (16, 32, 64)
-        self.stem, self.norm = (
-            qnn.StemConv(config.in_channels, 16, 3, rngs=rngs),
-            qnn.BatchNorm(16, rngs=rngs),
-        )
-        self.acts, self.convs, self.norms = nnx.List(), nnx.List(), nnx.List()
-        for before, width, stride in zip((16, *widths), widths, (1, 2, 2), strict=False):
-            self.acts.append(qnn.PACT(bits=2))
-            self.convs.append(qnn.BinaryConv(before, width, 3, stride, rngs=rngs))
-            self.norms.append(qnn.BatchNorm(width, rngs=rngs))
-        self.classifier = qnn.Classifier(widths[-1], config.num_classes, rngs=rngs)
+        self.stem = qnn.StemConv(config.in_channels, 16, 3, rngs=rngs)
+        self.convs = nnx.List([qnn.BinaryConv(16, 32, 3, rngs=rngs), qnn.BinaryConv(32, 64, 3, rngs=rngs)])
+        self.dense = qnn.BinaryDense(64 * 2 * 2, 64, rngs=rngs)
+        self.norms = nnx.List([qnn.BatchNorm(n, rngs=rngs) for n in (16, 32, 64, 64)])
+        self.acts = nnx.List([qnn.PACT(bits=2) for _ in range(4)])
+        self.head = qnn.Classifier(64, config.num_classes, rngs=rngs)
 
     def __call__(self, images):
-        x = self.norm(self.stem(images))
-        for act, conv, norm in zip(self.acts, self.convs, self.norms, strict=True):
-            x = norm(conv(act(qnn.relu(x))))
-        return self.classifier(qnn.global_mean(qnn.relu(qnn.to_stream(x))))
+        x = self.acts[0](qnn.relu(self.norms[0](self.stem(images))))
+        for conv, norm, act in zip(self.convs, self.norms[1:3], self.acts[1:3], strict=True):
+            x = qnn.max_pool(act(qnn.relu(norm(conv(x)))), 2)
+        x = self.dense(qnn.flatten(x))
+        return self.head(self.acts[3](qnn.relu(self.norms[3](x))))
 
 
-def plain(config, *, rngs):
+def vgg(config, *, rngs):
     """The function that a config names; it gets the model part of the config."""
-    return Plain(config, rngs)
+    return Vgg(config, rngs)
 
 
 if __name__ == "__main__":
@@ -56,7 +52,7 @@ if __name__ == "__main__":
 
     config = qresnet_jax.load_config("digits")
     config.num_epochs = arguments.epochs
-    config.model.name = f"{__file__}:plain"
+    config.model.name = f"{__file__}:vgg"
     metrics = qresnet_jax.train_and_evaluate(config, arguments.workdir)
     print(f"trained: {metrics['test_accuracy']:.2%} of the test images are classified correctly")
 

@@ -62,10 +62,16 @@ def test_own_network_trains_and_ships_a_network_that_is_not_ours(run_main, digit
     path = tmp_path / "runs" / "own_network" / "model.safetensors"
     network = load_packed(path, "numpy")
     names = [node.name for node in network.network.nodes if node.name]
-    assert names == ["stem", "convs.0", "convs.1", "convs.2", "classifier"]
+    assert names == ["stem", "convs.0", "convs.1", "dense", "head"]
     accuracy = np.mean(network.predict(digits.images) == digits.labels)
     assert f"has {path.stat().st_size:,} bytes and classifies {accuracy:.2%} correctly" in printed
     assert (path.parent / "c" / "model.c").exists()
+
+
+def test_the_network_of_the_example_stands_in_the_documentation():
+    source = (EXAMPLES / "own_network.py").read_text()
+    network = source[source.index("class Vgg") : source.index("if __name__")].strip()
+    assert f"```python\n{network}\n```" in (EXAMPLES.parent / "docs" / "own_networks.md").read_text()
 
 
 @pytest.fixture(scope="module")
