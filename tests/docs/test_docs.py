@@ -155,9 +155,12 @@ def make(words, directory, worker, helps):
 
 
 def pip(words, directory, worker, helps):
-    extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    extras, needed = project["optional-dependencies"], " ".join(project["dependencies"])
     assert words[0] == "install"
     for word in words[1:]:
+        if word == "--no-deps" or re.search(rf"\b{re.escape(word)}\b[^-]", needed):
+            continue
         asked = re.fullmatch(r"-e|--editable|\.(?:\[([\w,]+)\])?", word)
         assert asked, f"pip {' '.join(words)}"
         assert set((asked[1] or "").split(",")) <= {*extras, ""}, word

@@ -21,7 +21,10 @@ def only_tiny_data():
         yield
 
 
-@pytest.mark.parametrize("name", ["mlp", "vgg_small", "mobilenet"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg_small", "mobilenet")]
+
+
+@pytest.mark.parametrize("name", ["mlp", *SLOW])
 def test_a_network_trains_in_float_first_and_what_is_measured_is_what_ships(name, tmp_path):
     changes = {"model.name": name, "model.image_size": (8, 8), "optim.float_epochs": 1}
     metrics = run(tmp_path, **changes)
