@@ -41,8 +41,10 @@ def fold_quantizer(
       inner: what stands in front of the batch norm: for each `(multiplier, offset)`, `max(x * multiplier + offset, 0)`.
     """
     unit = np.asarray(unit, np.float64)
-    multipliers = np.broadcast_arrays(unit, *(m for m, _ in inner), multiplier)[1:]
-    direction = np.prod([np.where(m < 0, -1, 1) for m in multipliers], axis=0).astype(np.int8)
+    functions = [*inner, (multiplier, offset)]
+    shape = np.broadcast_shapes(unit.shape, *(x.shape for function in functions for x in function))
+    signs = [np.broadcast_to(np.where(m < 0, -1, 1), shape) for m, _ in functions]
+    direction = np.prod(signs, axis=0).astype(np.int8)
 
     def stairs(x: np.ndarray) -> np.ndarray:
         value = x * unit

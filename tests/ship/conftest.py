@@ -37,7 +37,7 @@ def as_trained(model, seed=0):
             part.mean[...] = jnp.float32(rng.normal(0, 0.3, size))
             part.var[...] = jnp.float32(rng.uniform(0.2, 2, size))
             gamma = rng.normal(0.5, 1, size)
-            gamma[:: len(gamma) // 2] = 0
+            gamma[:: len(gamma) // 2 or 2] = 0
             part.scale[...] = jnp.float32(gamma)
             part.bias[...] = jnp.float32(rng.normal(0.3, 0.5, size))
         if isinstance(part, nn.PACT | nn.LSQ | nn.PowerOfTwo):
