@@ -78,9 +78,8 @@ def default_config() -> ConfigDict:
     config.model.name = "resnet"
     config.model.depth = 20  # of a ResNet: the number of layers with weights, as in ResNet-20
     config.model.width = 1  # factor on the number of channels; of a vgg_small in eighths
-    config.model.block = (
-        "basic"  # of a ResNet; or "bottleneck", "preact_basic", "preact_bottleneck", "bireal"
-    )
+    # Of a ResNet; or "bottleneck", "preact_basic", "preact_bottleneck", "bireal".
+    config.model.block = "basic"
     config.model.stem = "cifar"  # of a ResNet; or "imagenet"
     config.model.in_channels = 3
     config.model.image_size = (32, 32)  # height and width, for networks with dense layers: vgg_small and mlp
@@ -102,9 +101,8 @@ def default_config() -> ConfigDict:
     config.optim.warmup_epochs = 0.0  # epochs in which the learning rate rises linearly from 0
     # The first epochs, in which weights and activations are float; the rest of num_epochs trains the quantized network.
     config.optim.float_epochs = 0
-    config.optim.latent_rate = (
-        1.0  # a factor on the learning rate of latent weights once the weights are binary
-    )
+    # A factor on the learning rate of latent weights once the weights are binary.
+    config.optim.latent_rate = 1.0
     config.optim.label_smoothing = 0.0
     config.optim.gradient_clip = 0.0  # the largest global norm of the gradients; 0: no limit
     config.optim.hysteresis = ConfigDict()

@@ -163,7 +163,7 @@ def _validate_model(model: ConfigDict) -> None:
         stages = architecture.number_of_act_bits(model)
     except ValueError as error:
         raise ConfigError(f"config.{error}") from None
-    if len(model.act_bits) != (stages or max(len(model.act_bits), 1)):
+    if not model.act_bits or stages not in (None, len(model.act_bits)):
         raise ConfigError(
             f"config.model.act_bits={shown(model.act_bits)}: must have {stages or 'some'} entries, one per stage of this "
             "network"

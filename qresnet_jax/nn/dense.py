@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -12,7 +11,30 @@ from qresnet_jax.nn.convolutions import BinaryConv, FloatConv, StemConv
 from qresnet_jax.nn.recording import recorded
 
 
-class BinaryDense(BinaryConv):
+class _OfVectors:
+    """The call of all dense layers, in front of the convolution that each of them is."""
+
+    in_features: int
+
+    @recorded
+    def __call__(self, x: Any) -> Any:
+        """Multiplies vectors `[N, in]`, levels or an array, to `[N, out]` of the kind that the convolution gives.
+
+        Raises:
+          ValueError: if `x` has another shape.
+        """
+        if x.ndim != 2 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"{type(self).__name__} expects [N, {self.in_features}], got shape {x.shape}: qresnet_jax.nn.flatten makes "
+                "vectors of images"
+            )
+        pixels = with_value(x, jnp.reshape(array_of(x), (x.shape[0], 1, 1, x.shape[-1])))
+        y = super().__call__(pixels)  # type: ignore[misc]  # of the convolution
+        values = array_of(y)
+        return with_value(y, values.reshape(values.shape[0], values.shape[-1]))
+
+
+class BinaryDense(_OfVectors, BinaryConv):
     """A dense layer with the 1-bit weights `binarize(kernel)`, without a bias.
 
     It is a convolution of one pixel: its kernel is `[1, 1, in, out]`, and it has the same scale, gradients and integers.
@@ -45,24 +67,8 @@ class BinaryDense(BinaryConv):
     ) -> None:
         super().__init__(in_features, out_features, 1, scale=scale, dtype=dtype, rngs=rngs)
 
-    @recorded
-    def __call__(self, x: Any) -> Any:
-        """Multiplies by the binary weights.
 
-        Args:
-          x: `Levels` `[N, in]`, or an array with any values.
-
-        Returns:
-          `Sums` `[N, out]`, which are exact. Of an array, a float32 array.
-
-        Raises:
-          ValueError: if `x` has another shape.
-        """
-        _check_vectors(self, x)
-        return _without_pixels(super().__call__(_as_pixels(x)))
-
-
-class FloatDense(FloatConv):
+class FloatDense(_OfVectors, FloatConv):
     """The float twin of `BinaryDense`, with the same kernel, but float weights.
 
     Args:
@@ -77,14 +83,8 @@ class FloatDense(FloatConv):
     ) -> None:
         super().__init__(in_features, out_features, 1, dtype=dtype, rngs=rngs)
 
-    @recorded
-    def __call__(self, x: Any) -> jax.Array:
-        """Multiplies `[N, in]`, an array or `Levels`, to `[N, out]` of `dtype`."""
-        _check_vectors(self, x)
-        return array_of(_without_pixels(super().__call__(_as_pixels(x))))
 
-
-class StemDense(StemConv):
+class StemDense(_OfVectors, StemConv):
     """The first layer of a network that reads all pixels at once. It computes in integers if `weight_bits` is set.
 
     Its weights are rounded like those of `StemConv`. The more pixels an image has, the fewer bits they may have for exact
@@ -117,30 +117,3 @@ class StemDense(StemConv):
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(in_features, out_features, 1, weight_bits=weight_bits, dtype=dtype, rngs=rngs)
-
-    @recorded
-    def __call__(self, x: Any) -> Any:
-        """Maps flattened normalised images `[N, in]` to `Sums` `[N, out]`; in the float form, to an array of `dtype`.
-
-        Raises:
-          ValueError: if `x` has another shape.
-        """
-        _check_vectors(self, x)
-        return _without_pixels(super().__call__(_as_pixels(x)))
-
-
-def _check_vectors(layer: BinaryConv | FloatConv | StemConv, x: Any) -> None:
-    if x.ndim != 2 or x.shape[-1] != layer.in_features:
-        raise ValueError(
-            f"{type(layer).__name__} expects [N, {layer.in_features}], got shape {x.shape}: qresnet_jax.nn.flatten makes "
-            "vectors of images"
-        )
-
-
-def _as_pixels(x: Any) -> Any:
-    return with_value(x, jnp.reshape(array_of(x), (x.shape[0], 1, 1, x.shape[-1])))
-
-
-def _without_pixels(x: Any) -> Any:
-    values: jax.Array = array_of(x)
-    return with_value(x, values.reshape(values.shape[0], values.shape[-1]))

@@ -77,8 +77,7 @@ def fold_traced(
     if reason := why_float(model):
         raise ExportError(reason)
     steps = steps_of(model, image_shape)
-    images = (1, *_image_size(image_shape), _channels(dict(nnx.iter_modules(model)).values(), image_shape))
-    folding = Folding(mean, [images, *(s.result.shape for s in steps)], image_shape is None)
+    folding = Folding(mean, steps, image_shape)
     values: list[Any] = []
     made: list[int | None] = []
     for step in steps:

@@ -75,13 +75,15 @@ class Folding:
 
     Args:
       mean: the pixel means.
-      shapes: those of the images and of the results of all steps, `[N, ...]`.
-      any_size: whether the images may have any height and width.
+      steps: those of the network.
+      image_shape: `(height, width)` of the images, or None for any.
     """
 
-    def __init__(self, mean: npt.ArrayLike, shapes: Sequence[tuple[int, ...]], any_size: bool) -> None:
-        self.mean, self.any_size = mean, any_size
-        self._shapes = shapes
+    def __init__(
+        self, mean: npt.ArrayLike, steps: Sequence[recording.Step], image_shape: tuple[int, int] | None
+    ) -> None:
+        self.mean, self.image_shape = mean, image_shape
+        self._steps = steps
         self.nodes: list[nodes.Node] = []
         self.fraction_bits = fixed_point.FRACTION_BITS
         self._has_stream = False
@@ -102,9 +104,10 @@ class Folding:
             case other:
                 return self.channels(other.inputs[0])
 
-    def shape_of_input(self, step: recording.Step) -> tuple[int, ...]:
-        """Returns the shape of what a step reads, for one image."""
-        return self._shapes[step.inputs[0] + 1]
+    def size_of_input(self, step: recording.Step) -> tuple[int, ...] | None:
+        """Returns height and width of what a step reads, () of vectors; None of images of any size."""
+        (read,) = step.inputs
+        return self.image_shape if read < 0 else self._steps[read].result.shape[1:-1]
 
     def use_grid(self, fraction_bits: int) -> None:
         """Takes note of the stream's grid, of which a network has one.

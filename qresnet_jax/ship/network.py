@@ -74,7 +74,7 @@ class IntegerNetwork:
         """Returns `(height, width, channels)` of the images, with None for a size that may be any."""
         return self.height, self.width, self.channels
 
-    @property
+    @functools.cached_property
     def least_size(self) -> tuple[int, int]:
         """Returns the least `(height, width)` of images of which every layer leaves a pixel."""
         return max(x.height.least for x in self.values), max(x.width.least for x in self.values)

@@ -222,10 +222,10 @@ def _global_mean(folding: Folding, step: recording.Step, x: Any) -> IntegerStrea
 
 @fold_rule(nn.flatten)
 def _flatten(folding: Folding, step: recording.Step, x: Any) -> Any:
-    _, *size, _ = folding.shape_of_input(step)
-    if isinstance(x, Flattened) or size in ([], [1, 1]):
+    size = folding.size_of_input(step)
+    if isinstance(x, Flattened) or size in ((), (1, 1)):
         return x
-    if folding.any_size:
+    if size is None or folding.image_shape is None:
         raise MisfitError("needs images of one size: give fold their image_shape=(height, width)")
     return Flattened(x, (size[0], size[1]))
 
