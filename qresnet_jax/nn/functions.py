@@ -92,6 +92,12 @@ def _as_stream(x: Any) -> Any:
     return to_stream(x) if is_a(x, Sums, Levels) else x
 
 
+def _places(window: int | Sequence[int], strides: int | Sequence[int] | None) -> tuple[Pair, Pair]:
+    """Returns the size of a pooled window and its strides, which are the size if there are none."""
+    size = pair(window, "window")
+    return size, size if strides is None else pair(strides, "strides")
+
+
 def _check_images(x: Any, function: str) -> None:
     if x.ndim != 4:
         raise ValueError(f"{function} expects images [N, H, W, C], got shape {x.shape}")
@@ -131,8 +137,7 @@ def max_pool(
       ValueError: a number is not possible, or `x` has another rank.
     """
     _check_images(x, "max_pool")
-    size = pair(window, "window")
-    moves = size if strides is None else pair(strides, "strides")
+    size, moves = _places(window, strides)
     x = x if is_a(x, Levels) else _as_stream(x)
     return largest_of_windows(x, window=size, strides=moves, padding=borders(padding, size))
 
@@ -158,8 +163,7 @@ def mean_pool(x: Any, window: int | Sequence[int], strides: int | Sequence[int] 
       ValueError: a number is not possible, or `x` has another rank.
     """
     _check_images(x, "mean_pool")
-    size = pair(window, "window")
-    moves = size if strides is None else pair(strides, "strides")
+    size, moves = _places(window, strides)
     return mean_of_windows(_as_stream(x), window=size, strides=moves)
 
 

@@ -72,6 +72,11 @@ def mean_pool(stream: jax.Array, fraction_bits: int | None) -> jax.Array:
         return mean
     count = stream.shape[1] * stream.shape[2]
     total = jnp.sum((stream * 2**fraction_bits).astype(jnp.int32), axis=(1, 2))
+    return _on_grid(total, count, fraction_bits, mean)
+
+
+def _on_grid(total: jax.Array, count: int, fraction_bits: int, mean: jax.Array) -> jax.Array:
+    """Returns the mean of `count` integers with this `total`, rounded half up, with the gradient of the float `mean`."""
     rounded = ((2 * total + count) // (2 * count)).astype(jnp.float32)
     return straight_through(rounded * 2.0**-fraction_bits, mean)
 
@@ -99,8 +104,7 @@ def windowed_mean(
     if fraction_bits is None:
         return mean
     integers = total((jax.lax.stop_gradient(stream) * 2**fraction_bits).astype(jnp.int32))
-    rounded = ((2 * integers + count) // (2 * count)).astype(jnp.float32)
-    return straight_through(rounded * 2.0**-fraction_bits, mean)
+    return _on_grid(integers, count, fraction_bits, mean)
 
 
 def stem_unit(kernel: Array, weight_bits: int) -> Array:

@@ -103,7 +103,7 @@ class Totals(NamedTuple):
 
 
 def layer_table(
-    model: nnx.Module, image_shape: tuple[int, int, int], network: IntegerNetwork | None = None
+    model: nnx.Module, image_shape: tuple[int, int, int], network: IntegerNetwork | Folded | None = None
 ) -> list[LayerCost]:
     """Returns the costs of a trained network's layers, in the order in which they are computed.
 
@@ -111,7 +111,7 @@ def layer_table(
       model: a network of the layers in `qresnet_jax.nn`, in any mode.
       image_shape: `(height, width, channels)`.
       network: the integer form of `model`, whose mean and class names are in the file's header; None for a header
-        without class names.
+        without class names. If it comes from `fold_traced`, `model` is not folded again.
 
     Raises:
       ValueError: if the images do not have as many channels as the network.
@@ -127,7 +127,10 @@ def layer_table(
     rows = _model_rows(steps)
     header = []
     if why_float(model) is None:
-        folded = fold_traced(model, mean=127.5, class_names=None, image_shape=image_shape[:2])
+        if isinstance(network, Folded):
+            folded, network = network, network.network
+        else:
+            folded = fold_traced(model, mean=127.5, class_names=None, image_shape=image_shape[:2])
         rows = _as_shipped(rows, folded)
         header = [_header(network or folded.network)]
     return [row for row in (*rows.values(), *header) if row.parameters or row.macs or row.packed_bytes]

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from qresnet_jax.data import ImageDataset, StreamedDataset
 from qresnet_jax.models.architecture import RESNET
 from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
-from qresnet_jax.ship.fold import fold, why_float
+from qresnet_jax.ship.fold import fold_traced, why_float
 from qresnet_jax.train.processes import Processes
 
 log = logging.getLogger("qresnet_jax")
@@ -23,8 +23,10 @@ def costs_of_layers(model: nnx.Module, dataset: ImageDataset | StreamedDataset) 
     shape = (height, width, channels)
     if why_float(model):
         return layer_table(model, shape)
-    network = fold(model, mean=dataset.mean, class_names=dataset.class_names, image_shape=(height, width))
-    return layer_table(model, shape, network)
+    folded = fold_traced(
+        model, mean=dataset.mean, class_names=dataset.class_names, image_shape=(height, width)
+    )
+    return layer_table(model, shape, folded)
 
 
 def identity_of(
