@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from qresnet_jax.errors import ConfigError
 from qresnet_jax.models import resnet
-from qresnet_jax.models.architecture import own_parts
+from qresnet_jax.models.architecture import RESNET, own_parts
 from qresnet_jax.models.mlp import Mlp
 from qresnet_jax.models.mobilenet import MobileNet
 from qresnet_jax.models.vgg_small import VggSmall
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "float32") -> nnx.Module:
     """Builds the network that `config.model` describes.
 
-    `config.name` is "resnet", "vgg_small", "mlp" or "mobilenet", or "FILE.py:FUNCTION" or "PACKAGE.MODULE:FUNCTION" for a network of the user's own. The
-    function is called with `(config, rngs=rngs)`, and returns a module that is made of the layers in `qresnet_jax.nn`.
+    `config.name` is "resnet", "vgg_small", "mlp" or "mobilenet", or "FILE.py:FUNCTION" or "PACKAGE.MODULE:FUNCTION" for a
+    network of the user's own. The function is called with `(config, rngs=rngs)`, and returns a module that is made of the layers in `qresnet_jax.nn`.
 
     Args:
       config: the `model` part of a config, see `qresnet_jax.config.default_config`.
@@ -41,11 +41,11 @@ def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "fl
       ValueError: if a depth, name or number of bits is not possible (the message names the field), or if
         `config` is the whole config instead of its `model` part.
     """
-    parts = None if hasattr(config, "model") else own_parts(config.name)
+    is_whole = hasattr(config, "model")  # which `resnet.create_model` refuses
+    parts = None if is_whole else own_parts(config.name)
     if parts is None:
-        if not hasattr(config, "model") and config.name in _OTHERS:
-            return _OTHERS[config.name](config, dtype=dtype, rngs=rngs)
-        return resnet.create_model(config, rngs=rngs, dtype=dtype)
+        create = resnet.create_model if is_whole else _OURS[config.name]
+        return create(config, rngs=rngs, dtype=dtype)
     model = _function(*parts)(config, rngs=rngs)
     if not isinstance(model, nnx.Module):
         raise ConfigError(
@@ -54,7 +54,12 @@ def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "fl
     return model
 
 
-_OTHERS: dict[str, Callable[..., nnx.Module]] = {"vgg_small": VggSmall, "mlp": Mlp, "mobilenet": MobileNet}
+_OURS: dict[str, Callable[..., nnx.Module]] = {
+    RESNET: resnet.create_model,
+    "vgg_small": VggSmall,
+    "mlp": Mlp,
+    "mobilenet": MobileNet,
+}
 
 
 def _function(source: str, name: str) -> Callable[..., Any]:
