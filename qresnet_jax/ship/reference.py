@@ -95,6 +95,8 @@ def _apply(node: Node, images: np.ndarray, x: Any = None, *others: Any) -> np.nd
         case nodes.StemNode():
             return _convolve(2 * images.astype(np.int32) - node.double_mean, node.weights, node.window)
         case nodes.BinaryConvNode():
+            if node.groups == 1:
+                return _convolve(x, node.signs, node.window)
             parts = zip(
                 np.split(x, node.groups, axis=3), np.split(node.signs, node.groups, axis=3), strict=True
             )
