@@ -93,6 +93,15 @@ class Plan:
         value = self.values[result]
         return Size(value.height.at(self.height), value.width.at(self.width))
 
+    def is_dense(self, step: Step) -> bool:
+        """Returns whether a step has a convolution whose window has one place, from which it sees the whole image."""
+        if step.conv is None or (isinstance(step.conv, nodes.BinaryConvNode) and step.conv.groups > 1):
+            return False
+        ((top, _), (left, _)), (kh, kw) = step.conv.window.padding, step.conv.window.size
+        size = self.size(step.source)
+        sees_all = top + size.height <= kh and left + size.width <= kw
+        return sees_all and self.size(step.result) == Size(1, 1)
+
 
 def plan(network: IntegerNetwork, height: int, width: int) -> Plan:
     """Returns the plan, where `Requantize`, `Add` and `Relu` join the loop before them if they alone read its result."""

@@ -2,7 +2,7 @@
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c.fast.bitplanes import ALIGN, ShiftedTaps, Taps, View, plane_bytes, row_bytes
-from qresnet_jax.ship.c.plan import Plan, Size, Step, allocate
+from qresnet_jax.ship.c.plan import Plan, Step, allocate
 
 STEM_OUTPUTS, STEM_PIXELS = 16, 16  # the largest MODEL_STEM_OUTPUTS and MODEL_STEM_PIXELS of stem.h
 
@@ -21,7 +21,7 @@ class Layout:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        convs = [s for s in plan.steps if isinstance(s.conv, nodes.BinaryConvNode) and not self.is_dense(s)]
+        convs = [s for s in plan.steps if isinstance(s.conv, nodes.BinaryConvNode) and not plan.is_dense(s)]
         taps = [self.taps(step) for step in convs]
         self.slack = aligned(max((x.reach() for x in taps if isinstance(x, ShiftedTaps)), default=0))
         largest = max(
@@ -35,15 +35,6 @@ class Layout:
     def planes(self, result: int) -> int:
         """Returns the bits of a result's levels."""
         return max(self.plan.values[result].bound.bit_length(), 1)
-
-    def is_dense(self, step: Step) -> bool:
-        """Returns whether a step has a convolution whose window has one place, from which it sees the whole image."""
-        if step.conv is None or (isinstance(step.conv, nodes.BinaryConvNode) and step.conv.groups > 1):
-            return False
-        ((top, _), (left, _)), (kh, kw) = step.conv.window.padding, step.conv.window.size
-        size = self.plan.size(step.source)
-        sees_all = top + size.height <= kh and left + size.width <= kw
-        return sees_all and self.plan.size(step.result) == Size(1, 1)
 
     def dense_words(self, step: Step) -> int:
         """Returns the words of 8 bytes that the bits of a plane of all inputs of a dense layer fill."""
@@ -85,7 +76,7 @@ class Layout:
 
         A binary convolution ends with its taps and its table, and a dense layer with its sums.
         """
-        if self.is_dense(step):
+        if self.plan.is_dense(step):
             if isinstance(step.conv, nodes.StemNode):
                 inputs = 2 * self.plan.height * self.plan.width * self.plan.network.channels
             else:

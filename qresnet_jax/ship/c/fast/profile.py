@@ -110,7 +110,7 @@ class FastProfile:
         return "".join(f"    {line}\n" for line in [*lines, *self._body(t, step)])
 
     def _body(self, t: int, step: Step) -> list[str]:
-        if self.layout.is_dense(step):
+        if self.plan.is_dense(step):
             return self._dense(t, step)
         if isinstance(step.conv, nodes.StemNode):
             return self._stem(t, step)

@@ -1,0 +1,99 @@
+/* The stem, which reads pixels. */
+
+#ifndef MODEL_STEM_H
+#define MODEL_STEM_H
+
+#include "numbers.h"
+
+typedef struct {
+    const uint32_t *weights; /* [out][pair]: of two inputs each, in the order [tap][in]; the first one in the low half */
+    const int16_t *mean;    /* [in]: twice the mean of a channel's pixels */
+    size_t in, pairs;
+    model_output output;
+    model_window window;
+} model_stem_conv;
+
+/* The sum plus the products of two pairs of numbers. */
+MODEL_INLINE int32_t model_two_products(int32_t sum, uint32_t a, uint32_t b)
+{
+#ifdef __ARM_FEATURE_DSP
+    return __builtin_arm_smlad((int)a, (int)b, sum);
+#else
+    return sum + (int16_t)(uint16_t)a * (int16_t)(uint16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
+#endif
+}
+
+/* Copies what the window sees from the pixels of a tile, with the mean subtracted: [pair][32]. */
+MODEL_APART void model_patches(const model_stem_conv *c, const uint8_t *image, size_t tile, model_word *patches)
+{
+    const model_window *const w = &c->window;
+    size_t y = 32 * tile / w->out_width, x = 32 * tile % w->out_width, i, j, k, p;
+    for (p = 0; p < 32; p++, patches++) {
+        model_word *to = patches;
+        uint32_t first = 0; /* of a pair */
+        size_t input = 0;
+        for (i = 0; i < w->rows; i++)
+            for (j = 0; j < w->columns; j++) {
+                const size_t row = y * w->down + i - w->top, column = x * w->right + j - w->left;
+                const int is_inside = y < w->out_height && row < w->height && column < w->width;
+                const uint8_t *const from = image + (is_inside ? (row * w->width + column) * c->in : 0);
+                const uint32_t mask = 0u - (uint32_t)is_inside;
+                for (k = 0; k < c->in; k++, input++) {
+                    const uint32_t number = (uint32_t)(2 * from[k] - c->mean[k]) & mask;
+                    if (input % 2 == 0) {
+                        first = number & 0xffffu;
+                    } else {
+                        *to = first | number << 16;
+                        to += 32;
+                    }
+                }
+            }
+        if (input % 2 == 1)
+            *to = first;
+        if (++x == w->out_width) {
+            x = 0;
+            y++;
+        }
+    }
+}
+
+/* Computes the stem. `patches` has memory for 32 words for each pair. */
+MODEL_APART void model_stem(const model_stem_conv *c, const uint8_t *image, const model_int16 *addend, void *result,
+                               model_word *patches)
+{
+    const size_t tiles = model_words(c->output.pixels);
+    size_t tile, o, p, k;
+    for (tile = 0; tile < tiles; tile++) {
+        model_patches(c, image, tile, patches);
+        for (o = 0; o < c->output.channels; o++) {
+            int32_t sums[32];
+            for (p = 0; p < 32; p += 8) { /* eight sums at once, for which weights are read once */
+                const uint32_t *const weights = c->weights + o * c->pairs;
+                const model_word *x = patches + p;
+                int32_t a = 0, b = 0, d = 0, e = 0, f = 0, g = 0, h = 0, l = 0;
+                for (k = 0; k < c->pairs; k++, x += 32) {
+                    const uint32_t pair = weights[k];
+                    a = model_two_products(a, pair, x[0]);
+                    b = model_two_products(b, pair, x[1]);
+                    d = model_two_products(d, pair, x[2]);
+                    e = model_two_products(e, pair, x[3]);
+                    f = model_two_products(f, pair, x[4]);
+                    g = model_two_products(g, pair, x[5]);
+                    h = model_two_products(h, pair, x[6]);
+                    l = model_two_products(l, pair, x[7]);
+                }
+                sums[p] = a;
+                sums[p + 1] = b;
+                sums[p + 2] = d;
+                sums[p + 3] = e;
+                sums[p + 4] = f;
+                sums[p + 5] = g;
+                sums[p + 6] = h;
+                sums[p + 7] = l;
+            }
+            model_finish(&c->output, o, tile, sums, addend, result);
+        }
+    }
+}
+
+#endif
