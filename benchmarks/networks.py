@@ -13,14 +13,16 @@ FLOAT32, INT8 = "onnxruntime fp32", "onnxruntime int8"
 ONNX_FILES = {FLOAT32: "float.onnx", INT8: "int8.onnx"}
 
 
-def random_network():
-    """Returns the integer network of ResNet-20 W1A2 as it is before training."""
+def random_network(depth=20):
+    """Returns the integer network of a ResNet W1A2 as it is before training."""
     from flax import nnx
 
     from qresnet_jax import create_model, default_config
     from qresnet_jax.ship.fold import fold
 
-    return fold(create_model(default_config().model, rngs=nnx.Rngs(0)), image_shape=(SIZE, SIZE))
+    config = default_config()
+    config.model.depth = depth
+    return fold(create_model(config.model, rngs=nnx.Rngs(0)), image_shape=(SIZE, SIZE))
 
 
 def onnx_float_network(network):

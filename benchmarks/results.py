@@ -40,7 +40,7 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = REPO / "benchmarks" / "results"
 MEASURED = "measured"
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "onnxruntime", "torch")
-COMPILERS = ("gcc", "clang")
+COMPILERS = ("gcc", "clang", "arm-none-eabi-gcc")
 # Environment variables that change what is measured; a result names them in its command.
 ENVIRONMENT = ("GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION")
 

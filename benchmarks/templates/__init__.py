@@ -41,6 +41,7 @@ TABLES = {
     "c_export": Table(("c_export",), c_code.times),
     "c_export_sizes": Table(("c_export",), c_code.sizes),
     "c_export_calls": Table(("c_export",), c_code.calls),
+    "firmware": Table(("firmware",), c_code.firmware),
 }
 
 FIGURES = {  # result file -> a function that returns its figures for running prose, text by key
@@ -58,4 +59,5 @@ FIGURES = {  # result file -> a function that returns its figures for running pr
     "scaling": scaling.scaling_figures,
     "sweep": speed.sweep_figures,
     "c_export": c_code.c_figures,
+    "firmware": c_code.firmware_figures,
 }

@@ -47,6 +47,47 @@ def calls(measurements: Measurements) -> str:
     return with_provenance(markdown(*rows), provenance(having(measurements, what="calls"), compilers))
 
 
+def firmware(measurements: Measurements) -> str:
+    """Returns how many instructions an image takes on microcontrollers, and flash and RAM."""
+    head = (
+        "Network",
+        "Profile",
+        "Processor",
+        "Compiler",
+        "Instructions",
+        "For a multiplication",
+        "`.text`",
+        "Buffer",
+        "Stack",
+    )
+    rows = [head]
+    for row in [row for run in figures(measurements, what="firmware") for row in run["rows"]]:
+        count = (f"{row['instructions'] / 1e6:.2f} M", f"{row['instructions'] / row['multiplications']:.2f}")
+        ends = (size(row[name]) for name in ("text", "buffer", "stack"))
+        rows.append(
+            (row["network"], f"`{row['profile']}`", row["target"], f"`{row['command']}`", *count, *ends)
+        )
+    return with_provenance(
+        markdown(*rows),
+        "Executed instructions for one image. `.text` holds code and constants; RAM is the buffer and the stack.",
+        provenance(having(measurements, what="firmware"), ("arm-none-eabi-gcc",)),
+    )
+
+
+def firmware_figures(measurements: Measurements) -> dict[str, str]:
+    """Returns figures such as `resnet_8_small_cortex_m4_o2_instructions`, of instructions, sizes and RAM."""
+    found = {}
+    for row in [row for run in figures(measurements, what="firmware") for row in run["rows"]]:
+        level = row["command"].split()[-1]
+        key = _identifier(f"{row['network'].split(',')[0]} {row['profile']} {row['target']} {level}")
+        found[f"{key}_instructions"] = f"{row['instructions'] / 1e6:.1f} M"
+        found[f"{key}_rate"] = f"{row['instructions'] / row['multiplications']:.2f}"
+        found[f"{key}_flash"] = size(row["text"])
+        found[f"{key}_ram"] = size(row["buffer"] + row["stack"])
+        found[f"{key}_84_mhz"] = f"{row['instructions'] / 84e3:.0f} ms"
+    return found
+
+
 def c_figures(measurements: Measurements) -> dict[str, str]:
     """Returns figures such as `resnet_20_fast_avx_512_gcc_ratio`; the names say network, code and compiler."""
     found = {}

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+typedef uint32_t __attribute__((may_alias)) word;
+
 int main(void);
 void reset(void);
 void stop(void);
@@ -32,21 +34,28 @@ void stop(void)
     leave(0);
 }
 
-/* Compilers may call these two, also where the source does not. The attribute keeps them from calling themselves. */
+/* Compilers may call these two, also where the source does not. The attribute keeps them from calling themselves. They take
+   whole words where they can. */
 #define NO_LOOPS_TO_CALLS __attribute__((optimize("no-tree-loop-distribute-patterns")))
 
 NO_LOOPS_TO_CALLS void *memcpy(void *restrict to, const void *restrict from, size_t n)
 {
-    size_t i;
-    for (i = 0; i < n; i++)
+    size_t i = 0;
+    if (((uintptr_t)to | (uintptr_t)from) % sizeof(word) == 0)
+        for (; i + sizeof(word) <= n; i += sizeof(word))
+            *(word *)((uint8_t *)to + i) = *(const word *)((const uint8_t *)from + i);
+    for (; i < n; i++)
         ((uint8_t *)to)[i] = ((const uint8_t *)from)[i];
     return to;
 }
 
 NO_LOOPS_TO_CALLS void *memset(void *to, int value, size_t n)
 {
-    size_t i;
-    for (i = 0; i < n; i++)
+    size_t i = 0;
+    if ((uintptr_t)to % sizeof(word) == 0)
+        for (; i + sizeof(word) <= n; i += sizeof(word))
+            *(word *)((uint8_t *)to + i) = 0x01010101u * (uint8_t)value;
+    for (; i < n; i++)
         ((uint8_t *)to)[i] = (uint8_t)value;
     return to;
 }

@@ -104,17 +104,27 @@ MODEL_INLINE void model_add_levels(const model_word *taps, size_t planes, const 
         model_add(taps + b, list, count, sum + b);
 }
 
+/* The zeros above the highest bit that is set, of which there must be one. */
+MODEL_INLINE size_t model_zeros(model_word bits)
+{
+#ifdef __GNUC__
+    return (size_t)__builtin_clz(bits);
+#else
+    size_t zeros = 0, step;
+    for (step = 16; step > 0; step /= 2)
+        if (bits >> (32 - step) == 0) {
+            bits <<= step;
+            zeros += step;
+        }
+    return zeros;
+#endif
+}
+
 /* Appends the positions of the set bits to a list, and returns its new end. The highest bit has the position `last`. */
 MODEL_INLINE model_index *model_append(model_word bits, size_t last, size_t step, model_index *list)
 {
     while (bits != 0) {
-#ifdef __GNUC__
-        const size_t zeros = (size_t)__builtin_clz(bits);
-#else
-        size_t zeros = 0;
-        while ((bits << zeros & 0x80000000u) == 0)
-            zeros++;
-#endif
+        const size_t zeros = model_zeros(bits);
         bits &= ~(0x80000000u >> zeros);
         *list++ = (model_index)(last - zeros * step);
     }
@@ -145,10 +155,9 @@ MODEL_FUNCTION size_t model_list(const uint32_t *first, const uint32_t *second, 
 MODEL_FUNCTION void model_start(const model_conv *c, const model_word *taps, const model_index *all, size_t count,
                                 model_word *start)
 {
-    const size_t used = c->bits > c->planes + 4 ? c->bits : c->planes + 4;
     model_word borrow = 0xffffffffu;
     size_t b;
-    for (b = 0; b < used; b++)
+    for (b = 0; b < MODEL_PLANES; b++)
         start[b] = 0;
     model_add_levels(taps, c->planes, all, count, start);
     start[0] = ~start[0]; /* The lowest plane becomes 1 - all % 2, and the others -(all / 2). */
@@ -158,7 +167,7 @@ MODEL_FUNCTION void model_start(const model_conv *c, const model_word *taps, con
         borrow &= turned;
     }
     start[c->bits - 1] ^= 0xffffffffu;
-    for (; b < used; b++)
+    for (; b < MODEL_PLANES; b++)
         start[b] = 0;
 }
 
@@ -246,6 +255,18 @@ MODEL_FUNCTION void model_finish_sums(const model_conv *c, size_t channel, size_
     }
 }
 
+/* Copies planes, and up to three more. Single ones in a loop would become a call of `memcpy`, which takes longer. */
+MODEL_INLINE void model_copy(const model_word *from, size_t planes, model_word *to)
+{
+    size_t b;
+    for (b = 0; b < planes; b += 4) {
+        to[b] = from[b];
+        to[b + 1] = from[b + 1];
+        to[b + 2] = from[b + 2];
+        to[b + 3] = from[b + 3];
+    }
+}
+
 /* Computes the outputs of a group for `count` tiles, of which the first one is `tile`.
 
    taps: of each tile the words of all taps, and a word of zeros for each plane of a level
@@ -255,7 +276,7 @@ MODEL_FUNCTION void model_outputs(const model_conv *c, size_t group, size_t tile
 {
     const size_t inputs = c->window.rows * c->window.columns * c->in, words = (inputs + 1) * c->planes;
     const size_t used = c->bits > c->planes + 4 ? c->bits : c->planes + 4;
-    size_t o, t, b;
+    size_t o, t;
     for (o = group * c->out; o < (group + 1) * c->out; o += 2) {
         const int is_pair = o + 1 < (group + 1) * c->out;
         const uint32_t *const first = c->signs + o * model_words(inputs), *second = is_pair ? first + model_words(inputs) : first;
@@ -265,11 +286,9 @@ MODEL_FUNCTION void model_outputs(const model_conv *c, size_t group, size_t tile
         for (t = 0; t < count; t++) {
             const model_word *const from = taps + t * words;
             model_word sum[MODEL_PLANES], next[MODEL_PLANES];
-            for (b = 0; b < used; b++)
-                sum[b] = start[t * MODEL_PLANES + b];
+            model_copy(start + t * MODEL_PLANES, used, sum);
             model_add_levels(from, c->planes, list, both, sum + 1);
-            for (b = 0; b < used; b++)
-                next[b] = sum[b];
+            model_copy(sum, used, next);
             model_add_levels(from, c->planes, list + both, one, sum + 1);
             model_finish_sums(c, c->order[o], tile + t, sum, addend, result);
             if (is_pair) {

@@ -69,8 +69,12 @@ MODEL_FUNCTION void model_see_all(const model_window *w, const model_word *from,
     const size_t words = model_words(w->height * w->width);
     const size_t at = 32 * (tile + MODEL_SLACK) + i * w->width + j - w->top * w->width - w->left, shift = at % 32;
     const model_word inside = model_inside(w, tile, i, j), *plane = from - MODEL_SLACK + at / 32;
-    for (; planes > 0; planes--, plane += words)
+    for (; planes > 1; planes -= 2, plane += 2 * words) { /* of which there are two in most networks */
         *to++ = (plane[0] >> shift | plane[1] << 1 << (31 - shift)) & inside;
+        *to++ = (plane[words] >> shift | plane[words + 1] << 1 << (31 - shift)) & inside;
+    }
+    if (planes > 0)
+        *to = (plane[0] >> shift | plane[1] << 1 << (31 - shift)) & inside;
 }
 
 /* The bits at even positions, side by side. */
