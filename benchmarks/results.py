@@ -179,14 +179,19 @@ def load(name: str, folder: pathlib.Path = FOLDER) -> dict:
     return document
 
 
-def save(name: str, key: str, measurement: Mapping, folder: pathlib.Path = FOLDER) -> pathlib.Path:
-    """Adds a measurement to a result file, or replaces it there, and returns the file's path.
+def save(
+    name: str, key: str, measurement: Mapping, folder: pathlib.Path = FOLDER, *, instead_of: str | None = None
+) -> pathlib.Path:
+    """Adds a measurement to a result file, or replaces the one with its key, and returns the file's path.
+
+    A measurement with the key `instead_of` is left out from then on.
 
     Raises:
       ResultError: if the existing file or the new measurement is wrong; nothing is written then.
     """
     path = pathlib.Path(folder) / f"{name}.json"
     document = with_measurement(load(name, folder) if path.exists() else None, name, key, measurement)
+    document["measurements"].pop(instead_of, None)
     check(document, name)
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_all({path: text.encode()})

@@ -15,4 +15,5 @@ def get_config():
     config.model.weight_bits = 32
     config.model.activation = "none"
     config.optim.weight_decay = 5e-4
+    config.optim.float_epochs = 0
     return config

@@ -1,4 +1,4 @@
-"""ResNet-20 with 1-bit weights and 2-bit activations on CIFAR-10: our recipe.
+"""ResNet-20 with 1-bit weights and 2-bit activations on CIFAR-10: our recipe, which is float in the first half.
 
     qresnet --config=cifar10_w1a2
 
@@ -17,5 +17,7 @@ def get_config():
     config.optim.schedule = "cosine"
     config.optim.warmup_epochs = 5.0
     config.optim.weight_decay = 1e-4
+    config.optim.float_epochs = config.get_oneway_ref("num_epochs") // 2  # follows num_epochs
+    config.optim.latent_rate = 3.0
     config.checkpoint_every_epochs = 5
     return config

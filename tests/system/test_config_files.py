@@ -178,23 +178,32 @@ def test_every_shipped_config_says_its_command_accuracy_time_and_hardware(name):
     assert all(f"\n{word}: " in text for word in ("Accuracy", "Time", "Hardware"))
 
 
+FLOAT = {"model.weight_bits", "model.activation", "optim.weight_decay", "optim.float_epochs"}
+
+
 @pytest.mark.parametrize(
     ("twin", "of", "differing"),
     [
         ("fashion_mnist_fp32", "fashion_mnist_w1a2", {"model.weight_bits", "model.activation"}),
-        ("cifar10_fp32", "cifar10_w1a2", {"model.weight_bits", "model.activation", "optim.weight_decay"}),
+        ("cifar10_fp32", "cifar10_w1a2", FLOAT),
         ("cifar10_jpeg_w1a2", "cifar10_w1a2", {"data.name", "data.raw_dir"}),
-        (
-            "cifar10_jpeg_fp32",
-            "cifar10_jpeg_w1a2",
-            {"model.weight_bits", "model.activation", "optim.weight_decay"},
-        ),
+        ("cifar10_jpeg_fp32", "cifar10_jpeg_w1a2", FLOAT),
         ("cifar100_w1a2", "cifar10_w1a2", {"data.name", "model.num_classes"}),
     ],
 )
 def test_a_config_differs_from_its_twin_as_its_docstring_says(twin, of, differing):
     fields, others = (flatten(load_config(name)) for name in (twin, of))
     assert {name for name in fields if fields[name] != others[name]} == differing
+
+
+@pytest.mark.parametrize("epochs", [400, 30, 1])
+def test_half_of_the_epochs_are_float_however_many_there_are(epochs):
+    config = load_config("cifar10_w1a2")
+    config.num_epochs = epochs
+    assert config.optim.float_epochs == epochs // 2
+    config.optim.float_epochs = 0
+    config.num_epochs = 10 * epochs
+    assert flatten(config)["optim.float_epochs"] == 0
 
 
 def test_it_is_a_public_name():
