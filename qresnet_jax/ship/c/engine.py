@@ -26,6 +26,7 @@ import numpy as np
 from qresnet_jax.errors import CompilerError, UserError
 from qresnet_jax.ship.c.writer import c_files
 from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.packed.file import packed_bytes
 from qresnet_jax.ship.reference import check_images
 from qresnet_jax.system.cache import cache_directory
 from qresnet_jax.system.machine import processors
@@ -147,17 +148,14 @@ def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
     Raises:
       CompilerError: if no C compiler works, or if the cache directory cannot be written.
     """
-    sources = c_files(
-        network,
-        height=height if network.height is None else None,
-        width=width if network.width is None else None,
-    )
-    files = {**sources, "run.c": _LOOP}
     compiler = find_compiler()
-    key = hashlib.sha256("\0".join([_version(compiler), *FLAGS, _processor(), *files.values()]).encode())
+    made_from = [*compiler, _program(compiler[0]), *FLAGS, _processor(), _writer(), f"{height}x{width}"]
+    key = hashlib.sha256("\0".join(made_from).encode() + packed_bytes(network))
     path = _cache_directory() / f"{key.hexdigest()}.so"
     if not path.exists():
-        _compile(compiler, files, path)
+        free = {"height": height if network.height is None else None}
+        free["width"] = width if network.width is None else None
+        _compile(compiler, {**c_files(network, **free), "run.c": _LOOP}, path)
     with contextlib.suppress(OSError):
         os.utime(path)  # it has been used, see _tidy
     return path
@@ -197,6 +195,7 @@ def _cache_directory() -> pathlib.Path:
 def _compile(compiler: Sequence[str], files: Mapping[str, str], path: pathlib.Path) -> None:
     """Compiles in a directory beside `path`, then renames the result, so that two processes may do it at once."""
     command = [*compiler, *FLAGS, "model.c", "run.c", "-o", "model.so"]
+    _run([*compiler, "--version"], VERSION_SECONDS)  # one that hangs is known soon
     try:
         _tidy(path.parent)
         with tempfile.TemporaryDirectory(
@@ -253,9 +252,22 @@ def _run(command: Sequence[str], seconds: float, directory: str | None = None) -
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 
+def _program(name: str) -> str:
+    """Returns what tells an installation of a program from another one. Running it would take longer than a prediction."""
+    path = os.path.realpath(shutil.which(name) or name)
+    found = os.stat(path)
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
+
+
 @functools.cache
-def _version(compiler: tuple[str, ...]) -> str:
-    return "\0".join(compiler) + _run([*compiler, "--version"], VERSION_SECONDS)[1]
+def _writer() -> str:
+    """Returns what tells the code that writes C from other versions of it."""
+    folder = pathlib.Path(__file__).parents[1]
+    sources = sorted(path for ending in ("py", "h") for path in folder.rglob(f"*.{ending}"))
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @functools.cache
