@@ -109,7 +109,7 @@ class SmallProfile:
     def _scratch(self, step: Step, tiles: Mapping[int, int]) -> int:
         """Returns the bytes of a step's working memory, which the headers describe."""
         if isinstance(step.conv, nodes.StemNode):
-            return 2 * PIXELS * (_inputs(step) + _inputs(step) % 2)
+            return 2 * self.structs.pitch(step.result) * (_inputs(step) + _inputs(step) % 2)
         if step.result in tiles:
             planes = self.structs.planes(step.source)
             words = (_inputs(step) + 1) * planes + _PLANES

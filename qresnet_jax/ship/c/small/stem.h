@@ -9,6 +9,7 @@ typedef struct {
     const uint32_t *weights; /* [out][pair]: of two inputs each, in the order [tap][in]; the first one in the low half */
     const int16_t *mean;    /* [in]: twice the mean of a channel's pixels */
     size_t in, pairs;
+    size_t pitch; /* pixels of a tile, at most 32 */
     model_output output;
     model_window window;
 } model_stem_conv;
@@ -23,12 +24,12 @@ MODEL_INLINE int32_t model_two_products(int32_t sum, uint32_t a, uint32_t b)
 #endif
 }
 
-/* Copies what the window sees from the pixels of a tile, with the mean subtracted: [pair][32]. */
+/* Copies what the window sees from the pixels of a tile, with the mean subtracted: [pair][pitch]. */
 MODEL_APART void model_patches(const model_stem_conv *c, const uint8_t *image, size_t tile, model_word *patches)
 {
     const model_window *const w = &c->window;
     size_t y = 32 * tile / w->out_width, x = 32 * tile % w->out_width, i, j, k, p;
-    for (p = 0; p < 32; p++, patches++) {
+    for (p = 0; p < c->pitch; p++, patches++) {
         model_word *to = patches;
         uint32_t first = 0; /* of a pair */
         size_t input = 0;
@@ -44,7 +45,7 @@ MODEL_APART void model_patches(const model_stem_conv *c, const uint8_t *image, s
                         first = number & 0xffffu;
                     } else {
                         *to = first | number << 16;
-                        to += 32;
+                        to += c->pitch;
                     }
                 }
             }
@@ -57,39 +58,51 @@ MODEL_APART void model_patches(const model_stem_conv *c, const uint8_t *image, s
     }
 }
 
-/* Computes the stem. `patches` has memory for 32 words for each pair. */
+/* Eight sums at once, for which weights are read once. */
+MODEL_INLINE void model_eight_sums(const uint32_t *weights, size_t pairs, const model_word *x, size_t pitch, int32_t *sums)
+{
+    int32_t a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
+    size_t k;
+    for (k = 0; k < pairs; k++, x += pitch) {
+        const uint32_t pair = weights[k];
+        a = model_two_products(a, pair, x[0]);
+        b = model_two_products(b, pair, x[1]);
+        c = model_two_products(c, pair, x[2]);
+        d = model_two_products(d, pair, x[3]);
+        e = model_two_products(e, pair, x[4]);
+        f = model_two_products(f, pair, x[5]);
+        g = model_two_products(g, pair, x[6]);
+        h = model_two_products(h, pair, x[7]);
+    }
+    sums[0] = a;
+    sums[1] = b;
+    sums[2] = c;
+    sums[3] = d;
+    sums[4] = e;
+    sums[5] = f;
+    sums[6] = g;
+    sums[7] = h;
+}
+
+/* Computes the stem. `patches` has memory for `pitch` words for each pair. */
 MODEL_APART void model_stem(const model_stem_conv *c, const uint8_t *image, const model_int16 *addend, void *result,
-                               model_word *patches)
+                            model_word *patches)
 {
     const size_t tiles = model_words(c->output.pixels);
     size_t tile, o, p, k;
     for (tile = 0; tile < tiles; tile++) {
+        const size_t left = c->output.pixels - 32 * tile, pixels = left < 32 ? left : 32;
         model_patches(c, image, tile, patches);
         for (o = 0; o < c->output.channels; o++) {
+            const uint32_t *const weights = c->weights + o * c->pairs;
             int32_t sums[32];
-            for (p = 0; p < 32; p += 8) { /* eight sums at once, for which weights are read once */
-                const uint32_t *const weights = c->weights + o * c->pairs;
-                const model_word *x = patches + p;
-                int32_t a = 0, b = 0, d = 0, e = 0, f = 0, g = 0, h = 0, l = 0;
-                for (k = 0; k < c->pairs; k++, x += 32) {
-                    const uint32_t pair = weights[k];
-                    a = model_two_products(a, pair, x[0]);
-                    b = model_two_products(b, pair, x[1]);
-                    d = model_two_products(d, pair, x[2]);
-                    e = model_two_products(e, pair, x[3]);
-                    f = model_two_products(f, pair, x[4]);
-                    g = model_two_products(g, pair, x[5]);
-                    h = model_two_products(h, pair, x[6]);
-                    l = model_two_products(l, pair, x[7]);
-                }
-                sums[p] = a;
-                sums[p + 1] = b;
-                sums[p + 2] = d;
-                sums[p + 3] = e;
-                sums[p + 4] = f;
-                sums[p + 5] = g;
-                sums[p + 6] = h;
-                sums[p + 7] = l;
+            for (p = 0; pixels - p >= 8; p += 8)
+                model_eight_sums(weights, c->pairs, patches + p, c->pitch, sums + p);
+            for (; p < pixels; p++) {
+                int32_t sum = 0;
+                for (k = 0; k < c->pairs; k++)
+                    sum = model_two_products(sum, weights[k], patches[k * c->pitch + p]);
+                sums[p] = sum;
             }
             model_finish(&c->output, o, tile, sums, addend, result);
         }

@@ -25,6 +25,11 @@ class Structs:
         """Returns the bits of a result's levels."""
         return max(self.plan.values[result].bound.bit_length(), 1)
 
+    def pitch(self, result: int) -> int:
+        """Returns how many pixels a tile of a result has at most."""
+        size = self.plan.size(result)
+        return min(size.height * size.width, PIXELS)
+
     def window(self, step: Step, window: Window) -> dict[str, int]:
         """Returns the fields of a `model_window`."""
         size, out, ((top, _), (left, _)) = (
@@ -57,6 +62,7 @@ class Structs:
             "mean": self.constants.array(f"mean_{i}", conv.double_mean),
             "in": conv.weights.shape[2],
             "pairs": weights.shape[1] // 2,
+            "pitch": self.pitch(i),
             "output": self._output(step, np.ones(conv.weights.shape[3], int)),
             "window": self.window(step, conv.window),
         }
