@@ -45,7 +45,9 @@ def installed_bytes(python: pathlib.Path) -> dict[str, int]:
     names = {name: [name] for name in (*PACKAGES, "qresnet_jax")}
     names["numpy"].append("numpy.libs")
     return {
-        name: sum(path.stat().st_size for part in parts for path in (site / part).rglob("*") if path.is_file())
+        name: sum(
+            path.stat().st_size for part in parts for path in (site / part).rglob("*") if path.is_file()
+        )
         for name, parts in names.items()
     }
 
@@ -75,12 +77,17 @@ def main():
         for _ in range(args.rounds):
             for which, program in PROGRAMS.items():
                 times[which].append(seconds(python, program, cache))
-        figures = {which: spread(found) for which, found in times.items()} | {"bytes": installed_bytes(python)}
+        figures = {which: spread(found) for which, found in times.items()} | {
+            "bytes": installed_bytes(python)
+        }
     for which in PROGRAMS:
         print(f"{which:6s} median {figures[which]['median']:.3f} s, min {figures[which]['min']:.3f} s")
     print({name: f"{nbytes / 1e6:.1f} MB" for name, nbytes in figures["bytes"].items()})
     if args.save:
-        print("wrote", save(NAME, "prediction", measured(figures, cores=len(os.sched_getaffinity(0))), args.save))
+        print(
+            "wrote",
+            save(NAME, "prediction", measured(figures, cores=len(os.sched_getaffinity(0))), args.save),
+        )
 
 
 if __name__ == "__main__":

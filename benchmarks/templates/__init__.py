@@ -54,6 +54,7 @@ FIGURES = {  # result file -> a function that returns its figures for running pr
     "inference": speed.inference_figures,
     "train_step": speed.train_step_figures,
     "startup": speed.startup_figures,
+    "prediction": speed.prediction_figures,
     "epochs": speed.epochs_figures,
     "memory": scaling.memory_figures,
     "scaling": scaling.scaling_figures,

@@ -1,6 +1,6 @@
 """Renders the measurements of inference and of training time."""
 
-from templates.cells import duration, listed, markdown, percent, range_of, ratio, several
+from templates.cells import duration, listed, markdown, percent, range_of, ratio, several, size
 from templates.measurements import Measurements, figures, provenance, with_provenance
 
 ENGINES = {  # heading in the table of inference -> name in its file
@@ -106,6 +106,13 @@ def train_step_figures(measurements: Measurements) -> dict[str, str]:
         for run in figures(measurements)
     )
     return {f"ratio_{name}": f"{run['ratio']['median']:.2f}" for run, name in names}
+
+
+def prediction_figures(measurements: Measurements) -> dict[str, str]:
+    """Returns the times of processes that predict once, `c` and `numpy`, or only import NumPy, `bare`, and `environment` in bytes."""
+    (run,) = figures(measurements)
+    found = {which: f"{run[which]['median']:.2f} s" for which in ("c", "numpy", "bare")}
+    return {**found, "environment": size(sum(run["bytes"].values()))}
 
 
 def startup_figures(measurements: Measurements) -> dict[str, str]:

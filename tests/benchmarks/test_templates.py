@@ -72,3 +72,13 @@ def test_the_summary_takes_the_rows_that_validation_chooses(benchmark, make_meas
     assert best(rows, "W1A2") is rows["b"]["figures"]
     assert best(rows, "float") is rows["c"]["figures"]
     assert best({"d": rows["d"]}, "W1A2") is None
+
+
+def test_the_figures_of_a_single_prediction_have_units(benchmark, make_measurement):
+    times = {
+        which: {"median": t, "min": t, "max": t, "rounds": 1}
+        for which, t in (("c", 0.2), ("numpy", 0.31), ("bare", 0.1))
+    }
+    one = make_measurement(**times, bytes={"numpy": 71_000_000, "safetensors": 1_300_000})
+    found = benchmark("templates.speed").prediction_figures({"prediction": one})
+    assert found == {"c": "0.20 s", "numpy": "0.31 s", "bare": "0.10 s", "environment": "72.3 MB"}
