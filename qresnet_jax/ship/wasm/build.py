@@ -15,8 +15,10 @@ from qresnet_jax.system.programs import TimeLimitError, run_program
 COMPILE_SECONDS = 600  # the large networks take half a minute
 STACK_BYTES = 2**18  # ten times what is needed
 EXPORTS = ("_initialize", "model_image", "model_run", "model_scores")
-_LINK = ("--no-entry", "--strip-all", "--stack-first", "-z", f"stack-size={STACK_BYTES}", "-o", "model.wasm")
-_LINK += tuple(f"--export={name}" for name in EXPORTS)
+_LINK = (
+    *("--no-entry", "--strip-all", "--stack-first", "-z", f"stack-size={STACK_BYTES}", "-o", "model.wasm"),
+    *(f"--export={name}" for name in EXPORTS),
+)
 ADVICE = "install clang and lld (apt install clang lld), or Zig (pip install ziglang)"
 _FOLDER = pathlib.Path(__file__).parent
 # clang would load the places of taps in vectors, only to take those apart again, unless it is told not to. The flag has to

@@ -43,7 +43,9 @@ def sources(plan: Plan) -> tuple[str, str]:
     )
     arrays, structs = profile.constants.arrays, profile.constants.structs
     kinds = {name: f"model_{kind} {name}" for name, (kind, _) in structs.items()}
-    kinds |= {name: f"{text.array_type(x)} {name}[{x.size}]" for name, x in arrays.items() if not _is_list(name)}
+    kinds |= {
+        name: f"{text.array_type(x)} {name}[{x.size}]" for name, x in arrays.items() if not _is_list(name)
+    }
     defined = [_stored(text.array(name, x)) for name, x in arrays.items() if not _is_list(name)]
     calls = []
     for name, x in arrays.items():

@@ -11,6 +11,8 @@ import os
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
+
 from qresnet_jax.ship.c.plan import plan
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.wasm import sections
@@ -91,4 +93,8 @@ def _parts(module: bytes) -> _Parts:
 def _common(first: list[tuple[int, bytes]], second: list[tuple[int, bytes]]) -> int:
     """Returns how many bytes are the same at the beginning of the first segments, if those have the same address."""
     (address, a), (other, b) = first[0], second[0]
-    return len(os.path.commonprefix([a, b])) if address == other else 0
+    if address != other:
+        return 0
+    n = min(len(a), len(b))
+    differs = np.frombuffer(a[:n], np.uint8) != np.frombuffer(b[:n], np.uint8)
+    return int(differs.argmax()) if differs.any() else n
