@@ -52,8 +52,9 @@ def wasm_bytes(network: IntegerNetwork) -> bytes:
     height, width, channels = network.image_shape
     if height is None or width is None:
         raise ValueError("this network takes images of any size: fold it with an image_shape")
+    tools = find_tools()
     constants, code = sources(plan(network, height, width))
-    plain, vectors = map(_parts, find_tools().modules(constants, code, [PLAIN, SIMD]))
+    plain, vectors = map(_parts, tools.modules(constants, code, [PLAIN, SIMD]))
     address, content = plain.data[0]
     shared = _common(plain.data, vectors.data)
     rest = [(address + shared, vectors.data[0][1][shared:]), *vectors.data[1:]]
