@@ -25,7 +25,7 @@ _FOLDER = pathlib.Path(__file__).parent
 # stand behind the one for the level of optimisation.
 _FLAGS = ("-std=c99", "-ffreestanding", "-nostdlibinc", "-fno-slp-vectorize", "-isystem", str(_FOLDER))
 # The plain build is for old browsers, and small rather than fast, as everybody else downloads it as well.
-SIMD = ("-O2", "-msimd128", "-msign-ext", "-mbulk-memory")
+SIMD = ("-O2", "-msimd128")
 PLAIN = ("-Os", "-mcpu=mvp")
 
 
