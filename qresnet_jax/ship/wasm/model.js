@@ -220,10 +220,10 @@ function sections(bytes) {
     }
     at = begin + length;
   }
-  if (!found.qresnet_jax || !found['qresnet_jax.simd128']) {
+  if (!found.qresnet_jax || !found.qresnet_jax_simd128) {
     throw new Error('this WebAssembly file has no network: give a model.wasm of qresnet_jax');
   }
-  return { description: JSON.parse(text(found.qresnet_jax)), vectors: found['qresnet_jax.simd128'] };
+  return { description: JSON.parse(text(found.qresnet_jax)), vectors: found.qresnet_jax_simd128 };
 }
 
 /** A number in LEB128, and where it ends. */

@@ -1,7 +1,7 @@
 """Writes an `IntegerNetwork` for browsers: one WebAssembly module, a JavaScript module, and a page. docs/wasm.md has more.
 
 `model.wasm` is a module for every engine. At its end it has two custom sections, which engines pass over: `qresnet_jax`
-describes the network in JSON, and `qresnet_jax.simd128` has the sections of a second module, with vectors. The constants of
+describes the network in JSON, and `qresnet_jax_simd128` has the sections of a second module, with vectors. The constants of
 that are not repeated: `shared` in the description says where in the file they are, and to which address they belong.
 `model.js` takes the second module where the engine has vectors.
 """
@@ -20,7 +20,7 @@ from qresnet_jax.ship.wasm.build import PLAIN, SIMD, find_tools
 from qresnet_jax.ship.wasm.source import sources
 from qresnet_jax.system.files import as_path, write_all
 
-DESCRIPTION, VECTORS = "qresnet_jax", "qresnet_jax.simd128"  # custom sections
+DESCRIPTION, VECTORS = "qresnet_jax", "qresnet_jax_simd128"  # custom sections
 STATIC = ("model.js", "index.html")
 _FOLDER = pathlib.Path(__file__).parent
 

@@ -74,14 +74,14 @@ def test_the_constants_are_in_the_file_once(exported):
     address, constants = sections.segments(data)[0]
     assert shared["to"] == address and shared["length"] > 0.9 * len(constants)
     assert content[shared["from"] :][: shared["length"]] == constants[: shared["length"]]
-    second = sections.custom_content(content, "qresnet_jax.simd128")
+    second = sections.custom_content(content, "qresnet_jax_simd128")
     kinds = dict(sections.split(sections.join([])[:8] + second))
     assert len(kinds.get(sections.DATA, b"")) < 100
 
 
 def test_neither_build_imports_anything(exported):
     content = (exported / "model.wasm").read_bytes()
-    second = sections.join([]) + sections.custom_content(content, "qresnet_jax.simd128")
+    second = sections.join([]) + sections.custom_content(content, "qresnet_jax_simd128")
     for module in (content, second):
         assert 2 not in dict(sections.split(module))
 
