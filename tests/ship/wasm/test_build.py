@@ -5,8 +5,11 @@ import sys
 import pytest
 
 from qresnet_jax.errors import CompilerError
+from qresnet_jax.ship.c.plan import plan
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.wasm import build, sections
+from qresnet_jax.ship.wasm.source import sources
+from tests.ship.random_networks import random_network
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +76,12 @@ def test_zig_is_taken_where_clang_does_not_work(programs):
 def test_zig_may_be_a_package_of_python(programs, monkeypatch):
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: name == "ziglang")
     assert build._candidates()[0][0][:4] == [sys.executable, "-m", "ziglang", "cc"]
+
+
+def test_the_code_gives_no_warnings(tools):
+    network, size = random_network(11)
+    strict = ("-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror")
+    tools.modules(*sources(plan(network, *size)), [(*build.PLAIN, *strict), (*build.SIMD, *strict)])
 
 
 def test_the_modules_need_nothing_and_have_one_part_in_common(tools):
