@@ -38,6 +38,7 @@ from qresnet_jax.ship.wasm.writer import STATIC, wasm_bytes, write_wasm
 
 NAME = "wasm"
 NATIVE, VECTORS, PLAIN = "native C, `gcc -O3`", "WebAssembly with vectors", "WebAssembly without vectors"
+FLAGS = "-O3"  # of the peer
 SECONDS = 0.003  # of a measurement, about
 MEASUREMENTS = 30  # of a round
 WARM_UP = 1.0  # seconds
@@ -96,7 +97,7 @@ def times(networks, folder, rounds):
         (place / "script.mjs").write_text(SCRIPT)
         image = pixels(network, 1)
         (place / "image").write_bytes(image.tobytes())
-        library = compiled(Variant(NATIVE, "-O3", network=name), c_files(network), place / "native")
+        library = compiled(Variant(NATIVE, FLAGS, network=name), c_files(network), place / "native")
         run, logits = repeater(library, network)
         found = {NATIVE: [], VECTORS: [], PLAIN: []}
         for _ in range(rounds):

@@ -26,6 +26,7 @@ def test_times_are_those_of_builds_that_compute_the_same(
         if shutil.which(program) is None:
             pytest.skip(f"there is no {program}")
     script = benchmark("wasm")
+    monkeypatch.setattr(script, "FLAGS", "-O0")  # to compile quickly
     monkeypatch.setattr(script, "WARM_UP", 0.01)
     monkeypatch.setattr(script, "MEASUREMENTS", 2)
     figures = script.times(networks, tmp_path, rounds=1)
