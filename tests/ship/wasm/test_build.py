@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from qresnet_jax.commands.export import export_packed, export_run
+from qresnet_jax.config import default_config
 from qresnet_jax.errors import CompilerError
 from qresnet_jax.ship.c.plan import plan
 from qresnet_jax.ship.load import load_packed
@@ -49,6 +51,15 @@ def test_where_nothing_compiles_the_message_says_what_to_install(scripts, progra
         "nothing here compiles to WebAssembly: install clang and lld (apt install clang lld), or Zig (pip install ziglang)"
     )
     assert not (tmp_path / "net").exists()
+
+
+def test_the_command_says_so_before_it_reads_anything(programs, tmp_path):
+    programs()
+    config = default_config()
+    config.export.format = "wasm"
+    for call in (export_run, export_packed):
+        with pytest.raises(CompilerError, match="^nothing here compiles to WebAssembly: install clang"):
+            call(config, tmp_path / "no run")
 
 
 def test_a_compiler_that_fails_is_named_with_what_it_says(programs):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 
 import pytest
@@ -20,11 +21,12 @@ from qresnet_jax import load_config
 from qresnet_jax.data import load_dataset
 
 REPO = pathlib.Path(__file__).parents[3]
+BEST = '<li class="best"'
 
 
 @pytest.fixture(scope="module")
-def dump(tmp_path_factory):
-    """`dump(address)`: the page as it is after some seconds, in HTML."""
+def chromium(tmp_path_factory):
+    """`chromium(address)`: the page in HTML, after all that it asks for has arrived."""
     program = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
     if program is None:
         pytest.skip("Chromium is not installed")
@@ -41,20 +43,46 @@ def dump(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def site(exported):
-    """The address of the export's directory on a web server."""
+def server(exported):
+    """A web server of the export's directory, which answers a request for /wait after `server.seconds`."""
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/wait":
+                time.sleep(self.server.seconds)
+            super().do_GET()
+
         def log_message(self, *args):
             pass
 
-    handler = functools.partial(Quiet, directory=exported)
+    handler = functools.partial(Handler, directory=exported)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.address = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def dump(chromium, server):
+    """`dump(path, until, address, **wishes)`: a page as it is when it has a text; `address` is that of its directory.
+
+    Chromium takes what a page is when it has received everything, and does not wait for WebAssembly to be compiled. So an
+    image that is long in coming is added to the page.
+    """
+
+    def dump(path, until, address, **wishes):
+        copy = path.with_name("copy.html")
+        copy.write_text(f'{path.read_text("utf-8")}<img src="{server.address}/wait" hidden>', "utf-8")
+        for server.seconds in (1, 5, 30):
+            page = chromium(f"{address}/copy.html?{urllib.parse.urlencode(wishes)}")
+            if until in page:
+                return page
+        raise AssertionError(f"there is no {until} in {page}")
+
+    return dump
 
 
 @pytest.fixture(scope="module")
@@ -68,30 +96,35 @@ def best(page):
     return html.unescape(name), float(percent)
 
 
-def test_the_page_of_an_export_classifies_a_picture(dump, site, exported, samples):
+def test_the_page_of_an_export_classifies_a_picture(dump, server, exported, samples):
     for i in (0, 3):
         Image.fromarray(samples.images[i][..., 0]).resize((160, 160), 0).save(exported / "digit.png")
-        page = dump(f"{site}/index.html?picture=digit.png")
+        page = dump(exported / "index.html", BEST, server.address, picture="digit.png")
         name, percent = best(page)
         assert name == str(samples.labels[i]) and percent > 50
     assert "8 pixels, grey · 10 classes · WebAssembly with vectors" in page
     assert re.search(r'id="problem" role="alert" hidden=""', page)
 
 
-def test_the_page_waits_for_a_picture_and_says_what_is_none(dump, site, exported):
-    page = dump(f"{site}/index.html")
-    assert 'class="best"' not in page and 'id="answer" hidden' in page
+def test_the_page_waits_for_a_picture(dump, server, exported):
+    page = dump(exported / "index.html", "10 classes", server.address)
+    assert BEST not in page and 'id="answer" hidden' in page
+
+
+def test_the_page_says_what_is_no_picture(dump, server, exported):
     (exported / "text.png").write_text("no picture")
-    assert "This is no picture that the browser can read" in dump(f"{site}/index.html?picture=text.png")
+    message = "This is no picture that the browser can read"
+    page = dump(exported / "index.html", message, server.address, picture="text.png")
+    assert BEST not in page
 
 
-def test_a_page_from_the_disk_says_how_to_open_it(dump, exported):
-    page = dump((exported / "index.html").as_uri())
+def test_a_page_from_the_disk_says_how_to_open_it(chromium, exported):
+    page = chromium((exported / "index.html").as_uri())
     assert "Serve this folder to open the page: python -m http.server, then http://localhost:8000" in page
     assert not re.search(r'id="problem" role="alert" hidden', page)
 
 
-def test_the_page_with_several_networks_opens_from_the_disk(dump, run_main, samples, tmp_path, tools):
+def test_the_page_with_several_networks_opens_from_the_disk(dump, run_main, samples, tmp_path):
     networks = ("digits_mobilenet_w1a2", "digits_vgg_small_w1a2")
     program = (sys.executable, REPO / "examples" / "browser_page.py")
     done = run_main(tmp_path / "page.html", *networks, program=program, cwd=tmp_path, PYTHONPATH=str(REPO))
@@ -100,7 +133,6 @@ def test_the_page_with_several_networks_opens_from_the_disk(dump, run_main, samp
     file = io.BytesIO()
     Image.fromarray(samples.images[0][..., 0]).save(file, "PNG")
     picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    wishes = urllib.parse.urlencode({"network": networks[1], "picture": picture})
-    page = dump(f"{(tmp_path / 'page.html').as_uri()}?{wishes}")
+    page = dump(tmp_path / "page.html", BEST, tmp_path.as_uri(), network=networks[1], picture=picture)
     assert best(page)[0] == str(samples.labels[0])
     assert re.findall(r"<option.*?>(.*?)</option>", page) == list(networks)
