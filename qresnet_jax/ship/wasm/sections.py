@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-CUSTOM, DATA = 0, 11  # kinds of sections
+CUSTOM, DATA, DATA_COUNT = 0, 11, 12  # kinds of sections
 _HEAD = b"\0asm\1\0\0\0"
 
 

@@ -5,8 +5,8 @@ vectors, have the same ones then, at the same place, and they are stored once.
 
 The lists of what each output adds up are most of the constants. In a list each number is a little larger than the one
 before. So the differences are stored, in LEB128 with the sign in the lowest bit, which take a byte where the lists
-take two, and which gzip reduces to little more than a bit for each weight. `_initialize` adds them up, and only then says where the lists are, as
-that depends on the build.
+take two, and which gzip reduces to little more than a bit for each weight. `_initialize` adds them up, and only then
+says where the lists are, as that depends on the build.
 """
 
 import math

@@ -79,7 +79,7 @@ def wasm_bytes(network: IntegerNetwork) -> bytes:
 
 
 class _Parts(NamedTuple):
-    code: list[tuple[int, bytes]]  # all sections but those of data, and those that engines pass over
+    code: list[tuple[int, bytes]]  # all sections but those about data, and those that engines pass over
     data: list[tuple[int, bytes]]  # segments
 
 
@@ -87,7 +87,8 @@ def _parts(module: bytes) -> _Parts:
     """Takes a module apart."""
     found = sections.split(module)
     (data,) = (sections.segments(content) for kind, content in found if kind == sections.DATA)
-    code = [x for x in found if x[0] not in (sections.CUSTOM, sections.DATA)]
+    without = (sections.CUSTOM, sections.DATA, sections.DATA_COUNT)
+    code = [x for x in found if x[0] not in without]
     return _Parts(code, data)
 
 
