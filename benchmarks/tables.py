@@ -33,6 +33,8 @@ The tables are:
     c_export_sizes           flash and RAM of the exported C code
     c_export_calls           what takes the time of the exported C code
     firmware                 instructions, flash and RAM of the exported C code on microcontrollers
+    wasm                     time of the export for browsers, against native C
+    wasm_sizes               bytes of the export for browsers
 
 A sentence takes a figure from a file in the same way, by FILE.KEY. FILE is the name of a result file, and KEY is the name
 of a figure in it:

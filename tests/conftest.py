@@ -154,6 +154,18 @@ def compiler():
     return found
 
 
+@pytest.fixture(scope="session")
+def wasm_tools():
+    """The programs that make WebAssembly; skips where there are none."""
+    from qresnet_jax.errors import CompilerError
+    from qresnet_jax.ship.wasm.build import find_tools
+
+    try:
+        return find_tools()
+    except CompilerError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(autouse=True)
 def package_log():
     """Training sends the package's log to its workdir's file; each test begins with a log that goes nowhere else."""

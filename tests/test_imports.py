@@ -185,6 +185,7 @@ def top_level(path):
         ("ship.load", {"jax", "flax"}),
         ("ship.packed.file", {"jax", "flax"}),
         ("ship.c.engine", {"jax", "flax"}),
+        ("ship.wasm.writer", {"jax", "flax"}),
         ("ship.reference", {"jax", "flax"}),
         ("models.resnet", {"ml_collections", "orbax"}),
         ("train.step", {"orbax", "matplotlib"}),

@@ -7,7 +7,7 @@ text. It computes nothing but what the text needs, such as a time for one image 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from templates import accuracy, c_code, scaling, speed
+from templates import accuracy, c_code, scaling, speed, wasm
 
 
 class Table(NamedTuple):
@@ -42,6 +42,8 @@ TABLES = {
     "c_export_sizes": Table(("c_export",), c_code.sizes),
     "c_export_calls": Table(("c_export",), c_code.calls),
     "firmware": Table(("firmware",), c_code.firmware),
+    "wasm": Table(("wasm",), wasm.times),
+    "wasm_sizes": Table(("wasm",), wasm.sizes),
 }
 
 FIGURES = {  # result file -> a function that returns its figures for running prose, text by key
@@ -61,4 +63,5 @@ FIGURES = {  # result file -> a function that returns its figures for running pr
     "sweep": speed.sweep_figures,
     "c_export": c_code.c_figures,
     "firmware": c_code.firmware_figures,
+    "wasm": wasm.wasm_figures,
 }

@@ -91,9 +91,9 @@ COMMANDS = {
         function="export.export",
         does="Folds a run's best checkpoint into an integer network, compares the two on the test set, writes the "
         "network, and checks that the written files compute the same. --config.export.format is packed (the default), "
-        "c, onnx, qonnx or stablehlo. With --config.packed it converts a packed file.",
-        writes="Writes model.safetensors, a directory model_c, model.onnx, model.qonnx.onnx or model.stablehlo into "
-        "the run's directory, or else writes --config.export.path.",
+        "c, onnx, qonnx, stablehlo or wasm. With --config.packed it converts a packed file.",
+        writes="Writes model.safetensors, a directory model_c, model.onnx, model.qonnx.onnx, model.stablehlo or a directory "
+        "model_wasm into the run's directory, or else writes --config.export.path.",
         examples=("--config=digits --mode=export", "--config=digits --mode=export --config.export.format=c"),
     ),
     "bench": Command(

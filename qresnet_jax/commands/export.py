@@ -16,7 +16,7 @@ from qresnet_jax import config as configs
 from qresnet_jax.data import ImageDataset, StreamedDataset, check_dataset, load_dataset
 from qresnet_jax.errors import ConfigError, DataError
 from qresnet_jax.ship import reference, verify
-from qresnet_jax.ship.formats import ENDINGS, check_path, write_network
+from qresnet_jax.ship.formats import ENDINGS, check_path, check_programs, write_network
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import as_path, write_all
@@ -137,6 +137,7 @@ def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
     ending = {**ENDINGS, "qonnx": ".qonnx.onnx"}[export.format]
     path = as_path(export.path) if export.path else as_path(workdir) / f"model{ending}"
     check_path(path, export.format)
+    check_programs(export.format)
     return path
 
 

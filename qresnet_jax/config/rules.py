@@ -138,7 +138,7 @@ RULES = {
         lambda v: _TEXT[0](v) or (isinstance(v, tuple) and all(_TEXT[0](n) and n for n in v)),
         "a string, or a tuple of strings; a name that is a number needs a directory before it, as in ./7",
     ),
-    "export.format": _one_of("packed", "c", "onnx", "qonnx", "stablehlo"),
+    "export.format": _one_of("packed", "c", "onnx", "qonnx", "stablehlo", "wasm"),
     "export.path": _TEXT,
     "export.c_profile": _one_of("fast", "small"),
     "export.c_layout": _one_of("pair", "header"),

@@ -7,12 +7,19 @@ from qresnet_jax.errors import ExportError
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import as_path, missing_directories
 
-# The formats, and how default names of their files end; the C source is a directory.
-ENDINGS = {"packed": ".safetensors", "c": "_c", "onnx": ".onnx", "stablehlo": ".stablehlo"}
+# The formats, and how default names of their files end.
+ENDINGS = {
+    "packed": ".safetensors",
+    "c": "_c",
+    "onnx": ".onnx",
+    "stablehlo": ".stablehlo",
+    "wasm": "_wasm",
+}
+DIRECTORIES = ("c", "wasm")  # the formats that are a directory of files
 # The formats that a name promises by how it ends, the longest ending first. Any other name is good for any format.
 _PROMISES: dict[str, tuple[str, ...]] = {
-    **{".qonnx.onnx": ("qonnx",), ".qonnx": ("qonnx",), ".c": (), ".h": ()},
-    **{ending: (format,) for format, ending in ENDINGS.items() if format != "c"},
+    **{".qonnx.onnx": ("qonnx",), ".qonnx": ("qonnx",), ".c": ("c",), ".h": ("c",), ".wasm": ("wasm",)},
+    **{ending: (format,) for format, ending in ENDINGS.items() if format not in DIRECTORIES},
     ".onnx": ("onnx", "qonnx"),
 }
 
@@ -21,7 +28,7 @@ def check_path(path: pathlib.Path, format: str) -> None:
     """Refuses the path of an export that cannot be one of this format, before the work is done.
 
     Args:
-      path: the path of the file, or of the directory for format "c".
+      path: the path of the file, or of the directory for a format of `DIRECTORIES`.
       format: one of `ENDINGS`, or "qonnx".
 
     Raises:
@@ -29,19 +36,19 @@ def check_path(path: pathlib.Path, format: str) -> None:
         in the place of a directory.
     """
     ending = next((ending for ending in _PROMISES if path.name.lower().endswith(ending)), None)
-    if format == "c" and (ending or path.is_file()):
+    if format in DIRECTORIES and (ending or path.is_file()):
         why = f"ends in {ending}" if ending else "is a file"
         raise ExportError(
-            f"{path} {why}, but the format c is a directory of files: give the path of a directory"
+            f"{path} {why}, but the format {format} is a directory of files: give the path of a directory"
         )
     if ending and format not in _PROMISES[ending]:
-        formats = " or ".join(_PROMISES[ending] or ["c"])
+        formats = " or ".join(_PROMISES[ending])
         own = ENDINGS.get(format, ".onnx")
         raise ExportError(
             f"{path} ends in {ending}, as files of format {formats} do, but the format is {format}: let the name end in "
             f"{own}, or choose the format {formats}"
         )
-    if path.is_dir() and format != "c":
+    if path.is_dir() and format not in DIRECTORIES:
         raise ExportError(
             f"{path} is a directory, but the format {format} is a file: give the path of a file"
         )
@@ -49,6 +56,18 @@ def check_path(path: pathlib.Path, format: str) -> None:
         missing_directories(path.parent)
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}): choose another place") from error
+
+
+def check_programs(format: str) -> None:
+    """Looks for the programs that write a format, before the work is done.
+
+    Raises:
+      CompilerError: for format "wasm", if there is nothing that compiles to WebAssembly; the message says what to install.
+    """
+    if format == "wasm":
+        from qresnet_jax.ship.wasm.build import find_tools
+
+        find_tools()
 
 
 def write_network(
@@ -64,8 +83,8 @@ def write_network(
 
     Args:
       network: a network from `fold` or from a packed file.
-      path: path of the file, or of the directory for format "c".
-      format: "packed", "c", "onnx" or "stablehlo".
+      path: path of the file, or of the directory for the formats "c" and "wasm".
+      format: "packed", "c", "onnx", "stablehlo" or "wasm".
       c_profile, c_prefix, c_layout: of format "c" the profile ("fast" or "small"), what names in its code begin with,
         and its files ("pair" or "header"); see `qresnet_jax.ship.c.writer.write_c`.
 
@@ -75,13 +94,13 @@ def write_network(
     Raises:
       ValueError: if there is no such format.
       UserError: if the files cannot be written, or the path is not one of this format (see `check_path`), or if the
-        network takes images of any size and the format needs one size.
+        network takes images of any size and the format needs one size, or if a program is missing (see `check_programs`).
     """
     path = as_path(path)
     if format in ENDINGS:
         check_path(path, format)
     height, width, channels = network.image_shape
-    if format in ("c", "stablehlo") and None in (height, width):
+    if format in ("c", "stablehlo", "wasm") and None in (height, width):
         raise ExportError(
             f"this network takes images of any size, but format {format} needs one size: fold it with an image_shape"
         )
@@ -104,6 +123,10 @@ def write_network(
 
             assert height is not None and width is not None
             write_stablehlo(make_logits(network), path, (height, width, channels))
+        case "wasm":
+            from qresnet_jax.ship.wasm.writer import write_wasm
+
+            return write_wasm(network, path)
         case _:
             also = "; qonnx is written from a trained run, by --mode=export" if format == "qonnx" else ""
             raise ValueError(f"format must be one of {', '.join(ENDINGS)}, got {format!r}{also}")

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -158,4 +159,46 @@ def _stablehlo(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) 
     return _in_batches(read_stablehlo(files[0]), images)
 
 
-RUNNERS = {"packed": _packed, "c": _c, "onnx": _onnx, "qonnx": _qonnx, "stablehlo": _stablehlo}
+def _wasm(files: Sequence[pathlib.Path], images: np.ndarray, classes: int) -> np.ndarray:
+    """Runs both builds of the module in Node.js, by the exported JavaScript."""
+    if shutil.which("node") is None:
+        raise _MissingError("Node.js is not installed (apt install nodejs)")
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        for file in files:  # a name that every version of Node.js takes for that of a module
+            (directory / file.with_suffix(".mjs" if file.suffix == ".js" else file.suffix).name).write_bytes(
+                file.read_bytes()
+            )
+        (directory / "run.mjs").write_text(_NODE)
+        try:
+            printed = _output(["node", str(directory / "run.mjs")], images.tobytes())
+        except TimeLimitError as error:
+            raise _MissingError(str(error)) from error
+    vectors, plain = np.frombuffer(printed, "<i4").reshape(2, len(images), classes)
+    if not np.array_equal(vectors, plain):
+        raise RuntimeError("the builds with and without vectors give different logits")
+    return vectors
+
+
+_NODE = """
+import { readFileSync, writeSync } from 'node:fs';
+import { load } from './model.mjs';
+const images = new Uint8Array(readFileSync(0));
+for (const simd of [true, false]) {
+  const net = await load(new URL('model.wasm', import.meta.url), { simd });
+  const size = net.height * net.width * net.channels;
+  for (let at = 0; at < images.length; at += size) {
+    const logits = net.logits(images.subarray(at, at + size));
+    writeSync(1, new Uint8Array(logits.buffer));
+  }
+}
+"""
+
+RUNNERS = {
+    "packed": _packed,
+    "c": _c,
+    "onnx": _onnx,
+    "qonnx": _qonnx,
+    "stablehlo": _stablehlo,
+    "wasm": _wasm,
+}

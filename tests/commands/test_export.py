@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -109,6 +110,11 @@ def test_a_tilde_is_the_home_directory(run, as_trained, home):
     [
         ("packed", ["model.safetensors"], ["model.safetensors gives the same logits on 256 test images"]),
         ("c", ["model.h", "model.c", "example.c"], ["model_c gives the same logits on 256 test images"]),
+        (
+            "wasm",
+            ["model.wasm", "model.js", "index.html"],
+            ["model_wasm gives the same logits on 256 test images"],
+        ),
         ("onnx", ["model.onnx"], ["model.onnx gives the same logits on 256 test images"]),
         ("qonnx", ["model.qonnx.onnx"], ["model.qonnx.onnx gives the same classes on 16 test images"]),
         pytest.param(
@@ -125,6 +131,10 @@ def test_a_tilde_is_the_home_directory(run, as_trained, home):
 def test_what_is_written_is_run_in_every_format(run, format, names, checked, caplog, request):
     if format == "c":
         request.getfixturevalue("compiler")
+    if format == "wasm":
+        request.getfixturevalue("wasm_tools")
+        if shutil.which("node") is None:
+            pytest.skip("Node.js is not installed")
     with caplog.at_level("INFO", "qresnet_jax"):
         files = export_run(changed(run[0], format=format, c_profile="small"), run[1])
     assert [file.name for file in files] == names and all(file.stat().st_size > 0 for file in files)

@@ -90,7 +90,7 @@ IMPOSSIBLE = {
         [7, (1, 2), ("a.png", "")],
         "a string, or a tuple of strings; a name that is a number needs a directory before it, as in ./7",
     ),
-    "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo"),
+    "export.format": (["onnx3", ""], "one of packed, c, onnx, qonnx, stablehlo, wasm"),
     "export.c_prefix": (["", "7x", "a-b", "é", "x\n", "x" * 64, "Example"], PREFIX),
     "export.c_profile": (["tiny"], "one of fast, small"),
     "export.c_layout": (["one"], "one of pair, header"),

@@ -4,6 +4,8 @@
     sh        each command meets its rule in `RULES`; an unknown one fails
     text      the output of the block before it; `...` stands for anything
     c         compiles
+    js        runs under Node.js, beside the files of an export, where Node.js is installed
+    html      its script is right JavaScript
     usage     its flags are those of --help
     formula   stands in the sources
     tree      is the tree of the package
@@ -263,6 +265,22 @@ def assert_compiles(text, directory, compiler):
     )
 
 
+def run_script(text, directory):
+    """What JavaScript prints that stands beside the files of an export."""
+    if shutil.which("node") is None:
+        return None
+    (directory / "package.json").write_text('{"type": "module"}')
+    (directory / "script.js").write_text(text)
+    return shell(["node", "script.js"], directory)
+
+
+def check_script(page, directory):
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', page, re.DOTALL)
+    (directory / "script.mjs").write_text(script)
+    if shutil.which("node"):
+        shell(["node", "--check", "script.mjs"], directory)
+
+
 def sources():
     return " ".join(" ".join(path.read_text().split()) for path in PACKAGE.rglob("*.py"))
 
@@ -299,7 +317,9 @@ def has_code(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if has_code(page)], ids=name_of)
-def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, worker, helps, compiler):
+def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, worker, helps, compiler, request):
+    if page.name == "wasm.md":
+        request.getfixturevalue("wasm_tools")
     monkeypatch.chdir(tmp_path)
     namespace, output, before = {"__name__": "__document__"}, "", ""
     for block in pages.blocks(page.read_text()):
@@ -313,6 +333,12 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, worker, helps, co
                         run_command(words, tmp_path, worker, helps) for words in pages.commands(block.text)
                     ]
                     output = "".join(filter(None, outputs)).replace(f"{tmp_path}/", "")
+                case "js":
+                    output = run_script(block.text, tmp_path / "web")
+                case "html":
+                    check_script(block.text, tmp_path)
+                case "text" if before == "js" and output is None:
+                    pass
                 case "text":
                     assert pages.is_stated(output, block.text, whole=before == "python"), output
                 case "c":
@@ -354,7 +380,7 @@ def test_links_lead_somewhere(page):
 
 
 FOLDERS = "qresnet_jax|docs|configs|benchmarks|examples|tests"
-FILES = (".c", ".h", ".o", ".onnx", ".safetensors", ".stablehlo")
+FILES = (".c", ".h", ".html", ".js", ".o", ".onnx", ".safetensors", ".stablehlo", ".wasm")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -5,7 +5,7 @@ import pytest
 from qresnet_jax.commands.export import export_packed, export_run
 from qresnet_jax.config import default_config
 from qresnet_jax.errors import UserError
-from qresnet_jax.ship.formats import ENDINGS, check_path
+from qresnet_jax.ship.formats import DIRECTORIES, ENDINGS, check_path
 from qresnet_jax.ship.load import load_packed
 
 OWN = {
@@ -14,8 +14,9 @@ OWN = {
     "qonnx": [".onnx", ".qonnx.onnx", ".qonnx"],
     "stablehlo": [".stablehlo"],
     "c": [],
+    "wasm": [],
 }
-ENDS = [".safetensors", ".onnx", ".qonnx.onnx", ".qonnx", ".stablehlo", ".c", ".h"]
+ENDS = [".safetensors", ".onnx", ".qonnx.onnx", ".qonnx", ".stablehlo", ".c", ".h", ".wasm"]
 OTHERS = [(format, end) for format in OWN for end in [*ENDS, ".ONNX", ".C"] if end.lower() not in OWN[format]]
 
 
@@ -31,15 +32,15 @@ def test_a_name_of_another_format_is_refused_in_a_line_with_a_way_out(tmp_path, 
         check_path(tmp_path / f"net{ending}", format)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}/net{ending} ends in {ending.lower()}, ") and "\n" not in message
-    assert ("give the path of a directory" if format == "c" else "let the name end in ") in message
+    assert ("give the path of a directory" if format in DIRECTORIES else "let the name end in ") in message
 
 
 def test_what_is_in_the_way_is_named(tmp_path):
     (tmp_path / "file").touch()
     for format in OWN:
-        if format == "c":
+        if format in DIRECTORIES:
             check_path(tmp_path, format)
-            with pytest.raises(UserError, match="file is a file, but the format c is a directory"):
+            with pytest.raises(UserError, match=f"file is a file, but the format {format} is a directory"):
                 check_path(tmp_path / "file", format)
         else:
             check_path(tmp_path / "file", format)

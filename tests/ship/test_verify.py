@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.jax.stablehlo import simulation, write_stablehlo
 from qresnet_jax.ship.onnx.qonnx import write_qonnx
 
-FORMATS = ("packed", "onnx", "stablehlo", "c")
+FORMATS = ("packed", "onnx", "stablehlo", "c", "wasm")
 NAME = "basic pact"
 
 
@@ -33,6 +34,10 @@ def checked(files, format, images, expected):
 def needs(format, request):
     if format == "c":
         request.getfixturevalue("compiler")
+    if format == "wasm":
+        request.getfixturevalue("wasm_tools")
+        if shutil.which("node") is None:
+            pytest.skip("Node.js is not installed")
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -58,7 +63,7 @@ def test_one_integer_that_differs_is_enough(format, network, images, tmp_path, r
 def test_files_that_do_not_run_are_refused(format, network, images, tmp_path, request):
     needs(format, request)
     files = write(network, tmp_path, format)
-    damaged = next(file for file in files if file.name in ("net", "model.c"))
+    damaged = next(file for file in files if file.name in ("net", "model.c", "model.wasm"))
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with pytest.raises(ExportError, match="net does not run .*so it is not kept"):
         checked(files, format, images, reference.logits(network, images))
@@ -116,6 +121,12 @@ def test_without_a_compiler_the_line_says_so(images, tmp_path, monkeypatch):
     monkeypatch.delenv("CC", raising=False)
     found = checked([pathlib.Path("never read")], "c", images, np.zeros((20, 5), np.int32))
     assert found == "not checked: there is no C compiler (install gcc, or set CC)"
+
+
+def test_without_node_the_line_says_so(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = checked([pathlib.Path("never read")], "wasm", images, np.zeros((20, 5), np.int32))
+    assert found == "not checked: Node.js is not installed (apt install nodejs)"
 
 
 def test_where_programs_may_not_run_the_line_says_so(network, images, tmp_path, monkeypatch):

@@ -32,7 +32,17 @@ class Constants:
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
         self._names: dict[tuple[str, bytes], str] = {}
-        self._structs: list[str] = []
+        self._structs: dict[str, tuple[str, str]] = {}
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """Returns the arrays by name."""
+        return self._arrays
+
+    @property
+    def structs(self) -> Mapping[str, tuple[str, str]]:
+        """Returns for the name of each struct its kind and its initializer."""
+        return self._structs
 
     def array(self, name: str, x: np.ndarray) -> str:
         """Adds an array of integers; returns its name, or that of an equal array."""
@@ -48,8 +58,7 @@ class Constants:
     def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
         """Adds a struct of type `model_KIND`, with structs for fields that are mappings; returns the C expression of its address."""
         body = textwrap.fill(_initializers(fields), 100)
-        text = f"static const model_{kind} {name} = {{\n{textwrap.indent(body, '    ')}}};\n"
-        self._structs.append(text)
+        self._structs[name] = kind, f"{{\n{textwrap.indent(body, '    ')}}}"
         return f"&{name}"
 
     @property
@@ -58,9 +67,10 @@ class Constants:
         return sum(x.nbytes for x in self._arrays.values())
 
     def text(self) -> str:
-        """Returns all definitions."""
-        arrays = [_array(name, x) for name, x in self._arrays.items()]
-        return "\n".join([*arrays, *self._structs])
+        """Returns all definitions, for one file."""
+        arrays = [f"static {array(name, x)}" for name, x in self._arrays.items()]
+        structs = [f"static const model_{kind} {name} = {x};\n" for name, (kind, x) in self._structs.items()]
+        return "\n".join([*arrays, *structs])
 
 
 def _initializers(fields: Mapping[str, object]) -> str:
@@ -68,11 +78,16 @@ def _initializers(fields: Mapping[str, object]) -> str:
     return ", ".join(f".{field} = {value}" for field, value in values.items())
 
 
-def _array(name: str, x: np.ndarray) -> str:
+def array(name: str, x: np.ndarray) -> str:
+    """Returns the definition of a constant array."""
     suffix = "u" if x.dtype.itemsize == 8 and x.dtype.kind == "u" else ""  # above 2**63 it is needed
     numbers = textwrap.fill(", ".join(f"{value}{suffix}" for value in x.ravel().tolist()), 100)
-    kind = _TYPES[x.dtype.str[1:]]
-    return f"static const {kind} {name}[{x.size}] = {{\n{textwrap.indent(numbers, '    ')}}};\n"
+    return f"const {array_type(x)} {name}[{x.size}] = {{\n{textwrap.indent(numbers, '    ')}}};\n"
+
+
+def array_type(x: np.ndarray) -> str:
+    """Returns the C type of an array's numbers."""
+    return _TYPES[x.dtype.str[1:]]
 
 
 def string(text: str) -> str:

@@ -77,11 +77,15 @@ class FastProfile:
 
     def program(self) -> str:
         """Returns the same text with `#include` lines for the headers, relative to their folder."""
-        includes = "".join(f'#include "{name}"\n' for name in _ORDER if name in self.headers)
-        head = f"#define MODEL_OFFSET_BITS {self.layout.offset_bits}\n\n{includes}"
-        return "\n".join([head, *self.kernels.values(), self.constants.text(), self._function()])
+        return "\n".join([self.head(), *self.kernels.values(), self.constants.text(), self.function()])
 
-    def _function(self) -> str:
+    def head(self) -> str:
+        """Returns the `#include` lines for the headers, and what they need to know."""
+        includes = "".join(f'#include "{name}"\n' for name in _ORDER if name in self.headers)
+        return f"#define MODEL_OFFSET_BITS {self.layout.offset_bits}\n\n{includes}"
+
+    def function(self) -> str:
+        """Returns the text of `model_logits`."""
         return (
             "void model_logits(const uint8_t *image, int32_t *logits, void *buffer)\n{\n"
             f"    uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {ALIGN}u;\n"

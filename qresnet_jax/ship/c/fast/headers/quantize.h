@@ -3,7 +3,7 @@
 #ifndef MODEL_QUANTIZE_H
 #define MODEL_QUANTIZE_H
 
-#include "target.h"
+#include "sse2.h"
 
 /* Thresholds, [channels][steps], or [1][steps] if all channels have the same. */
 typedef struct {
@@ -35,7 +35,7 @@ MODEL_INLINE void model_above(const model_int16 *x, int16_t threshold, size_t pl
         memcpy(bits + k, &half, 16);
     }
 #endif
-#if MODEL_VECTOR >= 16 && defined(__SSE2__)
+#if defined(MODEL_SSE2)
     for (; k + 8 <= n; k += 8) {
         __m128i found = _mm_setzero_si128(), numbers;
         for (i = 8; i-- > 0;) {

@@ -3,7 +3,7 @@
 #ifndef MODEL_RESCALE_H
 #define MODEL_RESCALE_H
 
-#include "target.h"
+#include "sse2.h"
 
 /* The constants of each channel for (x * multiplier + offset) >> shift, saturated to int16. The offset is given in one of
    two ways. */
@@ -74,7 +74,7 @@ static inline void model_write(const int16_t *MODEL_RESTRICT x, const model_int1
         memset(stream, 0, n * sizeof *stream);
     else if (addend != stream)
         memcpy(stream, addend, n * sizeof *stream);
-#if MODEL_VECTOR >= 16 && defined(__SSE2__)
+#if defined(MODEL_SSE2)
     for (i = 0; i < n - n % 8; i += 8) {
         __m128i a, b;
         memcpy(&a, x + i, 16);
@@ -106,9 +106,13 @@ typedef __m256i model_half;
 #define MODEL_BYTES_TO_WORDS _mm256_cvtepu8_epi16
 typedef __m256i model_lanes;
 typedef __m128i model_half;
-#elif MODEL_VECTOR >= 16 && defined(__SSE2__)
+#elif defined(MODEL_SSE2)
 #define MODEL_LANES(f) _mm_##f
+#ifdef __SSE2__
 #define MODEL_BYTES_TO_WORDS(x) _mm_unpacklo_epi8(_mm_cvtsi64_si128((int64_t)(x)), _mm_setzero_si128())
+#else
+#define MODEL_BYTES_TO_WORDS(x) wasm_u16x8_extend_low_u8x16(wasm_i64x2_make((int64_t)(x), 0))
+#endif
 typedef __m128i model_lanes;
 typedef uint64_t model_half;
 #endif

@@ -5,7 +5,7 @@
 
 #include "quantize.h"
 #include "rescale.h"
-#include "target.h"
+#include "sse2.h"
 
 /* The stem reads pixels as int16, two at a time: two channels side by side, or two columns of the last channel where
    their number is odd. They lie in the order [pair][row % down][column][row / down][byte][2], with columns counted
@@ -30,7 +30,7 @@ typedef struct {
 #define MODEL_DOT(sum, pixels, weights) _mm512_add_epi32(sum, _mm512_madd_epi16(pixels, weights))
 #elif MODEL_VECTOR >= 32
 #define MODEL_DOT(sum, pixels, weights) _mm256_add_epi32(sum, _mm256_madd_epi16(pixels, weights))
-#elif MODEL_VECTOR >= 16 && defined(__SSE2__)
+#elif defined(MODEL_SSE2)
 #define MODEL_DOT(sum, pixels, weights) _mm_add_epi32(sum, _mm_madd_epi16(pixels, weights))
 #endif
 #if MODEL_VECTOR >= 64

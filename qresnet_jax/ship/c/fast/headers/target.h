@@ -13,7 +13,7 @@
 #define MODEL_VECTOR 64
 #elif defined(__AVX2__)
 #define MODEL_VECTOR 32
-#elif defined(__SSE2__) || (defined(__ARM_NEON) && !defined(__ARM_BIG_ENDIAN))
+#elif defined(__SSE2__) || defined(__wasm_simd128__) || (defined(__ARM_NEON) && !defined(__ARM_BIG_ENDIAN))
 #define MODEL_VECTOR 16
 #else
 #define MODEL_VECTOR 8
@@ -25,6 +25,8 @@
 
 #if MODEL_VECTOR > 8 && defined(__SSE2__)
 #include <immintrin.h>
+#elif MODEL_VECTOR > 8 && defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #endif
 
 /* A function that is copied to wherever it is called, as its loops become straight code once the caller's constants are

@@ -35,6 +35,8 @@ MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
 {
 #if MODEL_BYTES == 8 /* one copy less where instructions overwrite an operand */
     return b ^ ((a ^ b) & (b ^ c));
+#elif defined(__wasm_simd128__) /* one instruction, after the one that the parity has as well */
+    return (model_vec)wasm_v128_bitselect((v128_t)c, (v128_t)a, (v128_t)(a ^ b));
 #else
     return (a & b) | (c & (a ^ b));
 #endif
