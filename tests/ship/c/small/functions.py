@@ -162,7 +162,8 @@ def _edged(x):
 def in_words(bits):
     """Words of the last axis, whose first bit is the lowest one; bits behind the last one are zeros."""
     padded = np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 32)])
-    return np.packbits(padded.astype(np.uint8), axis=-1, bitorder="little").view(np.uint32)
+    octets = np.packbits(padded.astype(np.uint8), axis=-1, bitorder="little")
+    return np.ascontiguousarray(octets).view(np.uint32)
 
 
 def of_words(words, n):

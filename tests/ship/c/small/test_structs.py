@@ -97,7 +97,7 @@ def test_sums_have_the_fewest_bits_that_hold_them_and_their_thresholds(bound):
     """As numbers from 2^(bits - 1) + 1 - bound on, where thresholds go up to bound + 1."""
 
     def fits(bits):
-        return 0 <= 2 ** (bits - 1) + 1 - bound and 2 ** (bits - 1) + 1 + bound + 1 < 2**bits
+        return 2 ** (bits - 1) + 1 - bound >= 0 and 2 ** (bits - 1) + 1 + bound + 1 < 2**bits
 
     bits = sum_bits(bound)
     assert fits(bits) and not fits(bits - 1) and 2 <= bits <= 26
