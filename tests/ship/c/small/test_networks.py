@@ -46,8 +46,8 @@ def test_groups_read_their_own_channels_and_take_a_bit_per_weight(channels, grou
     assert int(stored) == out * -(-signs[..., 0].size // 32)
 
 
-@pytest.mark.parametrize("share", [0, 0.3, 0.7, 1])
-@pytest.mark.parametrize("out, groups", [(1, 1), (2, 1), (3, 3), (5, 1)])
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+@pytest.mark.parametrize("out, groups", [(1, 1), (3, 3), (5, 1)])
 def test_levels_of_few_outputs_are_exact_whatever_their_signs(share, out, groups, check):
     """An output of its own is turned if most of its signs are +1, and its thresholds with it."""
     build, x = begun(6)
