@@ -180,7 +180,7 @@ def test_the_networks_above_have_what_their_names_say():
     assert widths == dict.fromkeys(MADE, 16) | {"indices of 32 bits": 32}
     several = profiles["several tiles"]
     tiles = {x: -(-several.plan.size(x).height * several.plan.size(x).width // 32) for x in several.tiles}
-    assert len(tiles) == 2 and all(n % several.tiles[x] for x, n in tiles.items())
+    assert min(several.tiles.values()) > 1 and any(n % several.tiles[x] for x, n in tiles.items())
     assert {several.structs.planes(i) for i, x in enumerate(several.plan.values) if x.kind == "levels"} == {2}
 
 
