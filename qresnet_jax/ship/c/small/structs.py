@@ -190,9 +190,7 @@ def paired(step: Step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             first = left.pop(0)
             others = left or [first]
             counts = {  # of the taps with a pair of signs, for each other output, or less than 0 if it cannot be turned
-                (x, y): np.where(
-                    y & fixed[others], -1, ((plus[first] == x) & (plus[others] == y)).sum(1)
-                )
+                (x, y): np.where(y & fixed[others], -1, ((plus[first] == x) & (plus[others] == y)).sum(1))
                 for x in (False, True)
                 for y in (False, True)
                 if not (x and fixed[first])

@@ -1,14 +1,18 @@
 """How the profile `small` pairs outputs, and what its constants say then."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c.plan import Step
+from qresnet_jax.ship.c.plan import Step, plan
+from qresnet_jax.ship.c.small.profile import SmallProfile
 from qresnet_jax.ship.c.small.structs import packed, paired, sum_bits
 from qresnet_jax.ship.geometry import Window
+from tests.ship.c.small.builders import SIZE, begun, convolved, finished, quantized
 
 LOWEST = -(2**31)  # a multiplier that has no negative
 
@@ -101,3 +105,30 @@ def test_sums_have_the_fewest_bits_that_hold_them_and_their_thresholds(bound):
 
     bits = sum_bits(bound)
     assert fits(bits) and not fits(bits - 1) and 2 <= bits <= 26
+
+
+@pytest.mark.parametrize(
+    "multiplier, offset, shift, kind",
+    [
+        (2**31 - 12, 10, 1, "narrow"),
+        (-(2**31) + 12, -10, 31, "narrow"),
+        (2**31 - 12, 11, 1, "wide"),
+        (2**31 - 1, 1, 1, "large"),  # what is left may need 31 bits and a sign
+        (2**31 - 12, -12, 2, "wide"),
+        (7, 9, 0, "wide"),  # the narrow ones are shifted
+        (7, 2**59, 32, "wide"),
+        (7, 9, 33, "large"),
+        (-(2**31), 0, 1, "large"),
+        (-(2**31), 0, 2, "wide"),
+    ],
+)
+def test_constants_are_as_narrow_as_what_is_computed_with_them(multiplier, offset, shift, kind):
+    """Of sums up to 1."""
+    build, x = begun(1)
+    x = convolved(build, quantized(build, x, 1, 1), 1, 1, signs=-np.ones((1, 1, 1, 1), np.int8))
+    constants = {"multiplier": np.int32([multiplier]), "offset": np.int64([offset])}
+    x = build.add(nodes.RequantizeNode(inputs=(x,), shift=np.uint8([shift]), **constants))
+    text = SmallProfile(plan(finished(build, x, 1), *SIZE)).program()
+    (fields,) = re.findall(rf"requantize_{x} = {{(.*?)}};", text, re.DOTALL)
+    (found,) = re.findall(r"\.(narrow|wide|large) =", fields)
+    assert found == kind
