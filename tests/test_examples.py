@@ -1,5 +1,6 @@
 """The examples run as they stand, and what they print is true."""
 
+import functools
 import os
 import pathlib
 import re
@@ -74,6 +75,15 @@ def test_the_network_of_the_example_stands_in_the_documentation():
     assert f"```python\n{network}\n```" in (EXAMPLES.parent / "docs" / "own_networks.md").read_text()
 
 
+def call_make(directory, *args):
+    command = ["make", f"QRESNET={sys.executable} {MAIN}", *args]
+    # `make test` may run these tests; its own settings are not those of a user's shell.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        command, cwd=directory, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
 @pytest.fixture(scope="module")
 def c_project(tmp_path_factory):
     """A function that calls `make` in a copy of the C project; returns the finished process."""
@@ -82,15 +92,7 @@ def c_project(tmp_path_factory):
     copy = tmp_path_factory.mktemp("c") / "c_project"
     shutil.copytree(EXAMPLES / "c_project", copy, ignore=shutil.ignore_patterns("model", "classify"))
 
-    def make(*args):
-        command = ["make", f"QRESNET={sys.executable} {MAIN}", *args]
-        # `make test` may run these tests; its own settings are not those of a user's shell.
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-        return subprocess.run(
-            command, cwd=copy, env=env, capture_output=True, text=True, timeout=300, check=False
-        )
-
-    return copy, make
+    return copy, functools.partial(call_make, copy)
 
 
 def test_the_c_project_prints_the_class_of_a_real_image(c_project, compiler, digits):
@@ -120,3 +122,41 @@ def test_the_c_project_cleans_up(c_project):
     assert make("clean").returncode == 0
     names = {path.name for path in directory.iterdir()} - {"other.raw"}
     assert names == {".gitignore", "Makefile", "README.md", "image.raw", "main.c"}
+
+
+@pytest.fixture(scope="module")
+def cortex_m4(tmp_path_factory):
+    """A function that calls `make` in a copy of the firmware project; returns the finished process."""
+    for program in ("make", "arm-none-eabi-gcc", "qemu-system-arm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"there is no {program}")
+    copy = tmp_path_factory.mktemp("firmware") / "cortex_m4"
+    shutil.copytree(EXAMPLES / "cortex_m4", copy, ignore=shutil.ignore_patterns("model", "firmware.elf"))
+    return copy, functools.partial(call_make, copy)
+
+
+def test_the_firmware_classifies_ten_images_in_an_emulator_and_cleans_up(cortex_m4):
+    directory, make = cortex_m4
+    committed = {path.name for path in directory.iterdir()}
+    assert committed == {
+        "Makefile",
+        "README.md",
+        "images.raw",
+        "link.ld",
+        "main.c",
+        "semihosting.h",
+        "start.c",
+    }
+    done = make("CFLAGS=-std=c99 -O2 -Wall -Wextra -Werror")
+    assert done.returncode == 0, done.stderr
+    *images, last = done.stdout.splitlines()[-11:]
+    assert last == "10 of 10 right"
+    shown = re.findall(
+        r"^right +\d+ instructions  (.+)$", (directory / "README.md").read_text(), re.MULTILINE
+    )
+    printed = [re.fullmatch(r"right +\d+ instructions  (.+)", line)[1] for line in images]
+    assert printed == shown
+    size = make("size")
+    assert size.returncode == 0 and "firmware.elf" in size.stdout, size.stderr
+    assert make("clean").returncode == 0
+    assert {path.name for path in directory.iterdir()} == committed

@@ -95,7 +95,7 @@ MODEL_INLINE void model_quantize(const model_thresholds *t, size_t channel, cons
 MODEL_INLINE int32_t model_saturated(int32_t x)
 {
 #ifdef __ARM_FEATURE_SAT
-    return __builtin_arm_ssat(x, 16);
+    return (int32_t)__builtin_arm_ssat(x, 16);
 #else
     return x < -32768 ? -32768 : x > 32767 ? 32767 : x;
 #endif

@@ -125,7 +125,7 @@ class Structs:
         node, i = step.thresholds, step.result
         bound = self.plan.values[node.inputs[0]].bound
         rows = len(node.thresholds) if np.all(polarity == 1) else len(polarity)
-        direction = np.broadcast_to(node.direction, rows) * (polarity if rows > 1 else 1)
+        direction = np.broadcast_to(node.direction, rows) * (polarity if rows == len(polarity) else 1)
         t = np.broadcast_to(node.thresholds, (rows, node.thresholds.shape[1]))
         t = np.clip(t, -bound, bound + 1).astype(np.int64)  # beyond these the outcome is the same
         falling = direction[:, None] < 0
@@ -195,8 +195,8 @@ def paired(step: Step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         while left:
             first = left.pop(0)
             others = left or [first]
-            counts = {  # of the taps with a pair of signs, for each other output
-                (x, y): ((plus[first] == x) & (plus[others] == y)).sum(1) - len(plus) * (y & fixed[others])
+            counts = {  # of the taps with a pair of signs, for each other output, or less than 0 if it cannot be turned
+                (x, y): np.where(y & fixed[others], -1, ((plus[first] == x) & (plus[others] == y)).sum(1))
                 for x in (False, True)
                 for y in (False, True)
                 if not (x and fixed[first])
