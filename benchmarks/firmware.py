@@ -45,7 +45,7 @@ STRING_H = """\
 void *memcpy(void *restrict to, const void *restrict from, size_t n);
 void *memset(void *to, int value, size_t n);
 """
-SECONDS = 120  # for one compilation or one run
+SECONDS = 600  # for one compilation or one run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,7 @@ MODEL_INLINE void model_quantize(const model_thresholds *t, size_t channel, cons
 /* The nearest number of a stream. */
 MODEL_INLINE int32_t model_saturated(int32_t x)
 {
-#ifdef __ARM_FEATURE_SAT
+#if defined(__ARM_FEATURE_SAT) && (defined(__clang__) || __GNUC__ >= 10)
     return (int32_t)__builtin_arm_ssat(x, 16);
 #else
     return x < -32768 ? -32768 : x > 32767 ? 32767 : x;
@@ -104,7 +104,7 @@ MODEL_INLINE int32_t model_saturated(int32_t x)
 /* The nearest number of a stream that is not negative. */
 MODEL_INLINE int32_t model_positive(int32_t x)
 {
-#ifdef __ARM_FEATURE_SAT
+#if defined(__ARM_FEATURE_SAT) && (defined(__clang__) || __GNUC__ >= 10)
     return (int32_t)__builtin_arm_usat(x, 15);
 #else
     return x < 0 ? 0 : x > 32767 ? 32767 : x;

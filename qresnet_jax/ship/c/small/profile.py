@@ -197,14 +197,15 @@ def _inputs(step: Step) -> int:
 
 
 def _reach(plan: Plan, step: Step) -> int:
-    """Returns how many pixels before or after a tile a window reads at most."""
-    if not isinstance(step.conv, nodes.BinaryConvNode):
-        if not isinstance(step.last, nodes.MaxPoolNode):
-            return 0
-        window = step.last.window
-    else:
-        window = step.conv.window
-    rows, columns = window.size
+    """Returns how many pixels before or after a tile a window of levels reads at most."""
+    if plan.is_dense(step) or isinstance(step.conv, nodes.StemNode):
+        return 0
+    node = step.conv or step.last
+    if not isinstance(node, nodes.BinaryConvNode | nodes.MaxPoolNode):
+        return 0
+    if plan.values[step.source].kind != "levels":
+        return 0
+    rows, columns = node.window.size
     return rows * plan.size(step.source).width + columns
 
 

@@ -17,7 +17,7 @@ typedef struct {
 /* The sum plus the products of two pairs of numbers. */
 MODEL_INLINE int32_t model_two_products(int32_t sum, uint32_t a, uint32_t b)
 {
-#ifdef __ARM_FEATURE_DSP
+#if defined(__ARM_FEATURE_DSP) && (defined(__clang__) || __GNUC__ >= 10)
     return __builtin_arm_smlad((int)a, (int)b, sum);
 #else
     return sum + (int16_t)(uint16_t)a * (int16_t)(uint16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
