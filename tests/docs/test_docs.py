@@ -147,8 +147,8 @@ def qresnet(words, directory, worker, helps):
 
 
 def make(words, directory, worker, helps):
-    """Names targets and variables of a Makefile of ours: that of the repository, or of the C example."""
-    files = [(path / "Makefile").read_text() for path in (REPO, REPO / "examples" / "c_project")]
+    """Names targets and variables of a Makefile of ours: that of the repository, or of an example."""
+    files = [path.read_text() for path in (REPO / "Makefile", *REPO.glob("examples/*/Makefile"))]
     targets = [set(re.findall(r"^([\w-]+):", text, flags=re.MULTILINE)) for text in files]
     variables = set(re.findall(r"^([A-Z_]+) *[:?]?=", "\n".join(files), flags=re.MULTILINE))
     asked = {word for word in words if "=" not in word}
