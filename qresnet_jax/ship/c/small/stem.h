@@ -89,16 +89,17 @@ MODEL_APART void model_stem(const model_stem_conv *c, const uint8_t *image, cons
                             model_word *patches)
 {
     const size_t tiles = model_words(c->output.pixels);
-    size_t tile, o, p, k;
+    size_t tile, o, n, p, k;
     for (tile = 0; tile < tiles; tile++) {
         const size_t left = c->output.pixels - 32 * tile, pixels = left < 32 ? left : 32;
         model_patches(c, image, tile, patches);
         for (o = 0; o < c->output.channels; o++) {
             const uint32_t *const weights = c->weights + o * c->pairs;
             int32_t sums[32];
-            for (p = 0; pixels - p >= 8; p += 8)
+            p = 0;
+            for (n = pixels / 8; n > 0; n--, p += 8)
                 model_eight_sums(weights, c->pairs, patches + p, c->pitch, sums + p);
-            for (; p < pixels; p++) {
+            for (n = pixels % 8; n > 0; n--, p++) {
                 int32_t sum = 0;
                 for (k = 0; k < c->pairs; k++)
                     sum = model_two_products(sum, weights[k], patches[k * c->pitch + p]);
