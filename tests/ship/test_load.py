@@ -177,7 +177,7 @@ def test_a_packed_network_is_written_in_every_format(path, tmp_path, format):
 
 
 def test_unknown_formats_are_refused(path, tmp_path):
-    with pytest.raises(ValueError, match="format must be one of packed, c, onnx, stablehlo, got 'elf'"):
+    with pytest.raises(ValueError, match="format must be one of packed, c, onnx, stablehlo, wasm, got 'elf'"):
         load_packed(path, engine="numpy").export(tmp_path / "x", "elf")
     with pytest.raises(
         ValueError, match="got 'qonnx'; qonnx is written from a trained run, by --mode=export"

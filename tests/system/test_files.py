@@ -73,6 +73,8 @@ IN_PLACE = {
     "system/files.py": "write_all itself",
     "data/builders.py": "a download under a temporary name",
     "ship/c/engine.py": "sources in a temporary directory",
+    "ship/wasm/build.py": "sources in a temporary directory",
+    "ship/verify.py": "copies and a script in a temporary directory",
     "train/checksums.py": "a checkpoint under a temporary name",
     "data/folder/prepare.py": "a prepared set under a temporary name",
 }
