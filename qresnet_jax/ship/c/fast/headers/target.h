@@ -27,6 +27,8 @@
 #include <immintrin.h>
 #elif MODEL_VECTOR > 8 && defined(__wasm_simd128__)
 #include <wasm_simd128.h>
+#elif MODEL_VECTOR > 8 && defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 /* A function that is copied to wherever it is called, as its loops become straight code once the caller's constants are

@@ -37,6 +37,8 @@ MODEL_INLINE model_vec model_majority_vec(model_vec a, model_vec b, model_vec c)
     return b ^ ((a ^ b) & (b ^ c));
 #elif defined(__wasm_simd128__) /* one instruction, after the one that the parity has as well */
     return (model_vec)wasm_v128_bitselect((v128_t)c, (v128_t)a, (v128_t)(a ^ b));
+#elif defined(__ARM_NEON) && MODEL_BYTES == 16 && MODEL_VECTOR == 16
+    return (model_vec)vbslq_u64((uint64x2_t)(a ^ b), (uint64x2_t)c, (uint64x2_t)a);
 #else
     return (a & b) | (c & (a ^ b));
 #endif
