@@ -1,4 +1,4 @@
-"""Trains our recipe, its float twin and the original's recipe over several seeds, and writes their accuracies.
+"""Trains our recipe, its float twin and the recipe of the original over several seeds, and writes their accuracies.
 
     python benchmarks/recipes.py cifar10_jpeg --epochs=30 --seeds=3 --raw-dir=cifar10_jpeg.tar.xz
     python benchmarks/recipes.py fashion_mnist --epochs=30 --depth=20 --minutes=14 --workdir=runs/recipes
@@ -48,7 +48,7 @@ def variants(dataset: str, epochs: int) -> dict[str, tuple[str, dict[str, object
     return {
         "our recipe": (f"{dataset}_w1a2", {**common, **ours}),
         "float twin": (f"{dataset}_fp32", common),
-        "the original's recipe": (f"{dataset}_w1a2", {**common, **ORIGINAL}),
+        "recipe of the original": (f"{dataset}_w1a2", {**common, **ORIGINAL}),
     }
 
 

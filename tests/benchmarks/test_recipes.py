@@ -58,11 +58,11 @@ def test_all_runs_of_a_seed_come_first_and_each_row_has_all_seeds_so_far(recipes
     command = ["fashion_mnist", "--epochs=4", "--seeds=2", f"--workdir={tmp_path}"]
     recipes.main(command)
     assert [seed for _, seed, _ in calls] == [0, 0, 0, 1, 1]
-    assert rows == [("our recipe", 1), ("float twin", 1), ("the original's recipe", 1), ("our recipe", 2)]
+    assert rows == [("our recipe", 1), ("float twin", 1), ("recipe of the original", 1), ("our recipe", 2)]
     recipes.main([*command, "--minutes=5"])
     assert [seed for _, seed, _ in calls[5:]] == [1, 1]
     assert all(0 < seconds <= 300 for *_, seconds in calls[5:])
-    assert rows[4:] == [("float twin", 2), ("the original's recipe", 2)]
+    assert rows[4:] == [("float twin", 2), ("recipe of the original", 2)]
 
 
 def test_the_archive_is_asked_for_before_anything_is_trained(recipes, capsys):
