@@ -7,6 +7,7 @@
 
 typedef struct {
     const uint32_t *weights; /* [out][pair]: of two inputs each, in the order [tap][in]; the first one in the low half */
+    const uint16_t *bytes;   /* or these, of int8, if there are fewer than eight pixels, so that a weight is used seldom */
     const int16_t *mean;    /* [in]: twice the mean of a channel's pixels */
     size_t in, pairs;
     size_t pitch; /* pixels of a tile, at most 32 */
@@ -22,6 +23,13 @@ MODEL_INLINE int32_t model_two_products(int32_t sum, uint32_t a, uint32_t b)
 #else
     return sum + (int16_t)(uint16_t)a * (int16_t)(uint16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
 #endif
+}
+
+/* A pair of int16 with the numbers of a pair of int8. */
+MODEL_INLINE uint32_t model_widened(uint32_t pair)
+{
+    const uint32_t first = ((pair & 0xffu) ^ 0x80u) - 0x80u, second = ((pair >> 8) ^ 0x80u) - 0x80u;
+    return (first & 0xffffu) | second << 16;
 }
 
 /* Copies what the window sees from the pixels of a tile, with the mean subtracted: [pair][pitch]. */
@@ -94,15 +102,17 @@ MODEL_APART void model_stem(const model_stem_conv *c, const uint8_t *image, cons
         const size_t left = c->output.pixels - 32 * tile, pixels = left < 32 ? left : 32;
         model_patches(c, image, tile, patches);
         for (o = 0; o < c->output.channels; o++) {
-            const uint32_t *const weights = c->weights + o * c->pairs;
+            const size_t first = o * c->pairs;
             int32_t sums[32];
             p = 0;
             for (n = pixels / 8; n > 0; n--, p += 8)
-                model_eight_sums(weights, c->pairs, patches + p, c->pitch, sums + p);
+                model_eight_sums(c->weights + first, c->pairs, patches + p, c->pitch, sums + p);
             for (n = pixels % 8; n > 0; n--, p++) {
                 int32_t sum = 0;
-                for (k = 0; k < c->pairs; k++)
-                    sum = model_two_products(sum, weights[k], patches[k * c->pitch + p]);
+                for (k = 0; k < c->pairs; k++) {
+                    const uint32_t pair = c->bytes ? model_widened(c->bytes[first + k]) : c->weights[first + k];
+                    sum = model_two_products(sum, pair, patches[k * c->pitch + p]);
+                }
                 sums[p] = sum;
             }
             model_finish(&c->output, o, tile, sums, addend, result);

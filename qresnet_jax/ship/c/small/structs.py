@@ -8,6 +8,7 @@ from qresnet_jax.ship.c.text import Constants
 from qresnet_jax.ship.geometry import Window
 
 PIXELS = 32  # of a word
+_EIGHT = 8  # sums that the stem computes at once
 
 
 class Structs:
@@ -56,9 +57,12 @@ class Structs:
         """Adds a `model_stem_conv`."""
         conv, i = step.stem, step.result
         weights = conv.weights.reshape(-1, conv.weights.shape[3]).T
-        weights = np.pad(weights, ((0, 0), (0, weights.shape[1] % 2))).astype(np.uint16).astype(np.uint32)
+        weights = np.pad(weights, ((0, 0), (0, weights.shape[1] % 2)))
+        few = self.pitch(i) < _EIGHT and np.array_equal(weights, weights.astype(np.int8))
+        name, bits, word = ("bytes", 8, np.uint16) if few else ("weights", 16, np.uint32)
+        halves = weights.astype(f"uint{bits}").astype(word)
         fields = {
-            "weights": self.constants.array(f"weights_{i}", weights[:, ::2] | weights[:, 1::2] << 16),
+            name: self.constants.array(f"weights_{i}", halves[:, ::2] | halves[:, 1::2] << bits),
             "mean": self.constants.array(f"mean_{i}", conv.double_mean),
             "in": conv.weights.shape[2],
             "pairs": weights.shape[1] // 2,

@@ -14,6 +14,7 @@ from qresnet_jax.ship.geometry import Window
 from qresnet_jax.ship.load import find_packed, zoo
 from qresnet_jax.ship.packed.file import read_packed
 from tests.ship.c.small.builders import SIZE, begun, convolved, finished, quantized, rescaled
+from tests.ship.random_networks import Builder
 
 FREE = Window((2, 3), (1, 2), ((1, 0), (0, 2)))  # an even size, and another border on each side
 
@@ -116,3 +117,16 @@ def test_a_resnet_has_no_code_of_other_layers(name, compiler, tmp_path):
     assert {b"model_logits", b"model_convolve", b"model_stem"} <= symbols
     others = ("max_levels", "max_stream", "dense_layer", "rescale")
     assert not symbols & {f"model_{name}".encode() for name in others}
+
+
+@pytest.mark.parametrize("largest, stored", [(128, "uint16_t"), (129, "uint32_t")])
+@pytest.mark.parametrize("size, window", [((3, 5), Window((3, 5))), ((6, 5), Window((4, 4), (2, 1)))])
+def test_stems_of_few_pixels_have_weights_of_a_byte_if_they_fit(size, window, largest, stored, check):
+    """45 inputs, an odd number, of one pixel, and 48 of four."""
+    build = Builder(np.random.default_rng(0), 3, size)
+    weights = build.rng.integers(-largest, 128, (*window.size, 3, 6)).astype(np.int16)
+    weights[0, 0, 0, :2] = -largest, 127
+    x = build.add(nodes.StemNode(weights=weights, double_mean=np.int16([255, 0, 99]), window=window))
+    network = finished(build, rescaled(build, x, [7] * 6, [3] * 6), 6)
+    check(network)
+    assert re.findall(r"(\w+) weights_\d+\[", c_files(network, profile="small")["model.c"]) == [stored]
