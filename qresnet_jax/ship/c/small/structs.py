@@ -59,13 +59,14 @@ class Structs:
         weights = conv.weights.reshape(-1, conv.weights.shape[3]).T
         weights = np.pad(weights, ((0, 0), (0, weights.shape[1] % 2)))
         few = self.pitch(i) < _EIGHT and np.array_equal(weights, weights.astype(np.int8))
-        name, bits, word = ("bytes", 8, np.uint16) if few else ("weights", 16, np.uint32)
-        halves = weights.astype(f"uint{bits}").astype(word)
+        name, bits = ("bytes", 8) if few else ("weights", 16)
+        halves = weights.astype(f"uint{bits}").astype(np.uint32)
+        pairs = (halves[:, ::2] | halves[:, 1::2] << bits).astype(f"uint{2 * bits}")
         fields = {
-            name: self.constants.array(f"weights_{i}", halves[:, ::2] | halves[:, 1::2] << bits),
+            name: self.constants.array(f"weights_{i}", pairs),
             "mean": self.constants.array(f"mean_{i}", conv.double_mean),
             "in": conv.weights.shape[2],
-            "pairs": weights.shape[1] // 2,
+            "pairs": pairs.shape[1],
             "pitch": self.pitch(i),
             "output": self._output(step, np.ones(conv.weights.shape[3], int)),
             "window": self.window(step, conv.window),
