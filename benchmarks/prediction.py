@@ -17,6 +17,8 @@ import time
 
 from results import REPO, add_save_option, measured, save, spread
 
+from qresnet_jax.system.machine import processors
+
 NAME = "prediction"
 PACKAGES = ("numpy", "safetensors")
 PREDICT = """
@@ -86,7 +88,7 @@ def main():
     if args.save:
         print(
             "wrote",
-            save(NAME, "prediction", measured(figures, cores=len(os.sched_getaffinity(0))), args.save),
+            save(NAME, "prediction", measured(figures, cores=processors()), args.save),
         )
 
 

@@ -12,7 +12,6 @@ ResNet-20 takes about 3 minutes for 200 epochs, so --epochs=100 --seeds=2 fits a
 """
 
 import argparse
-import json
 import pathlib
 import signal
 import subprocess
@@ -22,6 +21,8 @@ import time
 import accuracy
 from results import FOLDER, REPO, save
 from templates.accuracy import recipes
+
+from qresnet_jax.train.records import FILE, read_metrics
 
 MAIN = REPO / "main.py"
 GRACE = 300  # seconds for a run that was told to stop to save a checkpoint
@@ -54,9 +55,7 @@ def variants(dataset: str, epochs: int) -> dict[str, tuple[str, dict[str, object
 
 def is_finished(workdir: pathlib.Path) -> bool:
     """Returns whether a run has its test accuracy."""
-    metrics = workdir / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    return any("test_accuracy" in json.loads(line) for line in lines)
+    return any("test_accuracy" in line for line in read_metrics(workdir / FILE))
 
 
 def train(config: str, options: dict[str, object], workdir: pathlib.Path, seconds: float) -> bool:

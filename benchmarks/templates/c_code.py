@@ -61,7 +61,8 @@ def firmware(measurements: Measurements) -> str:
         "Stack",
     )
     rows = [head]
-    for row in [row for run in figures(measurements, what="firmware") for row in run["rows"]]:
+    (run,) = figures(measurements, what="firmware")
+    for row in run["rows"]:
         count = (f"{row['instructions'] / 1e6:.2f} M", f"{row['instructions'] / row['multiplications']:.2f}")
         ends = (size(row[name]) for name in ("text", "buffer", "stack"))
         rows.append(
@@ -77,7 +78,8 @@ def firmware(measurements: Measurements) -> str:
 def firmware_figures(measurements: Measurements) -> dict[str, str]:
     """Returns figures such as `resnet_8_small_cortex_m4_o2_instructions`, of instructions, sizes and RAM."""
     found = {}
-    for row in [row for run in figures(measurements, what="firmware") for row in run["rows"]]:
+    (run,) = figures(measurements, what="firmware")
+    for row in run["rows"]:
         level = row["command"].split()[-1]
         key = _identifier(f"{row['network'].split(',')[0]} {row['profile']} {row['target']} {level}")
         found[f"{key}_instructions"] = f"{row['instructions'] / 1e6:.1f} M"

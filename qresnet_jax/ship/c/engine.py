@@ -153,8 +153,7 @@ def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
     key = hashlib.sha256("\0".join(made_from).encode() + packed_bytes(network))
     path = _cache_directory() / f"{key.hexdigest()}.so"
     if not path.exists():
-        asked = (None if network.height else height, None if network.width else width)
-        sources = c_files(network, height=asked[0], width=asked[1])
+        sources = c_files(network, height=height, width=width)
         _compile(compiler, {**sources, "run.c": _LOOP}, path)
     with contextlib.suppress(OSError):
         os.utime(path)  # it has been used, see _tidy

@@ -9,6 +9,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.ship.nodes import Node, Value
@@ -92,6 +94,16 @@ class Plan:
             return Size(self.height, self.width)
         value = self.values[result]
         return Size(value.height.at(self.height), value.width.at(self.width))
+
+    def planes(self, result: int) -> int:
+        """Returns the bits of a result's levels."""
+        return max(self.values[result].bound.bit_length(), 1)
+
+    def seen(self, step: Step, kernel: np.ndarray) -> np.ndarray:
+        """Returns the part of a kernel that sees the image, from the first place of a step's window: `[height, width, in, out]`."""
+        assert step.conv is not None
+        ((top, _), (left, _)), size = step.conv.window.padding, self.size(step.source)
+        return kernel[top : top + size.height, left : left + size.width]
 
     def is_dense(self, step: Step) -> bool:
         """Returns whether a step has a convolution whose window has one place, from which it sees the whole image."""

@@ -31,17 +31,17 @@ def join(sections: Iterable[tuple[int, bytes]]) -> bytes:
 
 def body(sections: Iterable[tuple[int, bytes]]) -> bytes:
     """Returns sections as they follow each other in a module."""
-    return b"".join(bytes([kind]) + _number(len(content)) + content for kind, content in sections)
+    return b"".join(bytes([kind]) + number(len(content)) + content for kind, content in sections)
 
 
 def custom(name: str, content: bytes) -> tuple[int, bytes]:
     """Returns a custom section, which engines pass over."""
-    return CUSTOM, _number(len(name)) + name.encode("ascii") + content
+    return CUSTOM, number(len(name)) + name.encode("ascii") + content
 
 
 def custom_content(module: bytes, name: str) -> bytes | None:
     """Returns the content of a module's custom section, or None if it has none of this name."""
-    wanted = _number(len(name)) + name.encode("ascii")
+    wanted = number(len(name)) + name.encode("ascii")
     for kind, content in split(module):
         if kind == CUSTOM and content.startswith(wanted):
             return content[len(wanted) :]
@@ -69,10 +69,9 @@ def segments(data: bytes) -> list[tuple[int, bytes]]:
 def data_section(parts: Iterable[tuple[int, bytes]]) -> tuple[int, bytes]:
     """Returns the section of data that has these segments; see `segments`."""
     texts = [
-        b"\0\x41" + _address(address) + b"\x0b" + _number(len(content)) + content
-        for address, content in parts
+        b"\0\x41" + _address(address) + b"\x0b" + number(len(content)) + content for address, content in parts
     ]
-    return DATA, _number(len(texts)) + b"".join(texts)
+    return DATA, number(len(texts)) + b"".join(texts)
 
 
 def _address(value: int) -> bytes:
@@ -81,7 +80,7 @@ def _address(value: int) -> bytes:
     return bytes([*digits, value >> 28 & 15])
 
 
-def _number(value: int) -> bytes:
+def number(value: int) -> bytes:
     """Returns a number in LEB128."""
     digits = bytearray()
     while value > 127:

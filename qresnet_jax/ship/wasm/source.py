@@ -18,6 +18,7 @@ import numpy as np
 from qresnet_jax.ship.c import fast, text
 from qresnet_jax.ship.c.fast.profile import FastProfile
 from qresnet_jax.ship.c.plan import Plan
+from qresnet_jax.ship.wasm.sections import number
 
 _HEADERS = pathlib.Path(fast.__file__).parent / "headers"
 
@@ -70,13 +71,7 @@ def packed(x: np.ndarray) -> np.ndarray:
     """Returns the differences of a list's numbers, from 0 on and in units of `unit`, as uint8 `[bytes]`."""
     differences = np.diff(x.astype(np.int64) // unit(x), prepend=0)
     numbers = np.where(differences < 0, -2 * differences - 1, 2 * differences)
-    digits = []
-    for number in numbers.tolist():
-        while number > 127:
-            digits.append(number & 127 | 128)
-            number >>= 7
-        digits.append(number)
-    return np.array(digits, np.uint8)
+    return np.frombuffer(b"".join(map(number, numbers.tolist())), np.uint8)
 
 
 def _stored(definition: str) -> str:

@@ -32,10 +32,6 @@ class Layout:
         scratch = [sum(self.scratch(step)) for step in plan.steps]
         self.memory = allocate(plan.steps, sizes, scratch, ALIGN)
 
-    def planes(self, result: int) -> int:
-        """Returns the bits of a result's levels."""
-        return max(self.plan.values[result].bound.bit_length(), 1)
-
     def dense_words(self, step: Step) -> int:
         """Returns the words of 8 bytes that the bits of a plane of all inputs of a dense layer fill."""
         size = self.plan.size(step.source)
@@ -43,7 +39,7 @@ class Layout:
 
     def taps(self, step: Step) -> Taps:
         """Returns the taps of a binary convolution."""
-        conv, size, planes = step.binary_conv, self.plan.size(step.source), self.planes(step.source)
+        conv, size, planes = step.binary_conv, self.plan.size(step.source), self.plan.planes(step.source)
         if conv.window.is_centered:
             middle = self.table_choice(step) > 0
             return ShiftedTaps(conv, size.height, size.width, planes, middle)
@@ -80,7 +76,7 @@ class Layout:
             if isinstance(step.conv, nodes.StemNode):
                 inputs = 2 * self.plan.height * self.plan.width * self.plan.network.channels
             else:
-                inputs = 8 * self.planes(step.source) * self.dense_words(step)
+                inputs = 8 * self.plan.planes(step.source) * self.dense_words(step)
             return [aligned(inputs), 4 * self.plan.values[step.result].channels]
         if isinstance(step.conv, nodes.StemNode):
             sums = STEM_OUTPUTS * self.stem_sums(step) + STEM_PIXELS * 2 * self.stem_pitch(step)
@@ -90,7 +86,7 @@ class Layout:
             copies = aligned(taps.chunk * taps.padded // 8)
             return [*self._for_taps(taps), copies, self.table(step)]
         if isinstance(step.last, nodes.MaxPoolNode) and self.plan.values[step.result].kind == "levels":
-            view, planes = self.view(step), self.planes(step.source)
+            view, planes = self.view(step), self.plan.planes(step.source)
             return [view.full_bytes(planes), *[view.seen_bytes(planes)] * 2]
         if isinstance(step.last, nodes.ClassifierNode):
             return [2 * len(step.last.weights)]
@@ -140,7 +136,7 @@ class Layout:
     def _nbytes(self, result: int) -> int:
         value, pixels = self.plan.values[result], 8 * plane_bytes(self.plan.size(result))
         if value.kind == "levels":
-            return value.channels * self.planes(result) * pixels // 8 + 2 * self.slack
+            return value.channels * self.plan.planes(result) * pixels // 8 + 2 * self.slack
         return {"stream": 2 * value.channels * pixels + self.slack, "logits": 0}[value.kind]
 
 

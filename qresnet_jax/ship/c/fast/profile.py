@@ -278,7 +278,7 @@ class FastProfile:
         table = chunk == 0
         arguments: tuple[object, ...]
         if isinstance(step.last, nodes.ThresholdsNode):
-            out_planes = self.layout.planes(step.result)
+            out_planes = self.plan.planes(step.result)
             sizes += [step.last.thresholds.shape[1], out_planes, int(is_search(step.last)), 0]
             compare = self.structs.compare(step, polarity, bound, bits, table)
             kernel = self._kernel("levels", plane, sizes, table)

@@ -5,9 +5,8 @@ import numpy as np
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c.fast.bitplanes import ALIGN, ShiftedTaps, grouped, plane_bytes, row_bytes
 from qresnet_jax.ship.c.fast.layout import Layout
-from qresnet_jax.ship.c.plan import Size, Step
+from qresnet_jax.ship.c.plan import Step
 from qresnet_jax.ship.c.text import Constants
-from qresnet_jax.ship.geometry import Window
 
 
 class Structs:
@@ -32,7 +31,7 @@ class Structs:
     def window(self, step: Step) -> str:
         """Adds a `model_window`."""
         value, view = self.plan.values[step.source], self.layout.view(step)
-        planes = self.layout.planes(step.source) if value.kind == "levels" else 0
+        planes = self.plan.planes(step.source) if value.kind == "levels" else 0
         return self.constants.struct("window", f"window_{step.result}", view.fields(value.channels, planes))
 
     def spread(self, step: Step, taps: ShiftedTaps) -> str:
@@ -89,7 +88,7 @@ class Structs:
     def compare(self, step: Step, polarity: np.ndarray, bound: int, bits: int, table: bool) -> str:
         """Adds a `model_thresholds`: of sums in bit planes, with 2**(bits - 1) added; for tables of 4 outputs a row."""
         node, i = step.thresholds, step.result
-        channels, planes = self.plan.values[i].channels, self.layout.planes(i)
+        channels, planes = self.plan.values[i].channels, self.plan.planes(i)
         direction = np.broadcast_to(node.direction, channels).astype(np.int64) * polarity
         t = np.clip(np.broadcast_to(node.thresholds, (channels, node.thresholds.shape[1])), -bound, bound + 1)
         # -x >= t is the same as not x >= 1 - t; if x takes none of these steps, the level is the highest.
@@ -129,7 +128,7 @@ class Structs:
             "mask": self._mask(i),
             "rows": len(t),
             "steps": t.shape[1],
-            "planes": self.layout.planes(i),
+            "planes": self.plan.planes(i),
             "channels": self.plan.values[i].channels,
             "plane": plane_bytes(self.plan.size(i)),
         }
@@ -170,14 +169,14 @@ class Structs:
             "inputs": self.constants.array(f"inputs_{i}", inputs.astype(f"uint{self.layout.offset_bits}")),
             "groups": inputs.size // choose,
             "choose": choose,
-            "planes": self.layout.planes(step.source),
+            "planes": self.plan.planes(step.source),
         }
         return self.constants.struct("subset", f"subset_{i}", fields)
 
     def dense(self, step: Step) -> str:
         """Adds a `model_dense`."""
         conv, size, words = step.binary_conv, self.plan.size(step.source), self.layout.dense_words(step)
-        signs = _seen(conv.window, size, conv.signs)
+        signs = self.plan.seen(step, conv.signs)
         bits = np.moveaxis(signs > 0, (3, 2), (0, 1))  # [out, channels, height, width]
         padded = np.pad(bits.reshape(len(bits), -1), ((0, 0), (0, 64 * words - bits[0].size)))
         plus = np.packbits(padded.ravel(), bitorder="little").view("<u8")
@@ -186,7 +185,7 @@ class Structs:
             "channels": conv.signs.shape[2],
             "height": size.height,
             "width": size.width,
-            "planes": self.layout.planes(step.source),
+            "planes": self.plan.planes(step.source),
             "words": words,
             "out": len(bits),
         }
@@ -194,8 +193,8 @@ class Structs:
 
     def dense_stem(self, step: Step) -> str:
         """Adds a `model_dense_stem`."""
-        conv, size = step.stem, self.plan.size(step.source)
-        weights = np.moveaxis(_seen(conv.window, size, conv.weights), 3, 0)  # [out, height, width, channels]
+        conv = step.stem
+        weights = np.moveaxis(self.plan.seen(step, conv.weights), 3, 0)  # [out, height, width, channels]
         fields = {
             "weights": self.constants.array(f"weights_{step.result}", weights),
             "mean": self.constants.array(f"mean_{step.result}", conv.double_mean),
@@ -244,12 +243,6 @@ class Structs:
             "sums": self.layout.stem_sums(step) // 4,
         }
         return self.constants.struct("stem", f"stem_{step.result}", fields)
-
-
-def _seen(window: Window, size: Size, kernel: np.ndarray) -> np.ndarray:
-    """Returns the part of a kernel that sees an image of a size from the first place: `[height, width, in, out]`."""
-    (top, _), (left, _) = window.padding
-    return kernel[top : top + size.height, left : left + size.width]
 
 
 def is_search(node: nodes.ThresholdsNode) -> bool:

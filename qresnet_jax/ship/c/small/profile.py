@@ -41,7 +41,7 @@ class SmallProfile:
         self.structs = Structs(plan, self.constants)
         self.slack = max((_reach(plan, step) for step in plan.steps), default=0) // PIXELS + 2
         convs = [step for step in plan.steps if self._is_conv(step)]
-        largest = max((_inputs(step) * self.structs.planes(step.source) for step in convs), default=0)
+        largest = max((_inputs(step) * self.plan.planes(step.source) for step in convs), default=0)
         self.index_bits = 16 if largest < 2**16 else 32
         self.tiles = self._choose_tiles(convs)
         self.memory = self._memory(self.tiles)
@@ -102,7 +102,7 @@ class SmallProfile:
     def _nbytes(self, result: int) -> int:
         value, pixels = self.plan.values[result], self._pixels(result)
         if value.kind == "levels":
-            words = value.channels * self.structs.planes(result) * -(-pixels // PIXELS)
+            words = value.channels * self.plan.planes(result) * -(-pixels // PIXELS)
             return 4 * (words + 2 * self.slack)
         return {"stream": 2 * value.channels * pixels, "logits": 0}[value.kind]
 
@@ -111,14 +111,14 @@ class SmallProfile:
         if isinstance(step.conv, nodes.StemNode):
             return 2 * self.structs.pitch(step.result) * (_inputs(step) + _inputs(step) % 2)
         if step.result in tiles:
-            planes = self.structs.planes(step.source)
+            planes = self.plan.planes(step.source)
             words = (_inputs(step) + 1) * planes + _PLANES
             return 4 * tiles[step.result] * words + self.index_bits // 8 * (_inputs(step) + 12)
         if isinstance(step.conv, nodes.BinaryConvNode):
             inputs = self.plan.values[step.source].channels * self._pixels(step.source)
-            return 4 * self.structs.planes(step.source) * -(-inputs // PIXELS)
+            return 4 * self.plan.planes(step.source) * -(-inputs // PIXELS)
         if isinstance(step.last, nodes.MaxPoolNode) and self.plan.values[step.result].kind == "levels":
-            return 4 * self.plan.values[step.result].channels * self.structs.planes(step.result)
+            return 4 * self.plan.values[step.result].channels * self.plan.planes(step.result)
         return 0
 
     def _pointer(self, result: int, const: str = "const ") -> str:
@@ -148,7 +148,7 @@ class SmallProfile:
         if isinstance(last, nodes.MaxPoolNode | nodes.MeanPoolNode):
             window = self.structs.pool(step)
             if self.plan.values[step.result].kind == "levels":
-                planes = f"{self.structs.planes(step.result)}u"
+                planes = f"{self.plan.planes(step.result)}u"
                 return [_call("max_levels", window, source, channels, planes, work, result)]
             function = "max_stream" if isinstance(last, nodes.MaxPoolNode) else "mean_stream"
             return [_call(function, window, source, channels, result)]

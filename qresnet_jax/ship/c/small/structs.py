@@ -22,10 +22,6 @@ class Structs:
     def __init__(self, plan: Plan, constants: Constants) -> None:
         self.plan, self.constants = plan, constants
 
-    def planes(self, result: int) -> int:
-        """Returns the bits of a result's levels."""
-        return max(self.plan.values[result].bound.bit_length(), 1)
-
     def pitch(self, result: int) -> int:
         """Returns how many pixels a tile of a result has at most."""
         size = self.plan.size(result)
@@ -83,7 +79,7 @@ class Structs:
             "in": conv.signs.shape[2],
             "out": conv.signs.shape[3] // conv.groups,
             "groups": conv.groups,
-            "planes": self.planes(step.source),
+            "planes": self.plan.planes(step.source),
             "bits": sum_bits(self.plan.values[_sums(step)].bound),
             "tiles": tiles,
             "output": self._output(step, polarity),
@@ -94,14 +90,13 @@ class Structs:
     def dense(self, step: Step) -> str:
         """Adds a `model_dense`."""
         conv, size, i = step.binary_conv, self.plan.size(step.source), step.result
-        ((top, _), (left, _)) = conv.window.padding
-        seen = conv.signs[top : top + size.height, left : left + size.width]
+        seen = self.plan.seen(step, conv.signs)
         bits = np.moveaxis(seen > 0, (3, 2), (0, 1)).reshape(seen.shape[3], -1)  # [out, channels and pixels]
         fields = {
             "signs": self.constants.array(f"signs_{i}", packed(bits)),
             "channels": seen.shape[2],
             "pixels": size.height * size.width,
-            "planes": self.planes(step.source),
+            "planes": self.plan.planes(step.source),
             "output": self._output(step, np.ones(seen.shape[3], int)),
         }
         return self.constants.struct("dense", f"dense_{i}", fields)
@@ -148,7 +143,7 @@ class Structs:
             ),
             "rows": rows,
             "steps": least.shape[1],
-            "planes": self.planes(i),
+            "planes": self.plan.planes(i),
         }
         return self.constants.struct("thresholds", f"thresholds_{i}", fields)
 

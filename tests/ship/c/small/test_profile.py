@@ -181,7 +181,7 @@ def test_the_networks_above_have_what_their_names_say():
     several = profiles["several tiles"]
     tiles = {x: -(-several.plan.size(x).height * several.plan.size(x).width // 32) for x in several.tiles}
     assert min(several.tiles.values()) > 1 and any(n % several.tiles[x] for x, n in tiles.items())
-    assert {several.structs.planes(i) for i, x in enumerate(several.plan.values) if x.kind == "levels"} == {2}
+    assert {several.plan.planes(i) for i, x in enumerate(several.plan.values) if x.kind == "levels"} == {2}
 
 
 @pytest.mark.parametrize("name", [*zoo(), *range(40)])
