@@ -95,6 +95,11 @@ class Plan:
         value = self.values[result]
         return Size(value.height.at(self.height), value.width.at(self.width))
 
+    def title(self, step: Step) -> str:
+        """Returns the name of what a step completes, or else its kind."""
+        node = self.network.nodes[step.result]
+        return node.name or nodes.kind(node)
+
     def planes(self, result: int) -> int:
         """Returns the bits of a result's levels."""
         return max(self.values[result].bound.bit_length(), 1)

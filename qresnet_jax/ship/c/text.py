@@ -3,7 +3,7 @@
 import pathlib
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -100,6 +100,21 @@ def string(text: str) -> str:
 def comment(text: str) -> str:
     """Returns text that cannot end a comment."""
     return re.sub(r"[^\w .,:=-]", "_", text, flags=re.ASCII)
+
+
+def commented(title: str, lines: Iterable[str]) -> str:
+    """Returns lines of a function, under a comment with a title."""
+    return "".join(f"    {line}\n" for line in [f"/* {comment(title)} */", *lines])
+
+
+def logits_function(align: int, calls: Iterable[str]) -> str:
+    """Returns the definition of `model_logits`, whose `base` is the buffer's first address that is a multiple of `align`."""
+    return (
+        "void model_logits(const uint8_t *image, int32_t *logits, void *buffer)\n{\n"
+        f"    uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {align}u;\n"
+        + "\n".join(calls)
+        + "}\n"
+    )
 
 
 def amalgamated(source: str, directory: pathlib.Path) -> str:

@@ -86,12 +86,7 @@ class FastProfile:
 
     def function(self) -> str:
         """Returns the text of `model_logits`."""
-        return (
-            "void model_logits(const uint8_t *image, int32_t *logits, void *buffer)\n{\n"
-            f"    uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {ALIGN}u;\n"
-            + "\n".join(self.calls)
-            + "}\n"
-        )
+        return text.logits_function(ALIGN, self.calls)
 
     def _at(self, offset: int, kind: str, const: str = "const ") -> str:
         return f"({const}{kind} *)(base + {offset})"
@@ -109,9 +104,7 @@ class FastProfile:
         return f"model_{function}({', '.join(map(str, arguments))});"
 
     def _call(self, t: int, step: Step) -> str:
-        name = self.plan.network.nodes[step.result].name
-        lines = [f"/* {text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */"]
-        return "".join(f"    {line}\n" for line in [*lines, *self._body(t, step)])
+        return text.commented(self.plan.title(step), self._body(t, step))
 
     def _body(self, t: int, step: Step) -> list[str]:
         if self.plan.is_dense(step):

@@ -61,12 +61,7 @@ class SmallProfile:
         return "\n".join([head, self.constants.text(), self._function()])
 
     def _function(self) -> str:
-        return (
-            "void model_logits(const uint8_t *image, int32_t *logits, void *buffer)\n{\n"
-            f"    uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {ALIGN}u;\n"
-            + "\n".join(self.calls)
-            + "}\n"
-        )
+        return text.logits_function(ALIGN, self.calls)
 
     # Memory.
 
@@ -132,9 +127,7 @@ class SmallProfile:
     # Calls.
 
     def _step(self, t: int, step: Step) -> str:
-        name = self.plan.network.nodes[step.result].name
-        lines = [f"/* {text.comment(name or nodes.kind(self.plan.network.nodes[step.result]))} */"]
-        return "".join(f"    {line}\n" for line in [*lines, *self._body(t, step)])
+        return text.commented(self.plan.title(step), self._body(t, step))
 
     def _body(self, t: int, step: Step) -> list[str]:
         """Returns the calls that compute a step."""
