@@ -136,8 +136,19 @@ size_t model_run_buffer_bytes = MODEL_BUFFER_BYTES;
 void model_run(const uint8_t *images, size_t n, int32_t *logits, void *buffer);
 void model_run(const uint8_t *images, size_t n, int32_t *logits, void *buffer)
 {
-    for (; n; n--, images += (size_t)MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS, logits += MODEL_CLASSES)
-        model_logits(images, logits, buffer);
+    while (n) {
+        size_t done = 1;
+#ifdef MODEL_MANY
+        if (n > MODEL_MANY / 2) { /* fewer images are quicker one by one */
+            done = n < MODEL_MANY ? n : MODEL_MANY;
+            model_logits_many(images, (uint32_t)done, logits, buffer);
+        } else
+#endif
+            model_logits(images, logits, buffer);
+        n -= done;
+        images += done * MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS;
+        logits += done * MODEL_CLASSES;
+    }
 }
 """
 
@@ -153,7 +164,7 @@ def compiled(network: IntegerNetwork, height: int, width: int) -> pathlib.Path:
     key = hashlib.sha256("\0".join(made_from).encode() + packed_bytes(network))
     path = _cache_directory() / f"{key.hexdigest()}.so"
     if not path.exists():
-        sources = c_files(network, height=height, width=width)
+        sources = c_files(network, height=height, width=width, many=True)
         _compile(compiler, {**sources, "run.c": _LOOP}, path)
     with contextlib.suppress(OSError):
         os.utime(path)  # it has been used, see _tidy

@@ -7,7 +7,8 @@ one. Nodes that nothing reads are left out.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,8 +61,7 @@ class Step:
         return tuple(x for x in (self.source, self.addend, *self.others) if x not in (None, IMAGE))
 
 
-@dataclasses.dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """The numbers of rows and columns of a result."""
 
     height: int
@@ -203,7 +203,14 @@ class Memory:
     nbytes: int
 
 
-def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[int], align: int) -> Memory:
+def allocate(
+    steps: Sequence[Step],
+    sizes: Mapping[int, int],
+    scratch: Sequence[int],
+    align: int,
+    inputs: Collection[int] = (),
+    outputs: Collection[int] = (),
+) -> Memory:
     """Places all results and working memories so that those in use at the same time do not overlap.
 
     A stream that is computed pixel by pixel from another one takes its place, if nothing reads the other one
@@ -211,14 +218,19 @@ def allocate(steps: Sequence[Step], sizes: Mapping[int, int], scratch: Sequence[
 
     Args:
       steps: the steps of a plan.
-      sizes: bytes of each step's result; 0 for a result that does not lie in the buffer.
+      sizes: bytes of each input and of each step's result; 0 for a result that does not lie in the buffer.
       scratch: bytes of working memory of each step.
       align: the number of bytes that every place is a multiple of.
+      inputs: results of earlier steps, which are there from the beginning.
+      outputs: results that are read after the last step.
     """
-    last_use = {step.result: t for t, step in enumerate(steps)}
+    last_use = dict.fromkeys(inputs, 0) | {step.result: t for t, step in enumerate(steps)}
     last_use.update({x: t for t, step in enumerate(steps) for x in step.operands})
-    slot: dict[int, int] = {}  # of a result: the result whose place it takes
-    spans: dict[tuple[str, int], list[int]] = {}  # of a slot: bytes, first and last step
+    last_use.update({x: len(steps) for x in outputs})
+    slot = {x: x for x in inputs}  # of a result: the result whose place it takes
+    spans = {
+        ("result", x): [sizes[x], 0, last_use[x]] for x in inputs
+    }  # of a slot: bytes, first and last step
     for t, step in enumerate(steps):
         taken = next((x for x in _overwritable(step, sizes) if last_use[x] == t), None)
         if taken is None:

@@ -61,6 +61,10 @@ class Constants:
         self._structs[name] = kind, f"{{\n{textwrap.indent(body, '    ')}}}"
         return f"&{name}"
 
+    def named(self, ending: str) -> "Constants":
+        """Returns a view of the same constants, where names of what is added get an ending."""
+        return _Named(self, ending)
+
     @property
     def nbytes(self) -> int:
         """Returns the bytes of all arrays."""
@@ -71,6 +75,18 @@ class Constants:
         arrays = [f"static {array(name, x)}" for name, x in self._arrays.items()]
         structs = [f"static const model_{kind} {name} = {x};\n" for name, (kind, x) in self._structs.items()]
         return "\n".join([*arrays, *structs])
+
+
+class _Named(Constants):
+    def __init__(self, constants: Constants, ending: str) -> None:
+        self.__dict__.update(vars(constants))
+        self._ending = ending
+
+    def array(self, name: str, x: np.ndarray) -> str:
+        return super().array(name + self._ending, x)
+
+    def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
+        return super().struct(kind, name + self._ending, fields)
 
 
 def _initializers(fields: Mapping[str, object]) -> str:

@@ -12,7 +12,9 @@ import re
 
 from qresnet_jax.errors import ExportError
 from qresnet_jax.ship.c import text
+from qresnet_jax.ship.c.fast.many import ManyProfile
 from qresnet_jax.ship.c.fast.profile import FastProfile
+from qresnet_jax.ship.c.fast.stack import IMAGES, stack
 from qresnet_jax.ship.c.plan import plan
 from qresnet_jax.ship.c.small.profile import SmallProfile
 from qresnet_jax.ship.network import IntegerNetwork
@@ -75,8 +77,13 @@ def c_files(
     layout: str = "pair",
     height: int | None = None,
     width: int | None = None,
+    many: bool = False,
 ) -> dict[str, str]:
-    """Returns the names and texts of the files that `write_c` writes; its arguments and errors are the same."""
+    """Returns the names and texts of the files that `write_c` writes; its arguments and errors are the same.
+
+    With `many`, the profile `fast` has a second function, which computes the logits of several images together, where that is
+    quicker for any layer of the network. `MODEL_MANY` is the most images that it takes, or 1 if there is no such function.
+    """
     for what, value, known in (("profile", profile, PROFILES), ("layout", layout, LAYOUTS)):
         if value not in known:
             raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
@@ -91,7 +98,9 @@ def c_files(
     least_height, least_width = network.least_size
     height = _image_size("height", network.height, least_height, height)
     width = _image_size("width", network.width, least_width, width)
-    chosen = PROFILES[profile](plan(network, height, width))
+    steps = plan(network, height, width)
+    together = stack(steps) if many else None
+    chosen = PROFILES[profile](steps) if together is None else ManyProfile(steps, together)
     header = _HEADER.format(
         profile=profile,
         height=height,
@@ -102,6 +111,7 @@ def c_files(
         buffer_bytes=chosen.buffer_bytes,
         logit_scale=repr(network.logit_scale),
         digest=hashlib.sha256(packed_bytes(network)).hexdigest(),
+        many="" if together is None else _MANY.format(images=IMAGES),
     )
     names = network.class_names or [str(k) for k in range(network.classes)]
     listed = ",\n".join(f"    {text.string(name)}" for name in names)
@@ -162,12 +172,18 @@ extern const char *const model_class_names[MODEL_CLASSES];
    logits: MODEL_CLASSES integers; the largest is at the class
    buffer: MODEL_BUFFER_BYTES bytes at any address, with any content; must not overlap the others */
 void model_logits(const uint8_t *image, int32_t *logits, void *buffer);
-
+{many}
 #ifdef __cplusplus
 }}
 #endif
 
 #endif
+"""
+
+_MANY = """
+/* Classifies n images, at most MODEL_MANY, in about the time of a few. */
+#define MODEL_MANY {images}
+void model_logits_many(const uint8_t *images, uint32_t n, int32_t *logits, void *buffer);
 """
 
 # The code in a header.

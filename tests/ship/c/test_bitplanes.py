@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qresnet_jax.ship import nodes
@@ -9,10 +9,12 @@ from qresnet_jax.ship.c.fast.bitplanes import (
     entries,
     grouped,
     minority,
+    padded_bytes,
     plane_bytes,
     row_bytes,
+    stored,
 )
-from qresnet_jax.ship.c.plan import Step
+from qresnet_jax.ship.c.plan import Size, Step
 from qresnet_jax.ship.geometry import Window
 
 
@@ -31,29 +33,50 @@ def shifted(plane, byte, bit, across, nbytes):
     st.integers(1, 80),
     st.sampled_from([1, 3, 5, 7]),
     st.integers(1, 2),
+    st.sampled_from([1, 1, 2, 8]),
     st.integers(0, 9),
 )
-def test_shifted_taps_see_the_pixels_of_a_convolution(height, width, size, stride, seed):
-    """Moves and masks, against a padded image, with ones around the plane that must not be seen."""
+def test_shifted_taps_see_the_pixels_of_a_convolution(height, width, size, stride, count, seed):
+    """Moves and masks, against padded images, with ones around them that must not be seen."""
     rng = np.random.default_rng(seed)
-    image = rng.integers(0, 2, (height, width)).astype(np.uint8)
-    window = Window.centered((size, size), stride)
+    image, window = Size(height, width), Window.centered((size, size), stride)
     conv = nodes.BinaryConvNode(signs=np.ones((size, size, 1, 1), np.int8), window=window)
-    taps = ShiftedTaps(conv, height, width, planes=1, middle=False)
+    taps = ShiftedTaps(conv, image, planes=1, middle=False, images=count)
+    rows = stored(image).height
+    assume(count == 1 or rows == stride * stored(taps.seen).height)  # see `stack`
+    images = rng.integers(0, 2, (count, height, width)).astype(np.uint8)
+    memory = np.ones((count, rows, width), np.uint8)
+    memory[:, :height] = images
+    memory = memory.reshape(-1, width)
     masks = taps.masks().reshape(len(taps.taps), -1)
     reach = -(-taps.reach() // 8) * 8
     for (dy, dx), byte, bit, mask in zip(taps.taps, *taps.shifts(), masks, strict=True):
-        phase = image[dy % stride :: stride, dx % stride :: stride]
-        rows = np.ones((taps.out.height, 8 * row_bytes(taps.out.width)), np.uint8)
-        rows[: phase.shape[0], : phase.shape[1]] = phase
-        plane = np.packbits(rows.ravel(), bitorder="little")
+        phase = memory[dy % stride :: stride, dx % stride :: stride]
+        bits = np.ones((taps.plane // row_bytes(taps.seen.width), 8 * row_bytes(taps.seen.width)), np.uint8)
+        bits[: phase.shape[0], : phase.shape[1]] = phase[: len(bits)]
+        plane = np.packbits(bits.ravel(), bitorder="little")
         plane = np.pad(plane, (reach, reach + taps.padded), constant_values=255)
-        seen = shifted(plane, reach + byte, int(bit), taps.across(), taps.padded) & mask
-        bits = np.unpackbits(seen, bitorder="little")[: 8 * plane_bytes(taps.out)].reshape(rows.shape)
-        padded = np.pad(image, size + 1)
-        expected = padded[size + 1 + dy :, size + 1 + dx :][:height:stride, :width:stride]
-        np.testing.assert_array_equal(bits[:, : taps.out.width], expected)
-        assert not bits[:, taps.out.width :].any()
+        read = shifted(plane, reach + byte, int(bit), taps.across(), taps.padded) & mask
+        seen = np.unpackbits(read, bitorder="little")[: 8 * taps.plane].reshape(count, -1, bits.shape[1])
+        padded = np.pad(images, ((0, 0), *((size + 1,) * 2,) * 2))
+        expected = padded[:, size + 1 + dy :, size + 1 + dx :][:, :height:stride, :width:stride]
+        np.testing.assert_array_equal(seen[:, : taps.seen.height, : taps.seen.width], expected)
+        assert not seen[:, :, taps.seen.width :].any() and not seen[:, taps.seen.height :].any()
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 8))
+def test_planes_in_memory_fill_whole_vectors(height, width, images):
+    size = stored(Size(height, width), images)
+    whole = plane_bytes(stored(Size(height, width)))
+    assert (
+        size.width == width
+        and plane_bytes(size) == images * whole
+        and whole >= plane_bytes(Size(height, width))
+    )
+    if row_bytes(width) in (1, 2, 4, 8):
+        assert padded_bytes(whole) == max(whole, 8) < 2 * max(plane_bytes(Size(height, width)), 8)
+    else:
+        assert size.height == images * height
 
 
 def a_step(signs, window, groups=1, multiplier=1):
@@ -91,9 +114,9 @@ def test_entries_of_tables_add_up_to_the_convolution(channels, size, seed):
     x = rng.integers(0, 4, (size, size, channels))
     step = a_step(signs, Window.centered((size, size)))
     if step.conv.window.is_centered:
-        taps = ShiftedTaps(step.conv, height=4, width=4, planes=2, middle=True)
+        taps = ShiftedTaps(step.conv, Size(4, 4), planes=2, middle=True)
     else:
-        taps = Taps(step.conv, height=4, width=4, planes=2)
+        taps = Taps(step.conv, Size(4, 4), planes=2)
     subsets = np.arange(16)[:, None] >> np.arange(4) & 1
     tables = (
         (grouped(x, 4).reshape(size, -1, 1, 4) * subsets).sum(3).reshape(size, -1)

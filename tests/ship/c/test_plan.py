@@ -54,10 +54,16 @@ def test_no_two_results_in_use_at_once_overlap(seed, n):
         steps.append(Step(result=t, source=int(rng.integers(t)), last=last, addend=addend, others=others))
     sizes = {t: int(rng.choice([0, 8, 8, 24])) for t in range(n + 1)}
     scratch = rng.integers(0, 50, n + 1).tolist()
-    memory = allocate(steps, sizes, scratch, 4)
+    first = int(rng.integers(n + 1)) if rng.random() < 0.5 else 0
+    steps, scratch = steps[first:], scratch[first:]
+    outputs = set(rng.integers(n + 1, size=2).tolist()) if first else set()
+    inputs = {x for step in steps for x in step.operands if x < first} | {x for x in outputs if x < first}
+    memory = allocate(steps, sizes, scratch, 4, inputs, outputs)
     content = np.full(memory.nbytes, -1)
+    for x in inputs:
+        content[memory.offsets[x] : memory.offsets[x] + sizes[x]] = x
     for t, step in enumerate(steps):
-        at = memory.offsets[t]
+        at = memory.offsets[step.result]
         assert at % 4 == 0 and memory.scratch[t] % 4 == 0
         content[memory.scratch[t] : memory.scratch[t] + scratch[t]] = -2
         for x in step.operands:
@@ -66,10 +72,12 @@ def test_no_two_results_in_use_at_once_overlap(seed, n):
         for x in step.operands:
             if (
                 sizes[x]
-                and sizes[t]
+                and sizes[step.result]
                 and at < memory.offsets[x] + sizes[x]
-                and memory.offsets[x] < at + sizes[t]
+                and memory.offsets[x] < at + sizes[step.result]
             ):
-                assert at == memory.offsets[x] and sizes[x] == sizes[t] and step.last is None
-        content[at : at + sizes[t]] = t
+                assert at == memory.offsets[x] and sizes[x] == sizes[step.result] and step.last is None
+        content[at : at + sizes[step.result]] = step.result
         assert np.all(content[memory.scratch[t] : memory.scratch[t] + scratch[t]] == -2)
+    for x in outputs:
+        assert np.all(content[memory.offsets[x] : memory.offsets[x] + sizes[x]] == x)

@@ -8,6 +8,22 @@ from qresnet_jax.ship.geometry import Extent, Window
 
 ALIGN = 64  # bytes; everything in the buffer is aligned to it, and no vector is longer
 _LOAD = 8  # bytes that are loaded and stored at once
+_IN_WORDS = (1, 2, 4, 8)  # bytes of rows that do not cross the ends of such words
+
+
+def stored(size: Size, images: int = 1) -> Size:
+    """Returns the size of bit planes in memory: with so many rows more for each image that planes fill whole vectors.
+
+    Rows that cross the ends of words of 8 bytes get no others below them.
+
+    Args:
+      size: the size of an image.
+      images: the images that lie one below the other.
+    """
+    row, plane = row_bytes(size.width), size.height * row_bytes(size.width)
+    if row in _IN_WORDS:
+        plane = 1 << (plane - 1).bit_length() if plane <= 2 * ALIGN else -(-plane // ALIGN) * ALIGN
+    return Size(images * plane // row, size.width)
 
 
 class View:
@@ -15,14 +31,18 @@ class View:
 
     Args:
       window: a window of any kind.
-      height, width: the size of the image.
+      size: the size of the image.
+      images: the images that lie one below the other; if they are several, they are taken for one, which they are for
+        windows that see none of two images.
     """
 
-    def __init__(self, window: Window, height: int, width: int) -> None:
+    def __init__(self, window: Window, size: Size, images: int = 1) -> None:
         (self.rows, self.columns), ((top, bottom), (left, _)) = window.size, window.padding
+        height, width = size = stored(size, images) if images > 1 else size
         self.window, self.height, self.width = window, height, width
         self.out = Size(*(x.add for x in window.leaves(Extent(height, 0), Extent(width, 0))))
-        self.plane = plane_bytes(self.out)
+        self.whole = plane_bytes(stored(size))
+        self.plane = plane_bytes(stored(self.out))
         self.padded = padded_bytes(self.plane)
         border = row_bytes(left)
         last = 8 * border - left + (self.out.width - 1) * window.strides[1] + self.columns
@@ -54,6 +74,8 @@ class View:
             "left": left,
             "full_height": self.full_height,
             "full_row": self.full_row,
+            "plane": self.whole,
+            "out_plane": self.plane,
             "padded": self.padded,
         }
 
@@ -71,8 +93,9 @@ class Taps:
 
     Args:
       conv: a binary convolution with any window.
-      height, width: the size of its input.
+      size: the size of its input.
       planes: bits of the input's levels.
+      images: the images that lie one below the other; see `View`.
 
     Attributes:
       copied: the rows of the kernel that there are copies for.
@@ -80,11 +103,11 @@ class Taps:
       moves: rows by which what it counts is to be moved then.
     """
 
-    def __init__(self, conv: nodes.BinaryConvNode, height: int, width: int, planes: int) -> None:
-        self.height, self.width, self.planes = height, width, planes
+    def __init__(self, conv: nodes.BinaryConvNode, size: Size, planes: int, images: int = 1) -> None:
+        self.size, self.planes, self.images = size, planes, images
         self.channels = conv.groups * conv.signs.shape[2]
-        self.view = View(conv.window, height, width)
-        self.out, self.plane, self.padded = self.view.out, self.view.plane, self.view.padded
+        self.view = View(conv.window, size, images)
+        self.plane, self.padded = self.view.plane, self.view.padded
         self.copied = self.copy = list(range(self.view.rows))
         self.moves = [0] * self.view.rows
 
@@ -109,16 +132,20 @@ class ShiftedTaps(Taps):
 
     Args:
       conv: a binary convolution with a centered window.
-      height, width: the size of its input.
+      size: the size of its input.
       planes: bits of the input's levels.
       middle: whether to copy only for those rows of the kernel that need no move by whole rows.
+      images: the images that lie one below the other. At stride 2 they have twice as many rows in memory as in the result.
+
+    Attributes:
+      seen: the size of the result of one image.
     """
 
     def __init__(
-        self, conv: nodes.BinaryConvNode, height: int, width: int, planes: int, middle: bool
+        self, conv: nodes.BinaryConvNode, size: Size, planes: int, middle: bool, images: int = 1
     ) -> None:
-        super().__init__(conv, height, width, planes)
-        self.stride = conv.window.strides[0]
+        super().__init__(conv, size, planes, images)
+        self.stride, self.seen = conv.window.strides[0], View(conv.window, size).out
         kh, kw = conv.window.size
         rows, self.columns = ([i - k // 2 for i in range(k)] for k in (kh, kw))
         self.moves = [dy // self.stride for dy in rows]
@@ -132,16 +159,16 @@ class ShiftedTaps(Taps):
     def reach(self) -> int:
         """Returns the most bytes that are read before and after a plane."""
         rows, columns = max(map(abs, self.moves)), max(map(abs, self.columns))
-        return rows * row_bytes(self.out.width) + columns // 8 + self.padded - self.plane + 16
+        return rows * row_bytes(self.seen.width) + columns // 8 + self.padded - self.plane + 16
 
     def across(self) -> bool:
         """Returns whether rows cross the ends of words of 8 bytes."""
-        return row_bytes(self.out.width) not in (1, 2, 4, 8)
+        return row_bytes(self.seen.width) not in _IN_WORDS
 
     def shifts(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns how many bytes and bits further on each tap reads: int32 and int8 `[taps]`."""
         moves = [(dy // self.stride, dx // self.stride) for dy, dx in self.taps]
-        rows = np.array([dy * row_bytes(self.out.width) for dy, _ in moves])
+        rows = np.array([dy * row_bytes(self.seen.width) for dy, _ in moves])
         pixels = np.array([dx for _, dx in moves])
         if self.across():
             return (rows + pixels // 8).astype(np.int32), (pixels % 8).astype(np.int8)
@@ -149,17 +176,17 @@ class ShiftedTaps(Taps):
 
     def masks(self) -> np.ndarray:
         """Returns for each tap the pixels that it reads from inside the image: uint8 `[taps * padded]`."""
-        x, y = np.arange(8 * row_bytes(self.out.width)), np.arange(self.out.height)
+        x, y = np.arange(8 * row_bytes(self.seen.width)), np.arange(stored(self.seen).height)
         planes = []
         for dy, dx in self.taps:
             height, width = (
                 -(-(size - d % self.stride) // self.stride)
-                for size, d in ((self.height, dy), (self.width, dx))
+                for size, d in ((self.size.height, dy), (self.size.width, dx))
             )
             row, column = y + dy // self.stride, x + dx // self.stride
             bits = np.outer((row >= 0) & (row < height), (column >= 0) & (column < width))
-            bits &= x < self.out.width
-            packed = np.packbits(bits.ravel(), bitorder="little")
+            bits &= np.outer(y < self.seen.height, x < self.seen.width)
+            packed = np.tile(np.packbits(bits.ravel(), bitorder="little"), self.images)
             planes.append(np.pad(packed, (0, self.padded - len(packed))))
         return np.concatenate(planes)
 
@@ -170,7 +197,7 @@ def row_bytes(width: int) -> int:
 
 
 def plane_bytes(size: Size) -> int:
-    """Returns the bytes of a bit plane."""
+    """Returns the bytes of a bit plane of a size in memory."""
     return size.height * row_bytes(size.width)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c.fast.bitplanes import ALIGN, ShiftedTaps, grouped, plane_bytes, row_bytes
+from qresnet_jax.ship.c.fast.bitplanes import ALIGN, ShiftedTaps, grouped, row_bytes, stored
 from qresnet_jax.ship.c.fast.layout import Layout
 from qresnet_jax.ship.c.plan import Step
 from qresnet_jax.ship.c.text import Constants
@@ -15,17 +15,19 @@ class Structs:
     Args:
       layout: the layout of the plan that the steps belong to.
       constants: what arrays and structs are added to.
+      offset_bits: 16 or 32, the bits of all places of taps and entries.
     """
 
-    def __init__(self, layout: Layout, constants: Constants) -> None:
+    def __init__(self, layout: Layout, constants: Constants, offset_bits: int) -> None:
         self.plan, self.layout, self.constants = layout.plan, layout, constants
+        self.offsets = f"uint{offset_bits}"
 
     def _mask(self, result: int) -> str:
         """Adds the mask of the pixels of a plane, with zeros up to a whole vector."""
         size = self.plan.size(result)
-        bits = np.zeros((size.height, 8 * row_bytes(size.width)), bool)
-        bits[:, : size.width] = True
-        packed = np.packbits(bits.ravel(), bitorder="little")
+        bits = np.zeros((stored(size).height, 8 * row_bytes(size.width)), bool)
+        bits[: size.height, : size.width] = True
+        packed = np.tile(np.packbits(bits.ravel(), bitorder="little"), self.layout.images)
         return self.constants.array(f"mask_{result}", np.pad(packed, (0, -len(packed) % ALIGN)))
 
     def window(self, step: Step) -> str:
@@ -40,10 +42,10 @@ class Structs:
         bytes_, bits = taps.shifts()
         phase = [taps.phases.index((dy % taps.stride, dx % taps.stride)) for dy, dx in taps.taps]
         fields = {
-            "height": taps.height,
-            "row": row_bytes(taps.width),
-            "out_height": taps.out.height,
-            "out_row": row_bytes(taps.out.width),
+            "height": self.layout.size(step.source).height,
+            "row": row_bytes(taps.size.width),
+            "out_height": self.layout.size(i).height,
+            "out_row": row_bytes(taps.seen.width),
             "channels": taps.channels,
             "planes": taps.planes,
             "taps": len(taps.taps),
@@ -72,15 +74,13 @@ class Structs:
         flat = [np.pad(x, (0, -len(x) % 8)) for parts in lists for x in parts]  # with zeros, the first tap
         bits = np.array(moves) * -8 * row_bytes(self.plan.size(i).width)
         fields = {
-            "lists": self.constants.array(
-                f"lists_{i}", np.concatenate(flat).astype(f"uint{self.layout.offset_bits}")
-            ),
+            "lists": self.constants.array(f"lists_{i}", np.concatenate(flat).astype(self.offsets)),
             "counts": self.constants.array(f"counts_{i}", np.array([len(x) for x in flat], np.uint32)),
             "moves": self.constants.array(f"moves_{i}", bits.astype(np.int16)),
             "mask": self._mask(i),
             "out": out // step.binary_conv.groups,
             "channels": out,
-            "plane": plane_bytes(self.plan.size(i)),
+            "plane": self.layout.plane(i),
             "chunk": chunk,
         }
         return self.constants.struct("conv", f"conv_{i}", fields)
@@ -130,7 +130,7 @@ class Structs:
             "steps": t.shape[1],
             "planes": self.plan.planes(i),
             "channels": self.plan.values[i].channels,
-            "plane": plane_bytes(self.plan.size(i)),
+            "plane": self.layout.plane(i),
         }
         return self.constants.struct("quantizer", f"thresholds_{i}", fields)
 
@@ -166,7 +166,7 @@ class Structs:
         """Adds a `model_subset`: inputs in groups of `choose`, none of which has inputs of two taps."""
         inputs, i = grouped(inputs, choose), step.result
         fields = {
-            "inputs": self.constants.array(f"inputs_{i}", inputs.astype(f"uint{self.layout.offset_bits}")),
+            "inputs": self.constants.array(f"inputs_{i}", inputs.astype(self.offsets)),
             "groups": inputs.size // choose,
             "choose": choose,
             "planes": self.plan.planes(step.source),
@@ -185,6 +185,7 @@ class Structs:
             "channels": conv.signs.shape[2],
             "height": size.height,
             "width": size.width,
+            "plane": self.layout.plane(step.source),
             "planes": self.plan.planes(step.source),
             "words": words,
             "out": len(bits),
@@ -239,7 +240,7 @@ class Structs:
             "part": rows * row,
             "out": outputs,
             "out_row": row,
-            "plane": plane_bytes(out),
+            "plane": self.layout.plane(step.result),
             "sums": self.layout.stem_sums(step) // 4,
         }
         return self.constants.struct("stem", f"stem_{step.result}", fields)

@@ -11,6 +11,7 @@
 typedef struct {
     const uint64_t *plus;           /* [out][words]: the inputs with the sign +1, in the order channel, row, column */
     size_t channels, height, width; /* of the input */
+    size_t plane;                   /* bytes of its bit planes */
     size_t planes, words, out;      /* words of 8 bytes for the bits of a plane of all channels */
 } model_dense;
 
@@ -33,21 +34,21 @@ MODEL_INLINE uint64_t model_ones(uint64_t x)
 /* Puts the bits of each plane of all channels side by side, in the order [plane][word]. */
 MODEL_FUNCTION void model_dense_bits(const model_dense *d, const uint8_t *levels, uint8_t *MODEL_RESTRICT bits)
 {
-    const size_t rows = d->channels * d->height;
-    size_t b, y, x;
+    const size_t bytes = d->height * ((d->width + 7) / 8);
+    size_t b, c, i, x;
     for (b = 0; b < d->planes; b++) {
         uint64_t word = 0;
         size_t filled = 0;
-        for (y = 0; y < rows; y++)
-            for (x = 0; x < d->width; x += 8, levels++) {
+        for (c = 0; c < d->channels; c++, levels += d->plane)
+            for (i = 0, x = 0; i < bytes; i++, x = x + 8 < d->width ? x + 8 : 0) {
                 const size_t n = d->width - x < 8 ? d->width - x : 8;
-                word |= (uint64_t)*levels << filled;
+                word |= (uint64_t)levels[i] << filled;
                 filled += n;
                 if (filled >= 64) {
                     model_store(bits, word);
                     bits += 8;
                     filled -= 64;
-                    word = (uint64_t)*levels >> (n - filled);
+                    word = (uint64_t)levels[i] >> (n - filled);
                 }
             }
         if (filled) {

@@ -9,7 +9,7 @@
 /* The largest number, or the mean of the numbers, that the window sees of the image. */
 MODEL_FUNCTION void model_pool(const model_window *w, int is_mean, const model_int16 *x, model_int16 *out)
 {
-    const size_t plane = w->height * w->row, out_plane = w->out_height * w->out_row;
+    const size_t plane = w->plane, out_plane = w->out_plane;
     size_t c, y0, x0, i, j;
     for (c = 0; c < w->channels; c++, x += 8 * plane, out += 8 * out_plane)
         for (y0 = 0; y0 < w->out_height; y0++)

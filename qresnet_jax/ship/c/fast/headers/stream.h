@@ -23,11 +23,10 @@ MODEL_FUNCTION void model_stream(const model_int16 *source, const model_requanti
         }
 }
 
-/* The largest of 3 x 3 neighbours at stride 2. `row` and `out_row` are the bytes of a row of a bit plane. */
+/* The largest of 3 x 3 neighbours at stride 2. `row` and `plane` are the bytes of a row and of a bit plane. */
 MODEL_FUNCTION void model_max_pool(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
-                                   size_t out_row, model_int16 *out)
+                                   size_t plane, size_t out_row, size_t out_plane, model_int16 *out)
 {
-    const size_t plane = height * row, out_plane = (height + 1) / 2 * out_row;
     size_t c, y0, x0, y, z;
     for (c = 0; c < channels; c++, x += 8 * plane, out += 8 * out_plane) {
         memset(out, 0, 8 * out_plane * sizeof *out);
@@ -53,18 +52,18 @@ MODEL_INLINE int16_t model_mean(uint64_t sum, uint64_t count)
 
 /* The mean over all pixels. */
 MODEL_FUNCTION void model_mean_pool(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
-                                    model_int16 *mean)
+                                    size_t plane, model_int16 *mean)
 {
     const uint64_t pixels = (uint64_t)height * width;
     size_t c, i, y, k;
     for (c = 0; c < channels; c++) {
         uint64_t sum = 0;
-        for (i = 0; i < 8; i++)
-            for (y = 0; y < height; y++, x += row) {
+        for (i = 0; i < 8; i++, x += plane)
+            for (y = 0; y < height; y++) {
                 const size_t n = (width + 7 - i) / 8;
                 uint32_t part = 0;
                 for (k = 0; k < n; k++)
-                    part += (uint32_t)(x[k] + 32768);
+                    part += (uint32_t)(x[y * row + k] + 32768);
                 sum += part;
             }
         mean[8 * c] = model_mean(sum, pixels);
@@ -73,9 +72,8 @@ MODEL_FUNCTION void model_mean_pool(const model_int16 *x, size_t channels, size_
 
 /* The numbers of a stream in the order height, width, channel. */
 MODEL_FUNCTION void model_flatten(const model_int16 *x, size_t channels, size_t height, size_t width, size_t row,
-                                  model_int16 *MODEL_RESTRICT flat)
+                                  size_t plane, model_int16 *MODEL_RESTRICT flat)
 {
-    const size_t plane = height * row;
     size_t c, y, k;
     for (c = 0; c < channels; c++, x += 8 * plane)
         for (y = 0; y < height; y++)

@@ -16,7 +16,8 @@ typedef struct {
     size_t top, left;     /* rows and columns of border */
     size_t full_height;   /* rows of a plane with its border, */
     size_t full_row;      /* and bytes of such a row: a border of whole bytes, the image, and zeros */
-    size_t padded;        /* bytes of what the window leaves of a plane, in whole chunks */
+    size_t plane, out_plane; /* bytes of planes with the rows below the image, */
+    size_t padded;        /* and of what the window leaves, in whole chunks */
 } model_window;
 
 /* Copies a plane into the middle of its border, which is 0 already. */
@@ -64,7 +65,7 @@ MODEL_FUNCTION void model_spread_window(const model_window *w, const uint8_t *in
         memset(out + at / chunk * next, 0, entry);
     memset(full, 0, w->full_height * w->full_row);
     for (b = 0; b < w->planes; b++)
-        for (c = 0; c < w->channels; c++, in += w->height * w->row) {
+        for (c = 0; c < w->channels; c++, in += w->plane) {
             model_surround(w, in, full);
             for (t = 0; t < taps; t++) {
                 uint8_t *to = out + entry * (1 + t * w->channels + c) + b * chunk;
@@ -100,13 +101,12 @@ MODEL_FUNCTION void model_larger(const model_window *w, const uint8_t *seen, uin
 MODEL_FUNCTION void model_max_levels(const model_window *w, const uint8_t *in, uint8_t *full, uint8_t *seen,
                                      uint8_t *largest, uint8_t *out)
 {
-    const size_t whole = w->full_height * w->full_row, plane = w->height * w->row;
-    const size_t out_plane = w->out_height * w->out_row;
+    const size_t whole = w->full_height * w->full_row;
     size_t b, c, i, j;
     memset(full, 0, w->planes * whole);
     for (c = 0; c < w->channels; c++) {
         for (b = 0; b < w->planes; b++)
-            model_surround(w, in + (b * w->channels + c) * plane, full + b * whole);
+            model_surround(w, in + (b * w->channels + c) * w->plane, full + b * whole);
         memset(largest, 0, w->planes * w->padded);
         for (i = 0; i < w->rows; i++)
             for (j = 0; j < w->columns; j++) {
@@ -115,7 +115,7 @@ MODEL_FUNCTION void model_max_levels(const model_window *w, const uint8_t *in, u
                 model_larger(w, seen, largest);
             }
         for (b = 0; b < w->planes; b++)
-            memcpy(out + (b * w->channels + c) * out_plane, largest + b * w->padded, out_plane);
+            memcpy(out + (b * w->channels + c) * w->out_plane, largest + b * w->padded, w->out_plane);
     }
 }
 
