@@ -145,7 +145,11 @@ class Structs:
         node, i = step.requantize, step.result
         m, c, k = (x.astype(np.int64) for x in (node.multiplier, node.offset, node.shift))
         narrow = narrow_bound is not None and narrow_bound < 2**15 and bool(np.all((k >= 1) & (k <= 31)))
-        narrow = narrow and bool(np.all((narrow_bound * np.abs(m) + np.abs(c) < 2**31) & (np.abs(m) < 2**22)))
+        narrow = narrow and bool(np.all(narrow_bound * np.abs(m) + np.abs(c) < 2**31))
+        split = (
+            15 - (narrow_bound or 0).bit_length()
+        )  # the most bits by which int16 can hold all sums to the left
+        narrow = narrow and bool(np.all(np.abs(m) < 2 ** (15 + split)))
         m = m * polarity
         bound = self.plan.values[node.inputs[0]].bound
         ends = np.array([bound * np.abs(m) + c, c - bound * np.abs(m)]) >> node.shift
@@ -158,6 +162,7 @@ class Structs:
             "multiplier": self.constants.array(f"multiplier_{i}", m.astype(np.int32)),
             "shift": self.constants.array(f"shift_{i}", k.astype(np.uint8)),
             "saturates": int(np.any((ends < nodes.STREAM_MIN) | (ends > nodes.STREAM_MAX))),
+            "split": split if narrow else 0,
             name: self.constants.array(f"{name}_{i}", offset),
         }
         return self.constants.struct("requantize", f"requantize_{i}", fields), narrow

@@ -10,13 +10,50 @@
 typedef struct {
     const int32_t *multiplier;
     const uint8_t *shift;
-    int saturates;               /* 0 where int16 holds all results anyway */
-    const int32_t *offset;       /* where 32 bits hold everything, or */
+    int saturates;         /* 0 where int16 holds all results anyway */
+    unsigned split;        /* where 32 bits hold everything: int16 holds x << split and multiplier >> split, and */
+    const int32_t *offset; /* this is the offset; or it is given */
     const uint64_t *wide_offset; /* in 64 bits, with 2^63 added so that nothing is negative */
 } model_requantize;
 
 /* The most numbers that functions take at once. */
 #define MODEL_BLOCK 512u
+
+/* The widest vectors of int16, and how bytes are loaded into them. */
+#if MODEL_VECTOR >= 64
+#define MODEL_LANES(f) _mm512_##f
+#define MODEL_BYTES_TO_WORDS _mm512_cvtepu8_epi16
+typedef __m512i model_lanes;
+typedef __m256i model_half;
+#elif MODEL_VECTOR >= 32
+#define MODEL_LANES(f) _mm256_##f
+#define MODEL_BYTES_TO_WORDS _mm256_cvtepu8_epi16
+typedef __m256i model_lanes;
+typedef __m128i model_half;
+#elif defined(MODEL_SSE2)
+#define MODEL_LANES(f) _mm_##f
+#ifdef __SSE2__
+#define MODEL_BYTES_TO_WORDS(x) _mm_unpacklo_epi8(_mm_cvtsi64_si128((int64_t)(x)), _mm_setzero_si128())
+#else
+#define MODEL_BYTES_TO_WORDS(x) wasm_u16x8_extend_low_u8x16(wasm_i64x2_make((int64_t)(x), 0))
+#endif
+typedef __m128i model_lanes;
+typedef uint64_t model_half;
+#endif
+
+#ifdef MODEL_LANES
+/* sum + x[0] * y[0] + x[1] * y[1], for pairs of int16, in int32 */
+MODEL_INLINE model_lanes model_dot(model_lanes sum, model_lanes x, model_lanes y)
+{
+#if MODEL_VECTOR >= 64 && defined(__AVX512VNNI__)
+    /* As _mm512_dpwssd_epi32, for which GCC copies the sum twice. */
+    __asm__("{vpdpwssd %2, %1, %0|vpdpwssd %0, %1, %2}" : "+v"(sum) : "v"(x), "v"(y));
+    return sum;
+#else
+    return MODEL_LANES(add_epi32)(sum, MODEL_LANES(madd_epi16)(x, y));
+#endif
+}
+#endif
 
 /* Puts numbers together from their bytes, [byte of a number, the lowest first][n]. */
 MODEL_FUNCTION void model_join(const uint8_t *bytes, unsigned bits, size_t n, int32_t *MODEL_RESTRICT x)
@@ -55,9 +92,31 @@ MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, c
     }
 }
 
+#if MODEL_VECTOR >= 64
+/* The same for 16 numbers. */
+MODEL_INLINE __m256i model_rescale_sixteen(__m512i x, __m512i multiplier, __m512i offset, __m128i shift)
+{
+    const __m512i even = _mm512_mul_epi32(x, multiplier), odd = _mm512_mul_epi32(_mm512_srli_epi64(x, 32), multiplier);
+    const __m128i low = _mm512_cvtsepi64_epi16(_mm512_sra_epi64(_mm512_add_epi64(even, offset), shift));
+    const __m128i high = _mm512_cvtsepi64_epi16(_mm512_sra_epi64(_mm512_add_epi64(odd, offset), shift));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(low, high)), _mm_unpackhi_epi16(low, high),
+                                   1);
+}
+#endif
+
 MODEL_FUNCTION void model_rescale(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
                                   int16_t *MODEL_RESTRICT out)
 {
+#if MODEL_VECTOR >= 64
+    const __m512i multiplier = _mm512_set1_epi64(r->multiplier[channel]);
+    const __m512i offset = _mm512_set1_epi64((int64_t)(r->wide_offset[channel] ^ (uint64_t)1 << 63));
+    const __m128i shift = _mm_cvtsi32_si128(r->shift[channel]);
+    for (; n >= 32; n -= 32, x += 32, out += 32) { /* all at once, as whoever reads them next does so as well */
+        const __m256i a = model_rescale_sixteen(_mm512_loadu_si512(x), multiplier, offset, shift);
+        const __m256i b = model_rescale_sixteen(_mm512_loadu_si512(x + 16), multiplier, offset, shift);
+        _mm512_storeu_si512(out, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
+    }
+#endif
     if (r->saturates)
         model_rescale_any(r, channel, x, n, 1, out);
     else
@@ -74,16 +133,15 @@ static inline void model_write(const int16_t *MODEL_RESTRICT x, const model_int1
         memset(stream, 0, n * sizeof *stream);
     else if (addend != stream)
         memcpy(stream, addend, n * sizeof *stream);
-#if defined(MODEL_SSE2)
-    for (i = 0; i < n - n % 8; i += 8) {
-        __m128i a, b;
-        memcpy(&a, x + i, 16);
-        memcpy(&b, stream + i, 16);
-        a = _mm_max_epi16(_mm_adds_epi16(a, b), _mm_set1_epi16(lowest));
-        memcpy(stream + i, &a, 16);
-    }
-#else
     i = 0;
+#ifdef MODEL_LANES
+    for (; i + sizeof(model_half) <= n; i += sizeof(model_half)) {
+        model_lanes a, b;
+        memcpy(&a, x + i, sizeof a);
+        memcpy(&b, stream + i, sizeof b);
+        a = MODEL_LANES(max_epi16)(MODEL_LANES(adds_epi16)(a, b), MODEL_LANES(set1_epi16)(lowest));
+        memcpy(stream + i, &a, sizeof a);
+    }
 #endif
     for (; i < n; i++) { /* in 16 bits, of which compilers can make vectors of 8 numbers */
         const int16_t more = stream[i], up = more > 0 ? more : 0;
@@ -95,52 +153,32 @@ static inline void model_write(const int16_t *MODEL_RESTRICT x, const model_int1
     }
 }
 
-/* The widest vectors of int16, and how bytes are loaded into them. */
-#if MODEL_VECTOR >= 64
-#define MODEL_LANES(f) _mm512_##f
-#define MODEL_BYTES_TO_WORDS _mm512_cvtepu8_epi16
-typedef __m512i model_lanes;
-typedef __m256i model_half;
-#elif MODEL_VECTOR >= 32
-#define MODEL_LANES(f) _mm256_##f
-#define MODEL_BYTES_TO_WORDS _mm256_cvtepu8_epi16
-typedef __m256i model_lanes;
-typedef __m128i model_half;
-#elif defined(MODEL_SSE2)
-#define MODEL_LANES(f) _mm_##f
-#ifdef __SSE2__
-#define MODEL_BYTES_TO_WORDS(x) _mm_unpacklo_epi8(_mm_cvtsi64_si128((int64_t)(x)), _mm_setzero_si128())
-#else
-#define MODEL_BYTES_TO_WORDS(x) wasm_u16x8_extend_low_u8x16(wasm_i64x2_make((int64_t)(x), 0))
-#endif
-typedef __m128i model_lanes;
-typedef uint64_t model_half;
-#endif
-
 #ifdef MODEL_LANES
-/* x * multiplier, for int32 x that int16 holds; where there are no products of 32 bits, by two of 16. */
-MODEL_INLINE model_lanes model_product(model_lanes x, int32_t multiplier)
+/* The constants of a channel, in vectors. */
+typedef struct {
+    model_lanes multiplier, offset, lowest;
+    __m128i shift, split;
+} model_scale;
+
+MODEL_INLINE model_scale model_scale_of(const model_requantize *r, size_t channel, int relu)
 {
-#if MODEL_VECTOR >= 32
-    return MODEL_LANES(mullo_epi32)(x, MODEL_LANES(set1_epi32)(multiplier));
-#else
-    const model_lanes low = _mm_madd_epi16(x, _mm_set1_epi32((int32_t)((uint32_t)multiplier & 255u)));
-    const uint32_t high = ((uint32_t)multiplier >> 8) & 65535u;
-    return _mm_add_epi32(_mm_slli_epi32(_mm_madd_epi16(x, _mm_set1_epi32((int32_t)high)), 8), low);
-#endif
+    const uint32_t multiplier = (uint32_t)r->multiplier[channel];
+    const uint32_t low = multiplier & (((uint32_t)1 << r->split) - 1u);
+    model_scale s;
+    s.multiplier = MODEL_LANES(set1_epi32)((int32_t)((multiplier - low) << (16 - r->split) | low));
+    s.offset = MODEL_LANES(set1_epi32)(r->offset[channel]);
+    s.lowest = MODEL_LANES(set1_epi16)(relu ? 0 : -32768);
+    s.shift = _mm_cvtsi32_si128(r->shift[channel]);
+    s.split = _mm_cvtsi32_si128((int)r->split);
+    return s;
 }
 
 /* model_rescale_narrow for one vector. */
-MODEL_INLINE void model_rescale_lanes(const model_requantize *r, size_t channel, const int16_t *all,
-                                      const uint8_t *bytes, unsigned bits, size_t n, const model_int16 *addend,
-                                      int relu, model_int16 *stream)
+MODEL_INLINE void model_rescale_lanes(model_scale s, const int16_t *all, const uint8_t *bytes, unsigned bits, size_t n,
+                                      const model_int16 *addend, model_int16 *stream)
 {
-    const int32_t multiplier = r->multiplier[channel];
-    const model_lanes offset = MODEL_LANES(set1_epi32)(r->offset[channel]);
-    const model_lanes lowest = MODEL_LANES(set1_epi16)(relu ? 0 : -32768);
-    const __m128i shift = _mm_cvtsi32_si128(r->shift[channel]);
     model_half part;
-    model_lanes x, sum, sign, low, high;
+    model_lanes x, sum, more, low, high;
     memcpy(&part, bytes, sizeof part);
     x = MODEL_BYTES_TO_WORDS(part);
     if (bits > 8) {
@@ -149,17 +187,16 @@ MODEL_INLINE void model_rescale_lanes(const model_requantize *r, size_t channel,
     }
     memcpy(&sum, all, sizeof sum);
     x = MODEL_LANES(sub_epi16)(MODEL_LANES(add_epi16)(x, x), sum);
-    sign = MODEL_LANES(srai_epi16)(x, 15);
-    low = model_product(MODEL_LANES(unpacklo_epi16)(x, sign), multiplier);
-    high = model_product(MODEL_LANES(unpackhi_epi16)(x, sign), multiplier);
-    low = MODEL_LANES(sra_epi32)(MODEL_LANES(add_epi32)(low, offset), shift);
-    high = MODEL_LANES(sra_epi32)(MODEL_LANES(add_epi32)(high, offset), shift);
+    /* multiplier * x = its low bits * x + its high bits * (x << split) */
+    more = MODEL_LANES(sll_epi16)(x, s.split);
+    low = MODEL_LANES(sra_epi32)(model_dot(s.offset, MODEL_LANES(unpacklo_epi16)(x, more), s.multiplier), s.shift);
+    high = MODEL_LANES(sra_epi32)(model_dot(s.offset, MODEL_LANES(unpackhi_epi16)(x, more), s.multiplier), s.shift);
     x = MODEL_LANES(packs_epi32)(low, high);
     if (addend) {
         memcpy(&sum, addend, sizeof sum);
         x = MODEL_LANES(adds_epi16)(x, sum);
     }
-    x = MODEL_LANES(max_epi16)(x, lowest);
+    x = MODEL_LANES(max_epi16)(x, s.lowest);
     memcpy(stream, &x, sizeof x);
 }
 #endif
@@ -170,8 +207,8 @@ MODEL_INLINE void model_rescale_numbers(const model_requantize *r, size_t channe
                                         int16_t *MODEL_RESTRICT out)
 {
     const uint32_t offset = (uint32_t)r->offset[channel] + 0x80000000u;
-    const int16_t low = (int16_t)((uint32_t)r->multiplier[channel] & 255u);
-    const int16_t high = (int16_t)((r->multiplier[channel] - low) / 256);
+    const int16_t low = (int16_t)((uint32_t)r->multiplier[channel] & (((uint32_t)1 << r->split) - 1u));
+    const int16_t high = (int16_t)((r->multiplier[channel] - low) / ((int32_t)1 << r->split));
     const unsigned shift = r->shift[channel];
     const int32_t zero = (int32_t)(0x80000000u >> shift);
     size_t i;
@@ -179,7 +216,7 @@ MODEL_INLINE void model_rescale_numbers(const model_requantize *r, size_t channe
         const int16_t number = (int16_t)(bits > 8 ? bytes[i] | bytes[n + i] << 8 : bytes[i]);
         const int16_t x = (int16_t)(2 * number - all[i]);
         /* Two products of 16 bits are quicker than one of 32. */
-        const uint32_t product = ((uint32_t)(x * (int32_t)high) << 8) + (uint32_t)(x * (int32_t)low);
+        const uint32_t product = ((uint32_t)(x * (int32_t)high) << r->split) + (uint32_t)(x * (int32_t)low);
         int32_t value = (int32_t)((product + offset) >> shift) - zero;
         if (saturate) {
             value = value < -32768 ? -32768 : value;
@@ -200,10 +237,10 @@ MODEL_INLINE void model_rescale_narrow(const model_requantize *r, size_t channel
     size_t at, i;
 #ifdef MODEL_LANES
     if (part == row && row % sizeof(model_half) == 0) {
+        const model_scale s = model_scale_of(r, channel, relu);
         for (at = 0; at < n; at += row, stream += next, addend = addend ? addend + next : NULL)
             for (i = 0; i < row; i += sizeof(model_half))
-                model_rescale_lanes(r, channel, all + at + i, bytes + at + i, bits, n, addend ? addend + i : NULL, relu,
-                                    stream + i);
+                model_rescale_lanes(s, all + at + i, bytes + at + i, bits, n, addend ? addend + i : NULL, stream + i);
         return;
     }
 #endif

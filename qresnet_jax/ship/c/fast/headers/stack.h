@@ -14,7 +14,8 @@ MODEL_INLINE void model_copy_parts(const uint8_t *from, size_t from_next, size_t
 }
 
 /* Copies n parts of `bytes` bytes. From one to the next it is `from_next` and `to_next` bytes. */
-MODEL_FUNCTION void model_copy(const uint8_t *from, size_t from_next, size_t bytes, size_t n, uint8_t *to, size_t to_next)
+MODEL_FUNCTION void model_copy(const uint8_t *from, size_t from_next, size_t bytes, size_t n, uint8_t *to,
+                               size_t to_next)
 {
     if (bytes == 8) /* as constants, for speed */
         model_copy_parts(from, from_next, 8, n, to, to_next);

@@ -23,29 +23,8 @@ typedef struct {
     size_t sums;                   /* numbers from the sums of one output to those of the next */
 } model_stem;
 
-/* sum + weights[0] * pixels[0] + weights[1] * pixels[1], in vectors of int32 */
-#if MODEL_VECTOR >= 64 && defined(__AVX512VNNI__)
-#define MODEL_DOT(sum, pixels, weights) _mm512_dpwssd_epi32(sum, pixels, weights)
-#elif MODEL_VECTOR >= 64
-#define MODEL_DOT(sum, pixels, weights) _mm512_add_epi32(sum, _mm512_madd_epi16(pixels, weights))
-#elif MODEL_VECTOR >= 32
-#define MODEL_DOT(sum, pixels, weights) _mm256_add_epi32(sum, _mm256_madd_epi16(pixels, weights))
-#elif defined(MODEL_SSE2)
-#define MODEL_DOT(sum, pixels, weights) _mm_add_epi32(sum, _mm_madd_epi16(pixels, weights))
-#endif
-#if MODEL_VECTOR >= 64
-#define MODEL_WEIGHTS(x) _mm512_set1_epi32(x)
-typedef __m512i model_sums;
-#elif MODEL_VECTOR >= 32
-#define MODEL_WEIGHTS(x) _mm256_set1_epi32(x)
-typedef __m256i model_sums;
-#elif defined(MODEL_DOT)
-#define MODEL_WEIGHTS(x) _mm_set1_epi32(x)
-typedef __m128i model_sums;
-#endif
-
 /* So many outputs are computed at once, and pixels read once for all of them; */
-#ifdef MODEL_DOT
+#ifdef MODEL_LANES
 #define MODEL_STEM_OUTPUTS 4u
 #else
 #define MODEL_STEM_OUTPUTS 16u
@@ -84,38 +63,54 @@ MODEL_FUNCTION void model_stem_pixels(const model_stem *s, const uint8_t *image,
     }
 }
 
+#ifdef MODEL_LANES
+/* Adds what the pixels count for output o. */
+#define MODEL_STEM_STEP(o, first, second)         \
+    do {                                          \
+        int32_t number;                           \
+        model_lanes weight;                       \
+        memcpy(&number, weights[o] + 2 * t, 4);   \
+        weight = MODEL_LANES(set1_epi32)(number); \
+        first = model_dot(first, pixel, weight);  \
+        second = model_dot(second, more, weight); \
+    } while (0)
+#define MODEL_STEM_STORE(o, first, second)               \
+    do {                                                 \
+        memcpy(sums[o] + k, &first, sizeof first);       \
+        memcpy(sums[o] + k + n, &second, sizeof second); \
+    } while (0)
+#endif
+
 /* The sums of MODEL_STEM_OUTPUTS outputs for one bit of each byte, [byte of a plane]. */
 MODEL_FUNCTION void model_stem_sums(const model_stem *s, const model_int16 *pixels, const int16_t *const *weights,
                                     model_int32 *const *sums)
 {
-    size_t k, t, o;
-#ifdef MODEL_DOT
-    const size_t n = sizeof(model_sums) / 4;
+    size_t k, t;
+#ifdef MODEL_LANES
+    const size_t n = sizeof(model_lanes) / 4;
     for (k = 0; k < s->plane; k += 2 * n) {
-        model_sums first[MODEL_STEM_OUTPUTS], second[MODEL_STEM_OUTPUTS], pixel, more;
-        for (o = 0; o < MODEL_STEM_OUTPUTS; o++)
-            first[o] = second[o] = MODEL_WEIGHTS(0);
+        /* Written out, as GCC would copy the numbers of an array in each step. */
+        const model_lanes zero = MODEL_LANES(set1_epi32)(0);
+        model_lanes a = zero, b = zero, c = zero, d = zero, e = zero, f = zero, g = zero, h = zero, pixel, more;
         for (t = 0; t < s->count; t++) {
             const model_int16 *from = pixels + 2 * (s->taps[t] + k);
             memcpy(&pixel, from, sizeof pixel);
             memcpy(&more, from + 2 * n, sizeof more);
-            for (o = 0; o < MODEL_STEM_OUTPUTS; o++) {
-                int32_t weight;
-                memcpy(&weight, weights[o] + 2 * t, 4);
-                first[o] = MODEL_DOT(first[o], pixel, MODEL_WEIGHTS(weight));
-                second[o] = MODEL_DOT(second[o], more, MODEL_WEIGHTS(weight));
-            }
+            MODEL_STEM_STEP(0, a, b);
+            MODEL_STEM_STEP(1, c, d);
+            MODEL_STEM_STEP(2, e, f);
+            MODEL_STEM_STEP(3, g, h);
         }
-        for (o = 0; o < MODEL_STEM_OUTPUTS; o++) {
-            memcpy(sums[o] + k, &first[o], sizeof first[o]);
-            memcpy(sums[o] + k + n, &second[o], sizeof second[o]);
-        }
+        MODEL_STEM_STORE(0, a, b);
+        MODEL_STEM_STORE(1, c, d);
+        MODEL_STEM_STORE(2, e, f);
+        MODEL_STEM_STORE(3, g, h);
     }
 #else
     /* All that one sum needs is put side by side, as compilers know how to add up the products of two rows of numbers;
        for several pixels, so that a load does not wait for the small stores just before it. */
     model_int16 *const seen = (model_int16 *)(sums[0] + MODEL_STEM_OUTPUTS * s->sums);
-    size_t n, i;
+    size_t n, i, o;
     for (k = 0; k < s->plane; k += n) {
         n = s->plane - k < MODEL_STEM_PIXELS ? s->plane - k : MODEL_STEM_PIXELS;
         for (i = 0; i < n; i++)

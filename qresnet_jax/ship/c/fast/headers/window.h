@@ -11,13 +11,13 @@ typedef struct {
     size_t height, width, row;             /* of an image; bytes of a row of its bit planes */
     size_t out_height, out_width, out_row; /* of what the window leaves */
     size_t channels, planes;
-    size_t rows, columns; /* of the window */
-    size_t down, right;   /* how far it moves */
-    size_t top, left;     /* rows and columns of border */
-    size_t full_height;   /* rows of a plane with its border, */
-    size_t full_row;      /* and bytes of such a row: a border of whole bytes, the image, and zeros */
+    size_t rows, columns;    /* of the window */
+    size_t down, right;      /* how far it moves */
+    size_t top, left;        /* rows and columns of border */
+    size_t full_height;      /* rows of a plane with its border, */
+    size_t full_row;         /* and bytes of such a row: a border of whole bytes, the image, and zeros */
     size_t plane, out_plane; /* bytes of planes with the rows below the image, */
-    size_t padded;        /* and of what the window leaves, in whole chunks */
+    size_t padded;           /* and of what the window leaves, in whole chunks */
 } model_window;
 
 /* Copies a plane into the middle of its border, which is 0 already. */
@@ -30,7 +30,8 @@ MODEL_FUNCTION void model_surround(const model_window *w, const uint8_t *plane, 
 }
 
 /* What pixel (i, j) of the window sees of a plane with its border. Up to 7 bytes more than a plane's are written. */
-MODEL_FUNCTION void model_see(const model_window *w, const uint8_t *full, size_t i, size_t j, uint8_t *MODEL_RESTRICT seen)
+MODEL_FUNCTION void model_see(const model_window *w, const uint8_t *full, size_t i, size_t j,
+                              uint8_t *MODEL_RESTRICT seen)
 {
     const size_t first = (w->left + 7) / 8 * 8 - w->left + j; /* the column that is seen at the first place */
     size_t y, x, k;
