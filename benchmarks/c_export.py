@@ -2,7 +2,7 @@
 
     pip install -e ".[bench]" && python benchmarks/c_export.py sizes [--save]
     python benchmarks/c_export.py times [--rounds=100] [--save]
-    python benchmarks/c_export.py calls [--only=AVX-512] [--rounds=100] [--save]
+    python benchmarks/c_export.py calls [--only=AVX-512] [--many] [--rounds=100] [--save]
 
 `sizes` compiles the code with the compilers that are installed. It reports the section `.text`, which holds the constants
 as well, as `size` prints it; and the most stack that `model_logits` takes, by GCC's `-fcallgraph-info=su`.
@@ -12,7 +12,8 @@ take turns, each for some milliseconds; the ratios are those of the medians and 
 spends on the processor counts, so that other processes matter little.
 
 `calls` measures each function that `model_logits` calls, in a copy of the code that reads a clock after each call. It does
-so for the first variant of the profile `fast` whose name contains `--only`.
+so for the first variant of the profile `fast` whose name contains `--only`; with `--many`, for the function that the C engine
+calls with eight images, of which it reports the time of one.
 
 The ResNet-20 takes images of 32 x 32 x 3 and has random weights; the digits network is that of the zoo.
 """
@@ -50,9 +51,11 @@ TARGETS = (  # columns of the table of sizes, if the compiler is installed
     "gcc -O3 -march=native",
 )
 PARTS = {  # what a call in `model_logits` belongs to, by its name; the first match counts
+    "copy": "moves between one image and eight",
     "stem": "stem",
     "quantize": "quantizers of the stream",
     "spread|phases": "copies of bit planes for the taps",
+    "many": "convolutions of eight images at once",
     "table": "convolutions of 8x8 pixels and their tables",
     "levels|stream": "convolutions of 32x32 and 16x16 pixels",
     "": "pooling and classifier",
@@ -154,11 +157,18 @@ REPEAT = """
 #include "model.h"
 #include <stddef.h>
 size_t model_buffer_bytes = MODEL_BUFFER_BYTES;
-void model_repeat(size_t n, const uint8_t *image, int32_t *logits, void *buffer);
-void model_repeat(size_t n, const uint8_t *image, int32_t *logits, void *buffer)
+#ifdef MODEL_MANY
+size_t model_images = MODEL_MANY;
+#define MODEL_CALL(images, logits, buffer) model_logits_many(images, MODEL_MANY, logits, buffer)
+#else
+size_t model_images = 1;
+#define MODEL_CALL model_logits
+#endif
+void model_repeat(size_t n, const uint8_t *images, int32_t *logits, void *buffer);
+void model_repeat(size_t n, const uint8_t *images, int32_t *logits, void *buffer)
 {
     for (; n; n--)
-        model_logits(image, logits, buffer);
+        MODEL_CALL(images, logits, buffer);
 }
 """
 
@@ -172,11 +182,11 @@ def compiled(variant, files, folder):
 
 
 def repeater(library, network):
-    """Returns a function that classifies an image n times, and the logits that it writes, int32 `[classes]`."""
-    size = ctypes.c_size_t.in_dll(library, "model_buffer_bytes").value
-    image, logits = pixels(network, 1), np.empty(network.classes, np.int32)
+    """Returns a function that calls the library n times, and the logits that it writes, int32 `[images, classes]`."""
+    size, count = (ctypes.c_size_t.in_dll(library, f"model_{x}").value for x in ("buffer_bytes", "images"))
+    images, logits = pixels(network, count), np.empty((count, network.classes), np.int32)
     buffer = np.empty(size, np.uint8)
-    run, arrays = library.model_repeat, (image, logits, buffer)
+    run, arrays = library.model_repeat, (images, logits, buffer)
     run.argtypes, run.restype = [ctypes.c_size_t, *[ctypes.c_void_p] * 3], None
     return lambda n: run(n, *(x.ctypes.data for x in arrays)), logits
 
@@ -259,21 +269,23 @@ static void model_clock(unsigned k)
 
 
 def with_clocks(source):
-    """Returns C code of the profile `fast` that adds up the time of each call in `model_logits`.
+    """Returns C code of the profile `fast` that adds up the time of each call for one image, or for several if it can.
 
     Returns:
       The code, and the node and the function of each call.
     """
-    head, body = re.split(r"(?=^void model_logits)", source, flags=re.MULTILINE)
+    head, body = re.split(
+        r"(?=^(?:void model_logits\(|static void model_before))", source, maxsplit=1, flags=re.MULTILINE
+    )
     name, calls, lines = "", [], []
     for line in body.splitlines():
         comment, call = (
             re.fullmatch(r"    /\* (.*) \*/", line),
-            re.match(r"    model_([a-z_]*[a-z](?:_\d+)?)\w*\(", line),
+            re.match(r" +model_(?!before|after|many)([a-z_]*[a-z](?:_\d+)?)\w*\(", line),
         )
         name = comment[1] if comment else name
         if call:
-            calls.append((name, call[1]))
+            calls.append((name, call[1] + " many" * ("_many" in line)))
             line = f"{line} model_clock({len(calls)}u);"
         if "base =" in line:
             line += " model_clock(0u);"
@@ -282,30 +294,32 @@ def with_clocks(source):
     return "\n".join(["#define _POSIX_C_SOURCE 199309L", head, clock, *lines, ""]), calls
 
 
-def calls(networks, variant, folder, rounds):
-    """Returns the figures of one variant: the median seconds of each call, and the share of each part."""
+def calls(networks, variant, folder, rounds, many=False):
+    """Returns the figures of one variant: the median seconds of each call for an image, and the share of each part."""
     network = networks[variant.network]
-    files = c_files(network, profile=variant.profile)
+    files = c_files(network, profile=variant.profile, many=many)
     files["model.c"], found = with_clocks(files["model.c"])
     library = compiled(variant, files, folder)
-    run, _ = repeater(library, network)
+    run, logits = repeater(library, network)
     repeats = max(1, round(SECONDS / max(seconds(run, 3), 1e-7)))
     times = []
     for _ in range(rounds):
         clocks = (ctypes.c_uint64 * len(found)).in_dll(library, "model_nanoseconds")
         ctypes.memset(clocks, 0, ctypes.sizeof(clocks))
         run(repeats)
-        times.append([t / repeats / 1e9 for t in clocks])
+        times.append([t / repeats / len(logits) / 1e9 for t in clocks])
     middle = np.median(times, axis=0).tolist()
     rows = [
         {"node": node, "function": function, "seconds": t}
         for (node, function), t in zip(found, middle, strict=True)
+        if t > 0  # not of the other function
     ]
     return {
         "what": "calls",
         "network": variant.network,
         "code": variant.code,
         "command": variant.command,
+        "images": len(logits),
         "seconds": sum(middle),
         "rounds": rounds,
         "parts": shares(rows),
@@ -348,6 +362,7 @@ def main():
         default="",
         help="part of the name of the variants: " + "; ".join(variant.name for variant in VARIANTS),
     )
+    parser.add_argument("--many", action="store_true")
     add_save_option(parser, NAME)
     args = parser.parse_args()
     variants = [variant for variant in VARIANTS if args.only in variant.name]
@@ -365,9 +380,9 @@ def main():
         elif args.what == "times":
             figures, render = times(networks, variants, folder, args.rounds), c_code.times
         else:
-            figures, render = calls(networks, fast[0], folder, args.rounds), c_code.calls
+            figures, render = calls(networks, fast[0], folder, args.rounds, args.many), c_code.calls
             print_calls(figures)
-            key = f"calls, {fast[0].name}"
+            key = f"calls, {fast[0].name}" + ", many" * args.many
     measurement = measured(figures, cores=1)
     print(render({key: measurement}))
     if args.save:

@@ -38,11 +38,18 @@ def times(measurements: Measurements) -> str:
 
 
 def calls(measurements: Measurements) -> str:
-    """Returns the parts of the time of a call, a column for each variant of the code."""
+    """Returns the parts of the time of an image, a column for each variant of the code."""
     runs = figures(measurements, what="calls")
     parts = dict.fromkeys(part for run in runs for part in run["parts"])
-    rows = [("Part", *(f"{run['code']}, `{run['command']}`" for run in runs))]
-    rows += [(part, *(percent(run["parts"].get(part, 0), 0) for run in runs)) for part in parts]
+    together = [f", {run['images']} images at once" * (run["images"] > 1) for run in runs]
+    names = [f"{run['code']}{x}, `{run['command']}`" for run, x in zip(runs, together, strict=True)]
+    rows = [("Part", *names)]
+    for part in parts:
+        found = [(run["parts"].get(part, 0), run["seconds"]) for run in runs]
+        rows.append(
+            (part, *(f"{duration(share * t)}, {percent(share, 0)}" if share else "" for share, t in found))
+        )
+    rows.append(("all", *(duration(run["seconds"]) for run in runs)))
     compilers = dict.fromkeys(run["command"].split()[0] for run in runs)
     return with_provenance(markdown(*rows), provenance(having(measurements, what="calls"), compilers))
 

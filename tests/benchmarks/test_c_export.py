@@ -20,19 +20,24 @@ def network():
     return read_packed(find_packed("digits_resnet8_w1a2"))
 
 
-def test_the_copy_with_clocks_computes_the_same_and_times_every_call(c_export, network, tmp_path):
+@pytest.mark.parametrize("many", [False, True])
+def test_the_copy_with_clocks_computes_the_same_and_times_every_call(c_export, network, tmp_path, many):
     compiler = shutil.which("gcc") or shutil.which("cc") or pytest.skip("there is no C compiler")
-    files = c_files(network)
+    files = c_files(network, many=many)
+    steps = len(plan(network, 8, 8).steps)
     files["model.c"], calls = c_export.with_clocks(files["model.c"])
-    body = files["model.c"].split("\nvoid model_logits")[1].split("\n}\n")[0]
-    assert len(calls) == body.count("    model_") >= len(plan(network, 8, 8).steps)
-    assert [name for name, _ in calls][-1] == network.nodes[-1].name
+    if many:
+        assert len(calls) >= 2 * steps and {"copy", "levels_64 many"} <= {function for _, function in calls}
+    else:
+        body = files["model.c"].split("\nvoid model_logits")[1].split("\n}\n")[0]
+        assert len(calls) == body.count("    model_") >= steps
+        assert [name for name, _ in calls][-1] == network.nodes[-1].name
     variant = c_export.Variant("", "-O0", compiler)
     library = c_export.compiled(variant, files, tmp_path)
-    image = c_export.pixels(network, 1)
     run, logits = c_export.repeater(library, network)
     run(3)
-    np.testing.assert_array_equal(logits, reference.logits(network, image)[0])
+    images = c_export.pixels(network, 8 if many else 1)
+    np.testing.assert_array_equal(logits, reference.logits(network, images))
     clocks = (c_export.ctypes.c_uint64 * len(calls)).in_dll(library, "model_nanoseconds")
     assert sum(clocks) > 0
 
