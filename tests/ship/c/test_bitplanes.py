@@ -8,7 +8,7 @@ from qresnet_jax.ship.c.fast.bitplanes import (
     Taps,
     entries,
     grouped,
-    minority,
+    lists_of,
     padded_bytes,
     plane_bytes,
     row_bytes,
@@ -87,23 +87,32 @@ def a_step(signs, window, groups=1, multiplier=1):
     return Step(result=2, source=0, conv=conv, last=last)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(0, 99))
-def test_lists_of_each_group_add_up_to_the_convolution(features, outputs, groups, lowest, seed):
-    """Of the rarer sign, against the sum of signs times numbers."""
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 99)
+)
+def test_lists_of_each_group_add_up_to_the_convolution(features, outputs, groups, lowest, share, seed):
+    """Against the sum of signs times numbers."""
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1, 1], (2, 3, features, groups * outputs), p=rng.dirichlet([1, 1]))
     x = rng.integers(0, 4, (2, 3, features * groups))
     step = a_step(signs, Window((2, 3)), groups, -(2**31) if lowest else 3)
-    polarity, lists = minority(step, np.arange(x.size).reshape(x.shape))
-    assert len(lists) == groups * (1 + outputs)
-    sums = np.array([x.ravel()[i].sum() for i in lists]).reshape(groups, 1 + outputs)
-    acc = polarity * (2 * sums[:, 1:] - sums[:, :1]).ravel()
+    found = lists_of(step, np.arange(x.size).reshape(x.shape), share)
     by_group = x.reshape(2, 3, groups, features)
-    expected = np.einsum("ijgc,ijcgo->go", by_group, signs.reshape(2, 3, features, groups, outputs))
-    np.testing.assert_array_equal(acc, expected.ravel())
-    most = max(len(x) for i, x in enumerate(lists) if i % (1 + outputs))
-    assert (polarity == 1).all() if lowest else most <= 3 * features
+    expected = np.einsum("ijgc,ijcgo->go", by_group, signs.reshape(2, 3, features, groups, outputs)).ravel()
+    lists, order, most = iter(found.lists), iter(found.order), 0
+    for _ in range(groups):
+        inputs = next(lists)
+        for first in range(0, outputs, 2):
+            both, *own = next(lists), next(lists), next(lists)
+            assert share or len(both) == 0
+            for places in own[: outputs - first]:
+                assert not set(places) & set(both)
+                o, total = next(order), x.ravel()[places].sum() + x.ravel()[both].sum()
+                assert found.polarity[o] * (2 * total - x.ravel()[inputs].sum()) == expected[o]
+                most = max(most, len(places) + len(both))
+    assert next(lists, None) is next(order, None) is None and most == found.most
+    assert not lowest or (found.polarity == 1).all()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -1,8 +1,12 @@
 """Says which copies of bit planes the profile `fast` makes and where they lie, and which of them an output adds up."""
 
+import itertools
+from typing import NamedTuple
+
 import numpy as np
 
 from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c.pairs import paired
 from qresnet_jax.ship.c.plan import Size, Step
 from qresnet_jax.ship.geometry import Extent, Window
 
@@ -208,33 +212,46 @@ def padded_bytes(plane: int) -> int:
     return max(1 << (plane - 1).bit_length(), 8)
 
 
-def minority(step: Step, inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Returns lists of inputs to add up: for each group all of them, then for each output those of its rarer sign.
+class Lists(NamedTuple):
+    """The inputs that each output of a convolution adds up. Its result is `polarity * (2 * sum - sum of all inputs)`.
 
     Args:
-      step: a step with a binary convolution.
-      inputs: places of the inputs, `[kh, kw, channels]`.
-
-    Returns:
-      The sign of each output's list, -1 or +1, `[out]`, and the places in each list. The convolution's result is
-      sign * (2 * sum of the list - sum of all inputs).
+      lists: for each group the places of all its inputs; then, for two outputs at a time, of those that both add up, of those of the
+        first one and of those of the second one.
+      order: the outputs in the order of their lists, int `[out]`.
+      polarity: +1 or -1 for each output, int `[out]`.
+      most: the most inputs of an output.
     """
-    conv = step.binary_conv
-    signs = conv.signs.reshape(-1, conv.signs.shape[3])
-    polarity = np.where(2 * (signs > 0).sum(0) <= len(signs), 1, -1)
-    if isinstance(step.last, nodes.RequantizeNode):
-        polarity[step.last.multiplier == -(2**31)] = 1  # -1 would need a multiplier of 2**31
+
+    lists: list[np.ndarray]
+    order: np.ndarray
+    polarity: np.ndarray
+    most: int
+
+
+def lists_of(step: Step, inputs: np.ndarray, share: bool) -> Lists:
+    """Returns the lists of a step with a binary convolution.
+
+    Args:
+      step: the step.
+      inputs: places of the inputs, `[kh, kw, channels]`.
+      share: whether two outputs may share inputs; otherwise their first list is empty.
+    """
+    added, order, polarity = paired(step)
+    groups = step.binary_conv.groups
     lists = []
-    for part, outputs in zip(
-        np.split(inputs, conv.groups, axis=2), np.split(np.arange(len(polarity)), conv.groups), strict=True
-    ):
-        offsets = part.ravel()
-        lists += [offsets, *(offsets[signs[:, o] == polarity[o]] for o in outputs)]
-    return polarity, lists
+    for part, rows in zip(np.split(inputs, groups, axis=2), np.split(added, groups), strict=True):
+        places = part.ravel()
+        lists.append(places)
+        for first, second in itertools.zip_longest(rows[::2], rows[1::2], fillvalue=np.zeros_like(rows[0])):
+            both = first & second & share
+            lists += [places[x] for x in (both, first & ~both, second & ~both)]
+    most = int(added.sum(axis=1).max())
+    return Lists(lists, order, polarity, most)
 
 
 def entries(step: Step, choose: int, taps: Taps) -> list[list[np.ndarray]]:
-    """Returns lists as `minority`, but for one group and plus signs only, of entries of a table of sums of `choose` inputs.
+    """Returns lists of each output of a convolution of one group, with plus signs only, of entries of a table of sums of `choose` inputs.
 
     Returns:
       For all inputs, and then for each output: places in bytes, in one list for each move in

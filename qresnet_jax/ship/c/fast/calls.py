@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from qresnet_jax.ship import nodes
 from qresnet_jax.ship.c import text
-from qresnet_jax.ship.c.fast.bitplanes import ShiftedTaps, entries, minority, row_bytes
+from qresnet_jax.ship.c.fast.bitplanes import ShiftedTaps, entries, lists_of, row_bytes
 from qresnet_jax.ship.c.fast.layout import Layout
 from qresnet_jax.ship.c.fast.structs import Structs, is_search
 from qresnet_jax.ship.c.plan import IMAGE, Step
@@ -22,6 +23,30 @@ _PARAMETERS = {  # of the functions `model_conv_KIND_vec` in `headers/of_width/c
         "r, from, addend, relu, stream",
     ),
 }
+
+
+class _Sums(NamedTuple):
+    """What the outputs of a convolution add up, and the sizes of the numbers.
+
+    Args:
+      conv: the address of the `model_conv`.
+      at: the place of the taps or of the table.
+      planes: bits of a tap or of an entry of the table.
+      parts: parts of a list.
+      inputs: taps or entries in the list of all.
+      most: the most of an output.
+      largest: the largest sum of an output.
+      table: whether they are entries of a table.
+    """
+
+    conv: str
+    at: str
+    planes: int
+    parts: int
+    inputs: int
+    most: int
+    largest: int
+    table: bool
 
 
 class Calls:
@@ -171,17 +196,18 @@ class Calls:
         calls = self._spread(t, step, f"MODEL_CHUNK({taps.plane}u)" if choose == 0 else "8u")
         inputs, bound = taps.offsets(), self.plan.values[step.source].bound
         if choose == 0:
-            polarity, lists = minority(step, inputs)
-            largest = bound * _most(step, [len(x) for x in lists])
-            call = self._kernel_call(
-                step, polarity, [[x] for x in lists], [0], taps.chunk, taps.planes, largest, copies
+            found = lists_of(step, inputs, share=taps.planes <= 2)
+            conv = self.structs.conv(step, [[x] for x in found.lists], [0], taps.chunk, found.order)
+            sums = _Sums(
+                conv, copies, taps.planes, 1, len(found.lists[0]), found.most, bound * found.most, False
             )
-            return [*calls, call]
+            return [*calls, self._kernel_call(step, found.polarity, sums)]
         calls.append(self._use("table.h", "table", copies, self.structs.subset(step, choose, inputs), table))
-        sums, moves = entries(step, choose, taps), sorted(set(taps.moves))
-        polarity = np.ones(len(sums) - 1, int)
+        lists, moves = entries(step, choose, taps), sorted(set(taps.moves))
+        conv, n = self.structs.conv(step, lists, moves, 0), sum(len(part) for part in lists[0])
         largest = bound * step.binary_conv.signs[..., 0].size
-        return [*calls, self._kernel_call(step, polarity, sums, moves, 0, 4, largest, table)]
+        sums = _Sums(conv, table, 4, len(moves), n, n, largest, True)
+        return [*calls, self._kernel_call(step, np.ones(len(lists) - 1, int), sums)]
 
     def _spread(self, t: int, step: Step, chunk: str) -> list[str]:
         """Returns the calls that make the taps of a binary convolution, in chunks of so many bytes."""
@@ -198,51 +224,29 @@ class Calls:
             source = phases
         return [*calls, self._use("taps.h", "spread", spread, source, chunk, copies)]
 
-    def _kernel_call(
-        self,
-        step: Step,
-        polarity: np.ndarray,
-        lists: list[list[np.ndarray]],
-        moves: list[int],
-        chunk: int,
-        planes: int,
-        largest: int,
-        at: str,
-    ) -> str:
-        """Returns the call that computes all output channels.
-
-        Args:
-          step: a step with a binary convolution.
-          polarity: +1 or -1 for each output; see `minority`.
-          lists, moves, chunk: see `Structs.conv`. A chunk of 0 bytes stands for a table.
-          planes: bits of a tap or of an entry of the table.
-          largest: the largest sum of a list.
-          at: the place of the taps or of the table.
-        """
+    def _kernel_call(self, step: Step, polarity: np.ndarray, sums: "_Sums") -> str:
+        """Returns the call that computes all output channels, whose sums are to be multiplied by a polarity each."""
         assert step.last is not None  # the sums of a convolution are never stored
-        bound = self.plan.values[step.last.inputs[0]].bound
-        counts = [sum(len(x) for x in parts) for parts in lists]
-        bits = max((bound + 1).bit_length() + 1, _count_bits(counts[0]))
-        conv, plane = self.structs.conv(step, lists, moves, chunk), self.layout.plane(step.result)
-        sizes = [planes, len(moves), _count_bits(counts[0]), _count_bits(_most(step, counts)), bits]
-        sizes.append(max(largest.bit_length(), 4))
-        table = chunk == 0
+        bound, plane = self.plan.values[step.last.inputs[0]].bound, self.layout.plane(step.result)
+        bits = max((bound + 1).bit_length() + 1, _count_bits(sums.inputs))
+        sizes = [sums.planes, sums.parts, _count_bits(sums.inputs), _count_bits(sums.most), bits]
+        sizes.append(max(sums.largest.bit_length(), 4))
         arguments: tuple[object, ...]
         if isinstance(step.last, nodes.ThresholdsNode):
             out_planes = self.plan.planes(step.result)
             sizes += [step.last.thresholds.shape[1], out_planes, int(is_search(step.last)), 0]
-            compare = self.structs.compare(step, polarity, bound, bits, table)
-            kernel = self._kernel("levels", plane, sizes, table)
-            arguments = (compare, at, self._pointer(step.result))
+            compare = self.structs.compare(step, polarity, bound, bits, sums.table)
+            kernel = self._kernel("levels", plane, sizes, sums.table)
+            arguments = (compare, sums.at, self._pointer(step.result))
             of_groups = ["levels_groups", kernel, f"{bits}u", f"{out_planes}u"]
         else:
             rescale, narrow = self.structs.requantize(step, polarity, bound)
-            kernel = self._kernel("stream", plane, [*sizes, 0, 0, 0, int(narrow)], table)
-            arguments = (rescale, at, *self._written(step))
+            kernel = self._kernel("stream", plane, [*sizes, 0, 0, 0, int(narrow)], sums.table)
+            arguments = (rescale, sums.at, *self._written(step))
             of_groups = ["stream_groups", kernel]
         if step.binary_conv.groups > 1:
-            return self._use("groups.h", *of_groups, conv, *arguments)
-        return f"{kernel}({', '.join(map(str, (conv, *arguments)))});"
+            return self._use("groups.h", *of_groups, sums.conv, *arguments)
+        return f"{kernel}({', '.join(map(str, (sums.conv, *arguments)))});"
 
     def _kernel(self, kind: str, plane: int, sizes: Sequence[int], table: bool) -> str:
         """Returns the name of the function for these sizes, which takes the vectors that fit a plane best."""
@@ -262,13 +266,6 @@ class Calls:
         lines += [f"    model_conv_{kind}_table(conv, bits, {arguments});"] * table + ["}\n"]
         self.kernels[name] = "\n".join(lines)
         return name
-
-
-def _most(step: Step, counts: Sequence[int]) -> int:
-    """Returns the largest count of an output's list. The first list of each group, with all inputs, is none."""
-    conv = step.binary_conv
-    group = 1 + conv.signs.shape[3] // conv.groups
-    return max(count for i, count in enumerate(counts) if i % group)
 
 
 def _count_bits(n: int) -> int:

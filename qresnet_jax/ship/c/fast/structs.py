@@ -61,16 +61,25 @@ class Structs:
         }
         return self.constants.struct("taps", f"spread_{i}", fields)
 
-    def conv(self, step: Step, lists: list[list[np.ndarray]], moves: list[int], chunk: int) -> str:
+    def conv(
+        self,
+        step: Step,
+        lists: list[list[np.ndarray]],
+        moves: list[int],
+        chunk: int,
+        order: np.ndarray | None = None,
+    ) -> str:
         """Adds a `model_conv`.
 
         Args:
           step: a step with a binary convolution.
-          lists: of each group the places of all inputs, then of those in each output's list, in parts for each of the moves.
+          lists: of each group the places of all inputs, then those of the outputs, in parts for each of the moves.
           moves: rows by which the sums of a part are still to be moved.
-          chunk: bytes of all taps of a chunk of 8 bytes.
+          chunk: bytes of all taps of a chunk of 8 bytes; 0 for a table.
+          order: the channels in the order of their lists, for outputs in pairs; see `Lists`.
         """
         i, out = step.result, step.binary_conv.signs.shape[3]
+        of_group = out // step.binary_conv.groups
         flat = [np.pad(x, (0, -len(x) % 8)) for parts in lists for x in parts]  # with zeros, the first tap
         bits = np.array(moves) * -8 * row_bytes(self.plan.size(i).width)
         fields = {
@@ -78,11 +87,14 @@ class Structs:
             "counts": self.constants.array(f"counts_{i}", np.array([len(x) for x in flat], np.uint32)),
             "moves": self.constants.array(f"moves_{i}", bits.astype(np.int16)),
             "mask": self._mask(i),
-            "out": out // step.binary_conv.groups,
+            "out": of_group,
             "channels": out,
             "plane": self.layout.plane(i),
             "chunk": chunk,
         }
+        if order is not None:
+            places = (order % of_group).astype(np.uint16)
+            fields["order"] = self.constants.array(f"order_{i}", places)
         return self.constants.struct("conv", f"conv_{i}", fields)
 
     def compare(self, step: Step, polarity: np.ndarray, bound: int, bits: int, table: bool) -> str:

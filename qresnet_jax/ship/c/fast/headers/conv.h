@@ -9,7 +9,9 @@
 #include "vectors.h"
 
 #define model_add_vec MODEL_OF_WIDTH(add_vec)
+#define model_count_planes_vec MODEL_OF_WIDTH(count_planes_vec)
 #define model_sum_vec MODEL_OF_WIDTH(sum_vec)
+#define model_output_vec MODEL_OF_WIDTH(output_vec)
 #define model_invert_vec MODEL_OF_WIDTH(invert_vec)
 #define model_subtract_vec MODEL_OF_WIDTH(subtract_vec)
 #define model_at_least_vec MODEL_OF_WIDTH(at_least_vec)

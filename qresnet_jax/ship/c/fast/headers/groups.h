@@ -14,9 +14,11 @@ typedef void model_to_stream(const model_conv *, const model_requantize *, const
 MODEL_FUNCTION void model_next_group(model_conv *conv)
 {
     size_t i;
-    for (i = 0; i <= conv->out; i++)
+    const size_t lists = 1 + (conv->out + 1) / 2 * 3;
+    for (i = 0; i < lists; i++)
         conv->lists += conv->counts[i];
-    conv->counts += 1 + conv->out;
+    conv->counts += lists;
+    conv->order += conv->out;
 }
 
 /* As model_conv_levels_vec, with the numbers `bits` and `out_planes` of model_bits. */

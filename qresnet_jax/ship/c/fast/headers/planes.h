@@ -39,12 +39,14 @@ typedef struct {
 } model_taps;
 
 /* The inputs that each output of a convolution adds up. With `all` as the sum of all inputs, an output is
-   2 * (sum of its list) - all, to which 2^(bits - 1) is added so that it is never negative. A list has a part for each
-   of the distances by which rows of sums are still to be moved. Each group of outputs has inputs of its own; this is
-   about the first group, and those of the next ones lie behind. */
+   2 * (sum of its inputs) - all, to which 2^(bits - 1) is added so that it is never negative. Two outputs have three lists:
+   of the inputs that both add up, of those of the first one, and of those of the second one. If there is a table, each has
+   a list, which has a part for each of the distances by which rows of sums are still to be moved. Each group of outputs has
+   inputs of its own; this is about the first group, and those of the next ones lie behind. */
 typedef struct {
-    const model_offset *lists; /* the list of `all`, then each output's; offsets as if a chunk had 8 bytes */
-    const uint32_t *counts;    /* [1 + out][parts]: lengths of the parts, all multiples of 8 */
+    const model_offset *lists; /* the list of `all`, then the outputs'; offsets as if a chunk had 8 bytes */
+    const uint32_t *counts;    /* lengths of the lists, or [1 + out][parts], all multiples of 8 */
+    const uint16_t *order;     /* [out]: the outputs in the order of their lists, without a table */
     const int16_t *moves;      /* [parts]: distances, in bits */
     const uint8_t *mask;       /* which bits of a plane are in the image, then zeros */
     size_t out, channels;      /* outputs of a group, and of all groups */

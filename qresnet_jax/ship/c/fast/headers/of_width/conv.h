@@ -36,10 +36,28 @@ MODEL_INLINE void model_add_vec(const model_vec *count, unsigned step, unsigned 
     }
 }
 
-/* sum = the sum of the levels in a list, a number of `sum_bits` bits. Two planes of levels are counted as one where the
+/* Counts the taps of a list as model_count_vec does, in one plane of levels or in two. Two are counted as one where the
    machine has vectors that hold both. */
+MODEL_INLINE void model_count_planes_vec(const uint8_t *from, unsigned pair, const model_offset *list, size_t n,
+                                         unsigned bits, int begun, model_vec *count)
+{
+#if 2 * MODEL_BYTES <= MODEL_VECTOR && MODEL_VECTOR > 8
+    if (pair == 2) {
+        model_twice both[32];
+        if (begun)
+            memcpy(both, count, bits * sizeof *both);
+        model_count_twice(from, sizeof *count / 8, 1, list, n, bits, begun, both);
+        memcpy(count, both, bits * sizeof *both);
+        return;
+    }
+#endif
+    model_count_vec(from, sizeof *count / 8, pair, list, n, bits, begun, count);
+}
+
+/* sum = the sum of the levels in a list, a number of `sum_bits` bits. `shared` has the counts of other taps in the first
+   two planes that belong to the sum as well, or is NULL. */
 MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const model_offset *list, size_t n,
-                                unsigned count_bits, unsigned sum_bits, model_vec *sum)
+                                const model_vec *shared, unsigned count_bits, unsigned sum_bits, model_vec *sum)
 {
     model_vec count[64];
     unsigned b, j, k;
@@ -49,17 +67,10 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
 #endif
     for (b = 0; b < bits.planes; b += 2) {
         const unsigned pair = bits.planes - b < 2 ? 1 : 2;
-#if 2 * MODEL_BYTES <= MODEL_VECTOR && MODEL_VECTOR > 8
-        if (pair == 2) {
-            model_twice both[32];
-            model_count_twice(from + b * sizeof *sum, sizeof *sum / 8, 1, list, n, count_bits, both);
-            memcpy(count, both, count_bits * sizeof *both);
-        } else {
-            model_count_vec(from + b * sizeof *sum, sizeof *sum / 8, 1, list, n, count_bits, count);
-        }
-#else
-        model_count_vec(from + b * sizeof *sum, sizeof *sum / 8, pair, list, n, count_bits, count);
-#endif
+        const int begun = shared != NULL && b == 0;
+        if (begun)
+            memcpy(count, shared, pair * count_bits * sizeof *count);
+        model_count_planes_vec(from + b * sizeof *sum, pair, list, n, count_bits, begun, count);
         for (j = 0; j < pair; j++)
             if (b + j == 0)
                 for (k = 0; k < sum_bits; k++)
@@ -67,6 +78,20 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
             else
                 model_add_vec(count + j, pair, count_bits, b + j, sum_bits, sum);
     }
+}
+
+/* The sum of the o-th output of a convolution. Every other one counts the taps first that the next one has as well. `list`
+   is moved on. */
+MODEL_INLINE void model_output_vec(const model_conv *conv, model_bits bits, size_t o, const uint8_t *from,
+                                   const model_offset **list, model_vec *shared, model_vec *sum)
+{
+    const uint32_t *counts = conv->counts + 1 + o / 2 * 3;
+    if (o % 2 == 0) {
+        model_count_planes_vec(from, bits.planes < 2 ? 1 : 2, *list, counts[0], bits.count_bits, 0, shared);
+        *list += counts[0];
+    }
+    model_sum_vec(bits, from, *list, counts[1 + o % 2], shared, bits.count_bits, bits.sum_bits, sum);
+    *list += counts[1 + o % 2];
 }
 
 /* Turns `all` into what model_subtract_vec adds to twice a sum: 2^(bits - 1) - all - 1, which has all bits inverted but
@@ -145,15 +170,16 @@ MODEL_INLINE void model_conv_levels_vec(const model_conv *conv, model_bits bits,
         const model_offset *list = conv->lists + conv->counts[0];
         const size_t left = conv->plane - at;
         const model_vec mask = model_load_vec(conv->mask + at);
-        model_vec all[32], sum[32], x[32], level[16];
-        model_sum_vec(bits, from, conv->lists, conv->counts[0], bits.all_bits, bits.bits, all);
+        model_vec all[32], shared[64], sum[32], x[32], level[16];
+        model_sum_vec(bits, from, conv->lists, conv->counts[0], NULL, bits.all_bits, bits.bits, all);
         model_invert_vec(all, bits.bits);
-        for (o = 0; o < conv->out; list += conv->counts[++o]) {
-            model_sum_vec(bits, from, list, conv->counts[o + 1], bits.count_bits, bits.sum_bits, sum);
+        for (o = 0; o < conv->out; o++) {
+            const size_t channel = conv->order[o];
+            model_output_vec(conv, bits, o, from, &list, shared, sum);
             model_subtract_vec(all, sum, bits, x);
-            model_compare_vec(t, o, x, bits, level);
+            model_compare_vec(t, channel, x, bits, level);
             for (k = 0; k < bits.out_planes; k++) {
-                uint8_t *to = levels + (k * conv->channels + o) * conv->plane + at;
+                uint8_t *to = levels + (k * conv->channels + channel) * conv->plane + at;
                 level[k] = model_and_vec(level[k], mask);
                 if (left >= sizeof(model_vec))
                     memcpy(to, &level[k], sizeof(model_vec));
@@ -214,28 +240,29 @@ MODEL_INLINE void model_conv_stream_vec(const model_conv *conv, model_bits bits,
         const model_offset *list = conv->lists + conv->counts[0];
         const size_t left = conv->plane - at;
         const size_t part = left < sizeof(model_vec) ? left : sizeof(model_vec);
-        model_vec planes[32];
+        model_vec shared[64], planes[32];
         uint8_t bytes[32 * sizeof(model_vec)];
         int32_t all[8 * sizeof(model_vec)];
         int16_t narrow[8 * sizeof(model_vec)];
         const model_int16 *addend_o;
         model_int16 *stream_o;
-        model_sum_vec(bits, from, conv->lists, conv->counts[0], bits.all_bits, bits.bits, planes);
+        model_sum_vec(bits, from, conv->lists, conv->counts[0], NULL, bits.all_bits, bits.bits, planes);
         model_bytes_vec(planes, bits.bits, bytes);
         model_join(bytes, bits.bits, n, all);
         for (i = 0; i < n; i++)
             narrow[i] = (int16_t)all[i];
-        for (o = 0; o < conv->out; list += conv->counts[++o]) {
-            model_sum_vec(bits, from, list, conv->counts[o + 1], bits.count_bits, bits.sum_bits, planes);
+        for (o = 0; o < conv->out; o++) {
+            const size_t channel = conv->order[o], place = 8 * channel * conv->plane + at;
+            model_output_vec(conv, bits, o, from, &list, shared, planes);
             model_bytes_vec(planes, bits.sum_bits, bytes);
-            stream_o = stream + 8 * o * conv->plane + at;
-            addend_o = addend ? addend + 8 * o * conv->plane + at : NULL;
+            stream_o = stream + place;
+            addend_o = addend ? addend + place : NULL;
             if (bits.narrow)
-                model_rescale_narrow(r, o, narrow, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane,
+                model_rescale_narrow(r, channel, narrow, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane,
                                      addend_o, relu, stream_o);
             else
-                model_rescale_wide(r, o, all, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane, addend_o,
-                                   relu, stream_o);
+                model_rescale_wide(r, channel, all, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane,
+                                   addend_o, relu, stream_o);
         }
     }
 }

@@ -61,14 +61,16 @@ MODEL_INLINE void model_count_plane_vec(const uint8_t *from, unsigned scale, con
 }
 
 /* Counts n taps, a multiple of 8, of one plane or of two that lie side by side: a number of `bits` bits, 4 at least, in
-   the order [bits][pair]. */
+   the order [bits][pair]. If `begun`, they are added to the number that is there. */
 MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned pair, const model_offset *list,
-                                  size_t n, unsigned bits, model_vec *count)
+                                  size_t n, unsigned bits, int begun, model_vec *count)
 {
     model_vec first[32], second[32];
     unsigned k;
-    for (k = 0; k < bits; k++)
-        first[k] = second[k] = model_fill_vec(0);
+    for (k = 0; k < bits; k++) {
+        first[k] = begun ? count[pair * k] : model_fill_vec(0);
+        second[k] = begun && pair == 2 ? count[2 * k + 1] : model_fill_vec(0);
+    }
     model_count_plane_vec(from, scale, list, n, bits, first);
     if (pair == 2) /* not in the same loop, for which there are too few registers */
         model_count_plane_vec(from + sizeof(model_vec), scale, list, n, bits, second);
@@ -135,17 +137,18 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
     } while (0)
 
 MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned pair, const model_offset *list,
-                                  size_t n, unsigned bits, model_vec *count)
+                                  size_t n, unsigned bits, int begun, model_vec *count)
 {
     const size_t words = pair * MODEL_WORDS;
     model_base *const sum = (model_base *)(void *)count; /* [bits][words] */
     model_base carry[2 * MODEL_WORDS], more[2 * MODEL_WORDS];
     size_t w;
     unsigned k;
-    for (k = n < 16 ? 0 : 5; k < bits || k < 3; k++) /* 8 taps are added to three bits, whatever is left of them */
+    for (k = n < 16 ? 0 : 5; !begun && (k < bits || k < 3);
+         k++) /* 8 taps are added to three bits, whatever is left of them */
         for (w = 0; w < words; w++)
             sum[k * words + w] = model_fill_base(0);
-    if (n >= 16) {
+    if (!begun && n >= 16) {
         MODEL_SIXTEEN(carry, list, 1);
         for (w = 0; w < words; w++)
             sum[4 * words + w] = carry[w];
