@@ -82,9 +82,13 @@ class Structs:
         of_group = out // step.binary_conv.groups
         flat = [np.pad(x, (0, -len(x) % 8)) for parts in lists for x in parts]  # with zeros, the first tap
         bits = np.array(moves) * -8 * row_bytes(self.plan.size(i).width)
-        fields = {
+        fields: dict[str, object] = {
             "lists": self.constants.array(f"lists_{i}", np.concatenate(flat).astype(self.offsets)),
             "counts": self.constants.array(f"counts_{i}", np.array([len(x) for x in flat], np.uint32)),
+        }
+        if order is not None:
+            fields["order"] = self.constants.array(f"order_{i}", (order % of_group).astype(np.uint16))
+        fields |= {
             "moves": self.constants.array(f"moves_{i}", bits.astype(np.int16)),
             "mask": self._mask(i),
             "out": of_group,
@@ -92,9 +96,6 @@ class Structs:
             "plane": self.layout.plane(i),
             "chunk": chunk,
         }
-        if order is not None:
-            places = (order % of_group).astype(np.uint16)
-            fields["order"] = self.constants.array(f"order_{i}", places)
         return self.constants.struct("conv", f"conv_{i}", fields)
 
     def compare(self, step: Step, polarity: np.ndarray, bound: int, bits: int, table: bool) -> str:
