@@ -104,7 +104,7 @@ def times(networks, folder, rounds):
             found[NATIVE] += native(run)
             for title, simd in ((VECTORS, True), (PLAIN, False)):
                 of_node = in_node(place, simd)
-                assert of_node["simd"] == simd and np.array_equal(of_node["logits"], logits)
+                assert of_node["simd"] == simd and np.array_equal(of_node["logits"], logits[0])
                 found[title] += of_node["times"]
         spreads = {title: spread(values) for title, values in found.items()}
         for title, one in spreads.items():
