@@ -147,7 +147,7 @@ def test_taps_of_any_window_are_what_it_sees(library, view, planes, channels, se
 def test_the_largest_levels_are_found(library, view, planes, channels, seed):
     levels = np.random.default_rng(seed).integers(0, 2**planes, (view.height, view.width, channels))
     out = filled(planes * channels * view.plane)
-    memory = filled(view.full_bytes(planes)), filled(view.seen_bytes(planes)), filled(view.seen_bytes(planes))
+    memory = *[filled(view.full_bytes(planes)) for _ in range(2)], filled(view.seen_bytes(1))
     call(library.max_levels, view, channels, planes, in_planes(levels, planes, -1).ravel(), *memory, out)
     expected, seen = in_planes(taps_of(levels, view.window, 0).max(0), planes), plane_bytes(view.out)
     np.testing.assert_array_equal(out.reshape(expected.shape)[..., :seen], expected[..., :seen])

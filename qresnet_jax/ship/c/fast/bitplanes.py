@@ -85,7 +85,7 @@ class View:
 
     def full_bytes(self, planes: int) -> int:
         """Returns the bytes of planes with their border."""
-        return planes * self.full_height * self.full_row + _LOAD
+        return planes * (self.full_height * self.full_row + _LOAD)
 
     def seen_bytes(self, planes: int) -> int:
         """Returns the bytes of what the window sees of planes."""

@@ -104,7 +104,7 @@ class Layout:
             return [*self._for_taps(taps), copies, self.table(step)]
         if isinstance(step.last, nodes.MaxPoolNode) and self.plan.values[step.result].kind == "levels":
             view, planes = self.view(step), self.plan.planes(step.source)
-            return [view.full_bytes(planes), *[view.seen_bytes(planes)] * 2]
+            return [*[view.full_bytes(planes)] * 2, view.seen_bytes(1)]
         if isinstance(step.last, nodes.ClassifierNode):
             return [2 * len(step.last.weights)]
         return []

@@ -25,6 +25,10 @@ MODEL_FUNCTION void model_surround(const model_window *w, const uint8_t *plane, 
 {
     size_t y;
     full += w->top * w->full_row + (w->left + 7) / 8;
+    if (w->full_row == w->row) {
+        memcpy(full, plane, w->height * w->row);
+        return;
+    }
     for (y = 0; y < w->height; y++)
         memcpy(full + y * w->full_row, plane + y * w->row, w->row);
 }
@@ -78,45 +82,47 @@ MODEL_FUNCTION void model_spread_window(const model_window *w, const uint8_t *in
         }
 }
 
-/* largest = the larger one of two levels, for all pixels of a plane. */
-MODEL_FUNCTION void model_larger(const model_window *w, const uint8_t *seen, uint8_t *MODEL_RESTRICT largest)
+/* The largest levels of windows at all places, 56 of them from `from` on. Planes lie `next` bytes apart. */
+MODEL_INLINE void model_largest(const model_window *w, size_t planes, const uint8_t *from, size_t next,
+                                uint8_t *MODEL_RESTRICT to)
 {
-    size_t k, b;
-    for (k = 0; k < w->padded; k += 8) {
-        uint64_t above = 0; /* where the lower bits of what is seen are a larger number */
-        for (b = 0; b < w->planes; b++) {
-            const uint64_t x = model_load(seen + b * w->padded + k);
-            const uint64_t differs = x ^ model_load(largest + b * w->padded + k);
-            above = (above & ~differs) | (x & differs);
+    uint64_t largest[16] = {0};
+    size_t i, j, b;
+    for (i = 0; i < w->rows; i++)
+        for (j = 0; j < w->columns; j++) {
+            const uint8_t *place = from + i * w->full_row + j / 8;
+            uint64_t x[16], above = 0; /* where the lower bits of what is seen are a larger number */
+            for (b = 0; b < planes; b++) {
+                x[b] = model_load(place + b * next) >> j % 8;
+                above = (above & ~(x[b] ^ largest[b])) | (x[b] & (x[b] ^ largest[b]));
+            }
+            for (b = 0; b < planes; b++)
+                largest[b] ^= (largest[b] ^ x[b]) & above;
         }
-        for (b = 0; b < w->planes; b++) {
-            uint8_t *const to = largest + b * w->padded + k;
-            const uint64_t before = model_load(to);
-            model_store(to, before ^ ((before ^ model_load(seen + b * w->padded + k)) & above));
-        }
-    }
+    for (b = 0; b < planes; b++)
+        model_store(to + b * next, largest[b]);
 }
 
 /* The largest level that the window sees. The border has level 0, which none is below. There is space for all planes of
-   a channel with their border, of what the window sees, and of the largest levels. */
-MODEL_FUNCTION void model_max_levels(const model_window *w, const uint8_t *in, uint8_t *full, uint8_t *seen,
-                                     uint8_t *largest, uint8_t *out)
+   a channel with their border, for the largest levels of windows at all places, and for what the window leaves of a plane. */
+MODEL_FUNCTION void model_max_levels(const model_window *w, const uint8_t *in, uint8_t *full, uint8_t *largest,
+                                     uint8_t *seen, uint8_t *out)
 {
-    const size_t whole = w->full_height * w->full_row;
-    size_t b, c, i, j;
-    memset(full, 0, w->planes * whole);
+    const size_t next = w->full_height * w->full_row + 8, places = (w->full_height - w->rows + 1) * w->full_row;
+    size_t b, c, k;
+    memset(full, 0, w->planes * next);
     for (c = 0; c < w->channels; c++) {
         for (b = 0; b < w->planes; b++)
-            model_surround(w, in + (b * w->channels + c) * w->plane, full + b * whole);
-        memset(largest, 0, w->planes * w->padded);
-        for (i = 0; i < w->rows; i++)
-            for (j = 0; j < w->columns; j++) {
-                for (b = 0; b < w->planes; b++)
-                    model_see(w, full + b * whole, i, j, seen + b * w->padded);
-                model_larger(w, seen, largest);
-            }
-        for (b = 0; b < w->planes; b++)
-            memcpy(out + (b * w->channels + c) * w->out_plane, largest + b * w->padded, w->out_plane);
+            model_surround(w, in + (b * w->channels + c) * w->plane, full + b * next);
+        for (k = 0; k < places; k += 7) /* what a store writes too much, the next one corrects */
+            if (w->planes == 2)         /* as a constant, for speed */
+                model_largest(w, 2, full + k, next, largest + k);
+            else
+                model_largest(w, w->planes, full + k, next, largest + k);
+        for (b = 0; b < w->planes; b++) {
+            model_see(w, largest + b * next, 0, 0, seen);
+            memcpy(out + (b * w->channels + c) * w->out_plane, seen, w->out_plane);
+        }
     }
 }
 
