@@ -55,9 +55,9 @@ PARTS = {  # what a call in `model_logits` belongs to, by its name; the first ma
     "stem": "stem",
     "quantize": "quantizers of the stream",
     "spread|phases": "copies of bit planes for the taps",
-    "many": "convolutions of eight images at once",
-    "table": "convolutions of 8x8 pixels and their tables",
-    "levels|stream": "convolutions of 32x32 and 16x16 pixels",
+    "many": "convolutions by full adders, eight images at once",
+    "table": "convolutions of 8x8 pixels, by tables",
+    "levels|stream": "convolutions by full adders",
     "": "pooling and classifier",
 }
 
