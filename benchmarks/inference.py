@@ -8,7 +8,7 @@ or `--threads` it measures one network, by default the ResNet-20, with one numbe
 
 The peer is the float twin of `networks.py`. It gets float images, our engines get uint8 pixels. The engines take turns,
 each in a process of its own on the same processors. Before its turn an engine rests, since the threads of the one before it
-spin for a while after a call, and then makes a call that does not count. The ratio of a round is the peer's time over the
+spin for a while after a call, and then makes calls for a tenth of a second that do not count. The ratio of a round is the peer's time over the
 engine's; the median over the rounds is reported.
 
 Two limits of the machine are measured as well. `sgemm` is the time that the network's multiplications would take at the
@@ -45,6 +45,7 @@ NAME = "inference"
 OURS = {"numpy": "reference", "jax": "jax.engine", "c": "c.engine"}
 LIMITS = "limits"
 MIB = 2**20
+WARM_UP = 0.1  # seconds of calls that do not count, after a rest
 
 
 # One engine, in a process of its own.
@@ -87,7 +88,9 @@ def serve(which, folder, threads, batch):
     repeats = max(1, round(0.05 / min(seconds(run) for _ in range(5))))
     print("ready", flush=True)
     for _ in sys.stdin:
-        run()  # after a rest
+        start = time.perf_counter()
+        while time.perf_counter() < start + WARM_UP:  # until its threads are spread over the cores again
+            run()
         print(statistics.median(seconds(run) for _ in range(repeats)), flush=True)
     called = resident("VmHWM")
     print(max(peak, called), called - loaded, flush=True)
