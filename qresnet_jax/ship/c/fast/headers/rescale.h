@@ -156,8 +156,8 @@ static inline void model_write(const int16_t *MODEL_RESTRICT x, const model_int1
 #ifdef MODEL_LANES
 /* The constants of a channel, in vectors. */
 typedef struct {
-    model_lanes multiplier, offset, lowest;
-    __m128i shift, split;
+    model_lanes multiplier, offset, lowest, power; /* power: 2^split */
+    __m128i shift;
 } model_scale;
 
 MODEL_INLINE model_scale model_scale_of(const model_requantize *r, size_t channel, int relu)
@@ -169,7 +169,7 @@ MODEL_INLINE model_scale model_scale_of(const model_requantize *r, size_t channe
     s.offset = MODEL_LANES(set1_epi32)(r->offset[channel]);
     s.lowest = MODEL_LANES(set1_epi16)(relu ? 0 : -32768);
     s.shift = _mm_cvtsi32_si128(r->shift[channel]);
-    s.split = _mm_cvtsi32_si128((int)r->split);
+    s.power = MODEL_LANES(set1_epi16)((int16_t)(uint16_t)((uint32_t)1 << r->split));
     return s;
 }
 
@@ -188,7 +188,7 @@ MODEL_INLINE void model_rescale_lanes(model_scale s, const int16_t *all, const u
     memcpy(&sum, all, sizeof sum);
     x = MODEL_LANES(sub_epi16)(MODEL_LANES(add_epi16)(x, x), sum);
     /* multiplier * x = its low bits * x + its high bits * (x << split) */
-    more = MODEL_LANES(sll_epi16)(x, s.split);
+    more = MODEL_LANES(mullo_epi16)(x, s.power);
     low = MODEL_LANES(sra_epi32)(model_dot(s.offset, MODEL_LANES(unpacklo_epi16)(x, more), s.multiplier), s.shift);
     high = MODEL_LANES(sra_epi32)(model_dot(s.offset, MODEL_LANES(unpackhi_epi16)(x, more), s.multiplier), s.shift);
     x = MODEL_LANES(packs_epi32)(low, high);

@@ -22,7 +22,7 @@ typedef v128_t __m128i;
 #define _mm_sub_epi16(a, b) wasm_i16x8_sub(a, b)
 #define _mm_max_epi16(a, b) wasm_i16x8_max(a, b)
 #define _mm_madd_epi16(a, b) wasm_i32x4_dot_i16x8(a, b)
-#define _mm_sll_epi16(a, n) wasm_i16x8_shl(a, (uint32_t)wasm_i32x4_extract_lane(n, 0))
+#define _mm_mullo_epi16(a, b) wasm_i16x8_mul(a, b)
 #define _mm_slli_epi16(a, n) wasm_i16x8_shl(a, n)
 #define _mm_sra_epi32(a, n) wasm_i32x4_shr(a, (uint32_t)wasm_i32x4_extract_lane(n, 0))
 #define _mm_packs_epi32(a, b) wasm_i16x8_narrow_i32x4(a, b)
