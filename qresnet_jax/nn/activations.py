@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from qresnet_jax.nn.carriers import Levels, array_of
+from qresnet_jax.nn.functions import relu
 from qresnet_jax.nn.recording import recorded
 from qresnet_jax.nn.variables import ClippingLevel, Temperature
 from qresnet_jax.quantize import activations, registry
@@ -237,15 +238,15 @@ class Sigmoid(Quantizer):
 
 
 class FloatActivation(nnx.Module):
-    """The identity, which stands where a network has no quantizer. It has no levels and no step."""
+    """A ReLU, which stands where a network has no quantizer: those have no negative levels. It has no step."""
 
     max_level = None
     step = None
 
     @recorded
     def __call__(self, x: Any) -> Any:
-        """Returns `x` as it is."""
-        return x
+        """Returns `relu(x)`."""
+        return relu(x)
 
 
 def activation(name: str, bits: int) -> Quantizer | FloatActivation:

@@ -59,6 +59,24 @@ def test_a_float_twin_has_the_same_parameters_but_clipping_levels_and_no_integer
         fold(twin, image_shape=(8, 16))
 
 
+@pytest.mark.parametrize("name", [*OTHERS, "basic", "bottleneck", "preact_basic", "preact_bottleneck"])
+def test_a_float_twin_has_a_relu_wherever_its_network_has_a_quantizer(name, monkeypatch):
+    """Or it would be linear there."""
+    config = config_of(name)
+    if "bottleneck" in name:
+        config.depth = 11
+    twin = create_model(float_model(config), rngs=nnx.Rngs(0))
+    seen, computed = [], nn.FloatActivation.__call__
+
+    def call(act, x):
+        seen.append(jnp.min(computed(act, x)))
+        return computed(act, x)
+
+    monkeypatch.setattr(nn.FloatActivation, "__call__", call)
+    twin(jnp.float32(np.random.default_rng(0).normal(size=(4, 8, 16, 2))))
+    assert len(seen) > 1 and min(seen) == max(seen) == 0
+
+
 def test_the_vgg_has_the_published_channels():
     config = config_of("vgg_small", width=8, in_channels=3, num_classes=10, image_size=(32, 32))
     model = nnx.eval_shape(lambda: create_model(config, rngs=nnx.Rngs(0)))
