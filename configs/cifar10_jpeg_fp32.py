@@ -2,9 +2,10 @@
 
     qresnet --config=cifar10_jpeg_fp32
 
-Accuracy: not measured yet.
-Time: not measured yet.
-Hardware: any CPU or GPU.
+Accuracy: 85.79 % on the test set, 87.48 % in validation, after 30 epochs with a warm-up of 0.3 epochs,
+seed 0; not measured yet for 200 epochs.
+Time: 117 minutes for 30 epochs, on a machine that did other work as well.
+Hardware: 2 cores of an Intel Xeon with AVX-512. Any CPU or GPU will do.
 """
 
 from qresnet_jax import load_config

@@ -5,9 +5,10 @@
 The images are those of CIFAR-10, stored as JPEG files (quality 75, 4:2:0) in the folders of an archive. That loses
 detail, so accuracies are not comparable with those on CIFAR-10. `--config.data.raw_dir` says where the archive is.
 
-Accuracy: not measured yet. Published trainings reach 2 to 3 points less than on CIFAR-10.
-Time: not measured yet.
-Hardware: any CPU or GPU.
+Accuracy: 81.94 % on the test set, 82.50 % in validation, after 30 epochs with a warm-up of 0.3 epochs,
+seed 0; not measured yet for 200 epochs.
+Time: about 90 minutes for 30 epochs, on a machine that did other work as well.
+Hardware: 2 cores of an Intel Xeon with AVX-512. Any CPU or GPU will do.
 """
 
 from qresnet_jax import load_config
