@@ -2,13 +2,14 @@
 
 A level has a few bits. Bit b of one channel is a plane with one bit per pixel, and a vector register holds up
 to 512 pixels. Shifted copies of the planes are the taps of a convolution. An output channel adds up the taps
-of its rarer sign,
+of one of its signs,
 
     acc = 2 * plus - all = all - 2 * minus,     all = sum of all inputs, the same for every output channel of a group,
 
 by full adders on whole planes (carry-save adders in blocks of 16, after Harley and Seal), which leaves no
-multiplication and no population count. Thresholds are carries of comparisons with constants. The stream is
-int16, channel by channel. Only a dense layer, whose planes have a single pixel, counts the bits of its inputs.
+multiplication and no population count. Two outputs share the sum of the taps that both add up (`pairs.py` chooses the
+signs). Thresholds are carries of comparisons with constants. The stream is int16, channel by channel. Only a dense
+layer, whose planes have a single pixel, counts the bits of its inputs.
 
 Centered windows have quick ways to make their taps, and a max pool and a mean as in a ResNet to make their result;
 `window.h` and `pool.h` have windows of any kind.
