@@ -67,7 +67,8 @@ MODEL_INLINE void model_halve_word(const uint8_t *in, size_t n, uint8_t *even, u
 }
 
 /* The same for n words of 8 bytes. */
-MODEL_FUNCTION void model_halve_words(const uint8_t *in, size_t n, uint8_t *MODEL_RESTRICT even, uint8_t *MODEL_RESTRICT odd)
+MODEL_FUNCTION void model_halve_words(const uint8_t *in, size_t n, uint8_t *MODEL_RESTRICT even,
+                                      uint8_t *MODEL_RESTRICT odd)
 {
     size_t i;
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -84,7 +85,8 @@ MODEL_FUNCTION void model_halve_words(const uint8_t *in, size_t n, uint8_t *MODE
 }
 
 /* The even and the odd columns of a plane. Bits beyond the last column of a row are not cleared, as masks do that. */
-MODEL_FUNCTION void model_halve(const model_taps *s, const uint8_t *in, uint8_t *MODEL_RESTRICT even, uint8_t *MODEL_RESTRICT odd)
+MODEL_FUNCTION void model_halve(const model_taps *s, const uint8_t *in, uint8_t *MODEL_RESTRICT even,
+                                uint8_t *MODEL_RESTRICT odd)
 {
     /* Rows of an even number of bytes are as good as one long row. */
     const size_t rows = s->row % 2 ? s->height : 1, row = s->row % 2 ? s->row : s->height * s->row;
@@ -123,20 +125,31 @@ MODEL_FUNCTION void model_rows(const model_taps *s, const uint8_t *in, size_t fi
 }
 
 #if MODEL_VECTOR >= 64 && defined(__BMI2__) /* machines with AVX-512 have a quick pext, others need not */
-#define MODEL_WORD_PHASES(s) (((s)->row == 2 || (s)->row == 4) && (s)->height * (s)->row % 32 == 0)
+#define MODEL_WORD_PHASES(s) ((s)->row == 1 || (((s)->row == 2 || (s)->row == 4) && (s)->height * (s)->row % 32 == 0))
 
-/* The phases of a plane of n * 32 bytes, with rows of 2 or 4 bytes: each has 16 bits of every 8 bytes. */
+/* The pixels of a word of 8 bytes that a mask selects. */
+MODEL_INLINE uint64_t model_selected(const uint8_t *in, uint64_t mask)
+{
+    return _pext_u64(model_load(in), mask);
+}
+
+/* The phases of a plane with rows of a byte, or of one of n * 32 bytes with rows of 2 or 4 bytes: each has 16 bits of every
+   8 bytes. Rows of a byte have 4 of them. */
 MODEL_FUNCTION void model_word_phases(const model_taps *s, const uint8_t *in, uint8_t *out)
 {
+    const uint64_t rows = s->row == 1 ? 0x0055005500550055u : s->row == 2 ? 0x0000555500005555u : 0x0000000055555555u;
     size_t n, k;
     for (k = 0; k < s->phases; k++, out += s->pitch) {
-        const unsigned first = 8 * (unsigned)s->row * s->parity[2 * k] + s->parity[2 * k + 1];
-        const uint64_t mask = (s->row == 2 ? 0x0000555500005555u : 0x0000000055555555u) << first;
-        for (n = 0; n < s->height * s->row; n += 32)
-            model_store(out + n / 4, _pext_u64(model_load(in + n), mask) |
-                                         _pext_u64(model_load(in + n + 8), mask) << 16 |
-                                         _pext_u64(model_load(in + n + 16), mask) << 32 |
-                                         _pext_u64(model_load(in + n + 24), mask) << 48);
+        const uint64_t mask = rows << (8 * s->row * s->parity[2 * k] + s->parity[2 * k + 1]);
+        if (s->row == 1)
+            for (n = 0; n < s->height; n += 16)
+                model_store(out + n / 2, _pdep_u64(model_selected(in + n, mask), 0x0f0f0f0fu) |
+                                             _pdep_u64(model_selected(in + n + 8, mask), 0x0f0f0f0f00000000u));
+        else
+            for (n = 0; n < s->height * s->row; n += 32)
+                model_store(out + n / 4, model_selected(in + n, mask) | model_selected(in + n + 8, mask) << 16 |
+                                             model_selected(in + n + 16, mask) << 32 |
+                                             model_selected(in + n + 24, mask) << 48);
     }
 }
 #else
