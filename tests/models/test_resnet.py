@@ -190,6 +190,8 @@ def test_a_block_is_what_numpy_computes_in_float64(kind, stride, training):
 @pytest.mark.parametrize("kind", [Block, PreactBlock])
 def test_a_float_block_has_no_grid(kind, stride):
     stream = np.random.default_rng(8).normal(0, 1, (2, 7, 5, 6)).astype(np.float32)
+    if kind is Block:
+        stream = np.maximum(stream, 0)  # as the block before leaves it
     block = small_block(kind, stride, binary=False)
     block.eval()
     reference = Reference(block, training=False)
