@@ -1,5 +1,6 @@
 """Writes pieces of C: constant arrays, strings, comments, and sources with their headers inlined."""
 
+import copy
 import pathlib
 import re
 import textwrap
@@ -33,6 +34,7 @@ class Constants:
         self._arrays: dict[str, np.ndarray] = {}
         self._names: dict[tuple[str, bytes], str] = {}
         self._structs: dict[str, tuple[str, str]] = {}
+        self._ending = ""
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:
@@ -46,6 +48,7 @@ class Constants:
 
     def array(self, name: str, x: np.ndarray) -> str:
         """Adds an array of integers; returns its name, or that of an equal array."""
+        name += self._ending
         known = self._names.setdefault((x.dtype.str, x.tobytes()), name)
         if (
             known == name
@@ -57,13 +60,16 @@ class Constants:
 
     def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
         """Adds a struct of type `model_KIND`, with structs for fields that are mappings; returns the C expression of its address."""
+        name += self._ending
         body = textwrap.fill(_initializers(fields), 100)
         self._structs[name] = kind, f"{{\n{textwrap.indent(body, '    ')}}}"
         return f"&{name}"
 
     def named(self, ending: str) -> "Constants":
         """Returns a view of the same constants, where names of what is added get an ending."""
-        return _Named(self, ending)
+        view = copy.copy(self)  # of the same dictionaries
+        view._ending = ending
+        return view
 
     @property
     def nbytes(self) -> int:
@@ -75,18 +81,6 @@ class Constants:
         arrays = [f"static {array(name, x)}" for name, x in self._arrays.items()]
         structs = [f"static const model_{kind} {name} = {x};\n" for name, (kind, x) in self._structs.items()]
         return "\n".join([*arrays, *structs])
-
-
-class _Named(Constants):
-    def __init__(self, constants: Constants, ending: str) -> None:
-        self.__dict__.update(vars(constants))
-        self._ending = ending
-
-    def array(self, name: str, x: np.ndarray) -> str:
-        return super().array(name + self._ending, x)
-
-    def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
-        return super().struct(kind, name + self._ending, fields)
 
 
 def _initializers(fields: Mapping[str, object]) -> str:

@@ -1,5 +1,6 @@
 """The profile `fast` with a second function, for several images at once."""
 
+from qresnet_jax.ship.c import text
 from qresnet_jax.ship.c.fast.bitplanes import ALIGN
 from qresnet_jax.ship.c.fast.layout import Layout, aligned
 from qresnet_jax.ship.c.fast.profile import FastProfile
@@ -29,11 +30,10 @@ class ManyProfile(FastProfile):
         plan, stack = self.layout.plan, self.stack
         return _FUNCTIONS.format(
             before="\n".join(self.calls[: stack.first]),
-            alone="\n".join(self.calls[stack.first : stack.end]),
             many="\n".join(self.calls_many),
             after="\n".join(self.calls[stack.end :]),
+            one=text.logits_function(ALIGN, [_BEFORE, *self.calls[stack.first : stack.end], _AFTER]),
             align=ALIGN,
-            images=IMAGES,
             start=self.start,
             pixels=plan.height * plan.width * plan.network.channels,
             to_many="".join(self._copy(x, to_many=True) for x in stack.inputs),
@@ -52,6 +52,8 @@ class ManyProfile(FastProfile):
         return f"        model_copy({source}, {source_next}u, {size}u, {n}u, {to}, {to_next}u);\n"
 
 
+_BEFORE = "    model_before(image, base);\n"
+_AFTER = "    model_after(image, base, logits);\n"
 _FUNCTIONS = """\
 static void model_before(const uint8_t *image, uint8_t *base)
 {{
@@ -68,15 +70,7 @@ static void model_after(const uint8_t *image, uint8_t *base, int32_t *logits)
     (void)image;
 {after}}}
 
-void model_logits(const uint8_t *image, int32_t *logits, void *buffer)
-{{
-    uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {align}u;
-    model_before(image, base);
-
-{alone}
-    model_after(image, base, logits);
-}}
-
+{one}
 void model_logits_many(const uint8_t *images, uint32_t n, int32_t *logits, void *buffer)
 {{
     uint8_t *const base = (uint8_t *)buffer + (0u - (uintptr_t)buffer) % {align}u, *const many = base + {start};

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 
 from qresnet_jax.ship import nodes
-from qresnet_jax.ship.c.fast.bitplanes import ALIGN, row_bytes, stored
+from qresnet_jax.ship.c.fast.bitplanes import ALIGN, plane_bytes, stored
 from qresnet_jax.ship.c.plan import IMAGE, Plan, Step
 from qresnet_jax.ship.geometry import Window
 
@@ -57,8 +57,8 @@ def stack(plan: Plan) -> Stack | None:
 def _can_stack(plan: Plan, step: Step) -> bool:
     if step.source == IMAGE or isinstance(step.last, nodes.ClassifierNode) or plan.is_dense(step):
         return False
-    rows, rows_before = (stored(plan.size(x)).height for x in (step.result, step.source))
-    if rows * row_bytes(plan.size(step.result).width) > _MOST_BYTES:
+    before, after = (stored(plan.size(x)) for x in (step.source, step.result))
+    if plane_bytes(after) > _MOST_BYTES:
         return False
     if isinstance(step.last, nodes.MaxPoolNode | nodes.MeanPoolNode):
         window = step.last.window
@@ -72,4 +72,4 @@ def _can_stack(plan: Plan, step: Step) -> bool:
             return False  # only then masks hide the other images
     else:
         return True
-    return rows_before == rows * window.strides[0]
+    return before.height == after.height * window.strides[0]

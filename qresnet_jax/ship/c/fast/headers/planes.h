@@ -90,6 +90,15 @@ MODEL_INLINE uint64_t model_load(const uint8_t *p)
 #endif
 }
 
+/* Copies n parts of `bytes` bytes. From one to the next it is `from_next` and `to_next` bytes. */
+MODEL_INLINE void model_copy_parts(const uint8_t *from, size_t from_next, size_t bytes, size_t n,
+                                   uint8_t *MODEL_RESTRICT to, size_t to_next)
+{
+    size_t i;
+    for (i = 0; i < n; i++)
+        memcpy(to + i * to_next, from + i * from_next, bytes);
+}
+
 MODEL_INLINE void model_store(uint8_t *p, uint64_t x)
 {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__

@@ -3,17 +3,9 @@
 #ifndef MODEL_STACK_H
 #define MODEL_STACK_H
 
-#include "target.h"
+#include "planes.h"
 
-MODEL_INLINE void model_copy_parts(const uint8_t *from, size_t from_next, size_t bytes, size_t n,
-                                   uint8_t *MODEL_RESTRICT to, size_t to_next)
-{
-    size_t i;
-    for (i = 0; i < n; i++)
-        memcpy(to + i * to_next, from + i * from_next, bytes);
-}
-
-/* Copies n parts of `bytes` bytes. From one to the next it is `from_next` and `to_next` bytes. */
+/* model_copy_parts, for any planes. */
 MODEL_FUNCTION void model_copy(const uint8_t *from, size_t from_next, size_t bytes, size_t n, uint8_t *to,
                                size_t to_next)
 {

@@ -101,25 +101,17 @@ MODEL_FUNCTION void model_halve(const model_taps *s, const uint8_t *in, uint8_t 
     }
 }
 
-/* Every second row of a plane whose columns are halved. */
-MODEL_INLINE void model_every_second(const uint8_t *in, size_t row, size_t rows, uint8_t *MODEL_RESTRICT out)
-{
-    size_t y;
-    for (y = 0; y < rows; y++)
-        memcpy(out + y * row, in + 2 * y * row, row);
-}
-
-/* The even rows of such a plane, or from first = 1 on the odd ones. */
+/* The even rows of a plane whose columns are halved, or from first = 1 on the odd ones. */
 MODEL_FUNCTION void model_rows(const model_taps *s, const uint8_t *in, size_t first, uint8_t *MODEL_RESTRICT out)
 {
     const size_t rows = (s->height + 1 - first) / 2;
     in += first * s->out_row;
     if (s->out_row == 1) /* as constants, for speed */
-        model_every_second(in, 1, rows, out);
+        model_copy_parts(in, 2, 1, rows, out, 1);
     else if (s->out_row == 2)
-        model_every_second(in, 2, rows, out);
+        model_copy_parts(in, 4, 2, rows, out, 2);
     else
-        model_every_second(in, s->out_row, rows, out);
+        model_copy_parts(in, 2 * s->out_row, s->out_row, rows, out, s->out_row);
     if (rows < s->out_height)
         memset(out + rows * s->out_row, 0, s->out_row);
 }

@@ -244,8 +244,6 @@ MODEL_INLINE void model_conv_stream_vec(const model_conv *conv, model_bits bits,
         uint8_t bytes[32 * sizeof(model_vec)];
         int32_t all[8 * sizeof(model_vec)];
         int16_t narrow[8 * sizeof(model_vec)];
-        const model_int16 *addend_o;
-        model_int16 *stream_o;
         model_sum_vec(bits, from, conv->lists, conv->counts[0], NULL, bits.all_bits, bits.bits, planes);
         model_bytes_vec(planes, bits.bits, bytes);
         model_join(bytes, bits.bits, n, all);
@@ -253,16 +251,15 @@ MODEL_INLINE void model_conv_stream_vec(const model_conv *conv, model_bits bits,
             narrow[i] = (int16_t)all[i];
         for (o = 0; o < conv->out; o++) {
             const size_t channel = conv->order[o], place = 8 * channel * conv->plane + at;
+            const model_int16 *const addend_o = addend ? addend + place : NULL;
             model_output_vec(conv, bits, o, from, &list, shared, planes);
             model_bytes_vec(planes, bits.sum_bits, bytes);
-            stream_o = stream + place;
-            addend_o = addend ? addend + place : NULL;
             if (bits.narrow)
                 model_rescale_narrow(r, channel, narrow, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane,
-                                     addend_o, relu, stream_o);
+                                     addend_o, relu, stream + place);
             else
                 model_rescale_wide(r, channel, all, bytes, bits.sum_bits, n, sizeof(model_vec), part, conv->plane,
-                                   addend_o, relu, stream_o);
+                                   addend_o, relu, stream + place);
         }
     }
 }

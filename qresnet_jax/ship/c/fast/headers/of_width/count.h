@@ -144,8 +144,8 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
     model_base carry[2 * MODEL_WORDS], more[2 * MODEL_WORDS];
     size_t w;
     unsigned k;
-    for (k = n < 16 ? 0 : 5; !begun && (k < bits || k < 3);
-         k++) /* 8 taps are added to three bits, whatever is left of them */
+    /* 8 taps are added to three bits, whatever is left of them. */
+    for (k = n < 16 ? 0 : 5; !begun && (k < bits || k < 3); k++)
         for (w = 0; w < words; w++)
             sum[k * words + w] = model_fill_base(0);
     if (!begun && n >= 16) {
