@@ -37,6 +37,11 @@ from results import add_save_option, measured, save, spread
 from templates import c_code
 from templates.cells import duration, markdown
 
+from qresnet_jax.ship import nodes
+from qresnet_jax.ship.c.fast.bitplanes import lists_of
+from qresnet_jax.ship.c.fast.layout import Layout
+from qresnet_jax.ship.c.fast.stack import IMAGES, stack
+from qresnet_jax.ship.c.plan import plan
 from qresnet_jax.ship.c.writer import c_files
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import read_packed
@@ -294,6 +299,21 @@ def with_clocks(source):
     return "\n".join(["#define _POSIX_C_SOURCE 199309L", head, clock, *lines, ""]), calls
 
 
+def full_adders(network):
+    """Counts the full adders of 64 bytes that the convolutions take for one of eight images, one for each tap of a list."""
+    steps = plan(network, network.height, network.width)
+    together = stack(steps)
+    layouts = [(Layout(steps), 1), (Layout(together.plan, together.inputs, together.outputs, IMAGES), IMAGES)]
+    total = 0
+    for t, step in enumerate(steps.steps):
+        if isinstance(step.conv, nodes.BinaryConvNode) and not steps.is_dense(step):
+            layout, images = layouts[together.first <= t < together.end]
+            taps = layout.taps(step)
+            lists = lists_of(step, taps.offsets(), share=taps.planes <= 2).lists
+            total += sum(map(len, lists)) * taps.planes * layout.plane(step.result) / (64 * images)
+    return total
+
+
 def calls(networks, variant, folder, rounds, many=False):
     """Returns the figures of one variant: the median seconds of each call for an image, and the share of each part."""
     network = networks[variant.network]
@@ -320,6 +340,7 @@ def calls(networks, variant, folder, rounds, many=False):
         "code": variant.code,
         "command": variant.command,
         "images": len(logits),
+        "full_adders": full_adders(network) if len(logits) > 1 else None,
         "seconds": sum(middle),
         "rounds": rounds,
         "parts": shares(rows),

@@ -8,8 +8,8 @@ or `--threads` it measures one network, by default the ResNet-20, with one numbe
 
 The peer is the float twin of `networks.py`. It gets float images, our engines get uint8 pixels. The engines take turns,
 each in a process of its own on the same processors. Before its turn an engine rests, since the threads of the one before it
-spin for a while after a call, and then makes calls for a tenth of a second that do not count. The ratio of a round is the peer's time over the
-engine's; the median over the rounds is reported.
+spin for a while after a call, and then makes calls for a tenth of a second that do not count. The ratio of a round is the
+peer's time over the engine's; the median over the rounds is reported.
 
 Two limits of the machine are measured as well. `sgemm` is the time that the network's multiplications would take at the
 speed of NumPy's large float32 matrix product. `popcount` is the time that its binary multiplications would take as AND,

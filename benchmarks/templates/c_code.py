@@ -106,6 +106,10 @@ def c_figures(measurements: Measurements) -> dict[str, str]:
             key = _identifier(f"{row['network'].split(',')[0]} {row['code']} {row['command']}")
             found[f"{key}_ratio"] = ratio(row["ratio"]["median"])
             found[f"{key}_time"] = duration(row["seconds"]["median"])
+    for run in figures(measurements, what="calls"):
+        if run["images"] > 1:
+            found["adder_instructions"] = f"{2 * run['full_adders']:,.0f}"  # parity and majority
+            found["adder_time"] = duration(run["full_adders"] / 3e9)
     for run in figures(measurements, what="sizes"):
         for row in run["rows"]:
             key = _identifier(f"{row['network'].split(',')[0]} {row['profile']}")
