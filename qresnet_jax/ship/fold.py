@@ -27,7 +27,9 @@ from qresnet_jax.ship import nodes, rules  # noqa: F401  # the rules register th
 from qresnet_jax.ship.folding import IMAGES, Folding, Logits, rule_of
 from qresnet_jax.ship.network import IntegerNetwork
 
-ANY_SIZE = 64  # height and width of the images that a network of any size is recorded with
+# Height and width of the images that a network of any size is recorded with: odd, also when a convolution has halved it, so
+# that a network for even sizes alone is refused.
+ANY_SIZE = 65
 
 
 def fold(
@@ -140,7 +142,7 @@ def _recorded(
     shape = (*_image_size(image_shape), _channels(modules, image_shape))
     try:
         return recording.record(model, shape)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # JAX raises both where shapes do not fit
         if image_shape is None:
             raise ExportError(
                 f"the network does not take images of any size, so give image_shape=(height, width) ({error})"

@@ -8,7 +8,7 @@ from flax import nnx
 
 from qresnet_jax import nn
 from qresnet_jax.config import default_config
-from qresnet_jax.models.resnet import Block, PreactBlock, Precision, create_model
+from qresnet_jax.models.resnet import BirealBlock, Block, PreactBlock, Precision, create_model
 from qresnet_jax.quantize import registry
 
 UNIT = 2.0**-8
@@ -129,7 +129,7 @@ class Reference:
 
     def act(self, act, x):
         if not self.quantized:
-            return x
+            return np.maximum(x, 0)
         n, alpha = 2**act.bits - 1, float(act.alpha[...])
         v = np.clip(x, 0, alpha) * n / alpha
         self.nearest_tie = min(self.nearest_tie, np.abs(v - np.floor(v) - 0.5).min())
@@ -143,18 +143,27 @@ class Reference:
         first = self.act(block.acts[0], x)
         y = np.maximum(self.norm(block.norms[0], self.conv(block.convs[0], first)), 0)
         y = self.norm(block.norms[1], self.conv(block.convs[1], self.act(block.acts[1], y)))
-        shortcut = (
-            self.grid(self.norm(block.project_norm, self.conv(block.project, first))) if block.project else x
-        )
-        return np.maximum(self.grid(y) + shortcut, 0)
+        return np.maximum(self.grid(y) + self.shortcut(x, first, block.project_norm), 0)
 
     def preact(self, x):
         block = self.block
         first = self.act(block.acts[0], np.maximum(self.norm(block.norms[0], x), 0))
         y = np.maximum(self.norm(block.norms[1], self.conv(block.convs[0], first)), 0)
         y = self.conv(block.convs[1], self.act(block.acts[1], y))
-        shortcut = self.grid(self.conv(block.project, first)) if block.project else x
-        return self.grid(y) + shortcut
+        return self.grid(y) + self.shortcut(x, first)
+
+    def bireal(self, x):
+        for conv, norm, act in zip(self.block.convs, self.block.norms, self.block.acts, strict=True):
+            first = self.act(act, x)
+            y = self.grid(self.norm(norm, self.conv(conv, first)))
+            x = y + (self.shortcut(x, first, self.block.project_norm) if conv is self.block.convs[0] else x)
+        return x
+
+    def shortcut(self, x, first, norm=None):
+        if not self.block.project:
+            return x
+        y = self.conv(self.block.project, first)
+        return self.grid(y if norm is None else self.norm(norm, y))
 
 
 def small_block(kind, stride, binary):
@@ -169,15 +178,18 @@ def small_block(kind, stride, binary):
     return as_trained(kind(6, [(out, 3, stride), (out, 3, 1)], 2, precision, rngs=nnx.Rngs(stride)))
 
 
+REFERENCES = {Block: Reference.basic, PreactBlock: Reference.preact, BirealBlock: Reference.bireal}
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kind", [Block, PreactBlock])
+@pytest.mark.parametrize("kind", REFERENCES)
 def test_a_block_is_what_numpy_computes_in_float64(kind, stride, training):
     stream = np.random.default_rng(8).integers(-300, 900, (2, 7, 5, 6)) * UNIT
     block = small_block(kind, stride, binary=True)
     block.train() if training else block.eval()
     reference = Reference(block, training)
-    expected = reference.preact(stream) if kind is PreactBlock else reference.basic(stream)
+    expected = REFERENCES[kind](reference, stream)
     assert reference.nearest_tie > 1e-5  # float32 decides as float64 does
     out = apply(block, jnp.float32(stream))
     np.testing.assert_array_equal(out / UNIT, np.round(out / UNIT))
@@ -187,15 +199,14 @@ def test_a_block_is_what_numpy_computes_in_float64(kind, stride, training):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kind", [Block, PreactBlock])
+@pytest.mark.parametrize("kind", REFERENCES)
 def test_a_float_block_has_no_grid(kind, stride):
     stream = np.random.default_rng(8).normal(0, 1, (2, 7, 5, 6)).astype(np.float32)
     if kind is Block:
         stream = np.maximum(stream, 0)  # as the block before leaves it
     block = small_block(kind, stride, binary=False)
     block.eval()
-    reference = Reference(block, training=False)
-    expected = reference.preact(stream) if kind is PreactBlock else reference.basic(stream)
+    expected = REFERENCES[kind](Reference(block, training=False), stream)
     np.testing.assert_allclose(
         apply(block, jnp.asarray(stream)), expected, atol=1e-4
     )  # float32 through two convolutions

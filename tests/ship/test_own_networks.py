@@ -251,6 +251,26 @@ def test_a_network_for_one_size_of_images_is_folded_for_it(network, message):
         fold(trained(network))
 
 
+class Halved(Plain):
+    """Adds the mean of 2x2 pixels to a convolution that moves by 2 pixels, which fits even sizes only."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.second, self.norm1 = qnn.BinaryConv(6, 6, 3, 2, rngs=rngs), qnn.BatchNorm(6, rngs=rngs)
+        self.head = qnn.Classifier(6, 4, fraction_bits=6, rngs=rngs)
+
+    def __call__(self, images):
+        stream = qnn.to_stream(qnn.relu(self.norm0(self.first(images))), 6)
+        y = qnn.to_stream(self.norm1(self.second(self.act0(stream))), 6)
+        return self.head(qnn.global_mean(y + qnn.mean_pool(stream, 2)))
+
+
+def test_a_network_for_even_sizes_is_not_one_for_any_size():
+    with pytest.raises(ExportError, match=r"does not take images of any size, so give image_shape"):
+        fold(trained(Halved))
+    assert fold(trained(Halved), image_shape=(12, 8)).classes == 4
+
+
 def test_images_without_the_pixels_of_the_first_layer_are_refused():
     with pytest.raises(ExportError, match="has 56 inputs, which images of 8 x 8 pixels do not have"):
         fold(trained(Perceptron), image_shape=(8, 8))
