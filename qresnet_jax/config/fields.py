@@ -112,6 +112,10 @@ def default_config() -> ConfigDict:
     config.optim.clipping_level = ConfigDict()
     config.optim.clipping_level.learning_rate = 0.01
     config.optim.clipping_level.l2 = 1e-4  # the weight of their L2 penalty
+    config.optim.distillation = ConfigDict()  # learning from a trained network as well
+    config.optim.distillation.teacher = ""  # the workdir of its run; "": there is none
+    config.optim.distillation.weight = 0.5  # its share of the loss; the labels have the rest
+    config.optim.distillation.temperature = 2.0  # divides both networks' logits
     config.optim.temperature = ConfigDict()  # of the sigmoid activation, over the training
     config.optim.temperature.start = 1.0
     config.optim.temperature.end = 10.0

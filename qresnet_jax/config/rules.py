@@ -50,6 +50,7 @@ _ABOVE_0 = _number(lambda v: 0 < _in_float32(v) < math.inf, f"a number > 0: from
 _BELOW_1 = _number(
     lambda v: v >= 0 and _in_float32(v) < 1, "at least 0 and below 1, also when rounded to float32"
 )
+_SHARE = _number(lambda v: 0 < _in_float32(v) <= 1, "above 0 and at most 1, also when rounded to float32")
 _TEXT = (lambda v: isinstance(v, str) and "\0" not in v, "a string")
 _FLAG = (lambda v: isinstance(v, bool), "True or False")
 _BITS = (
@@ -132,6 +133,9 @@ RULES = {
     "optim.hysteresis.relative": _FLAG,
     "optim.clipping_level.learning_rate": _AT_LEAST_0,
     "optim.clipping_level.l2": _AT_LEAST_0,
+    "optim.distillation.teacher": _TEXT,
+    "optim.distillation.weight": _SHARE,
+    "optim.distillation.temperature": _ABOVE_0,
     "optim.temperature.start": _ABOVE_0,
     "optim.temperature.end": _ABOVE_0,
     "predict.images": (

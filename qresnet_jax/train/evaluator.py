@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
@@ -24,6 +25,7 @@ from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.placement import place
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train.distillation import Teacher
 from qresnet_jax.train.feed import resident_bytes
 from qresnet_jax.train.float_epochs import FloatTwin, float_model
 from qresnet_jax.train.network import Network, merge
@@ -124,9 +126,14 @@ class TrainedRun(NamedTuple):
         """Returns the trained network in evaluation mode."""
         return nnx.merge(self.graphdef, self.state.params, self.state.model_state)
 
+    def teacher(self) -> Teacher:
+        """Returns the trained network as the teacher of another one."""
+        mean = jnp.asarray(self.meta["mean"], jnp.float32)
+        return Teacher(self.graphdef, self.state.params, self.state.model_state, mean)
+
 
 def restore_run(
-    config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: Mesh | None = None
+    config: ConfigDict | None, workdir: str | os.PathLike[str], *, mesh: Mesh | None = None
 ) -> TrainedRun:
     """Reads the checkpoint with the best validation accuracy of a run, or its latest one if nothing was held out.
 
@@ -136,7 +143,7 @@ def restore_run(
 
     Args:
       config: the config; only the fields of `config.OF_THE_CALL` count: where the data lie, and what to predict, export
-        and time.
+        and time. With None, those of the run count too.
       workdir: the directory of the run; it is only read.
       mesh: the mesh of the devices that get the state; all devices of this process by default.
 
@@ -147,7 +154,7 @@ def restore_run(
         step = checkpoints.best_step
         assert step is not None  # a directory without checkpoints has been refused
         meta = checkpoints.meta(step)
-        config = _as_trained(config, meta["config"])
+        config = configs.from_json(meta["config"]) if config is None else _as_trained(config, meta["config"])
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
         model.set_attributes(use_running_average=True, deterministic=True, raise_if_not_found=False)
         graphdef, params, *others = nnx.split(model, nnx.Param, ...)
@@ -254,8 +261,15 @@ def _data(config: ConfigDict, given: ImageDataset | None, mesh: Mesh) -> ImageDa
     return load_dataset(config.data, resident_bytes(mesh)) if given is None else check_dataset(given)
 
 
-def check_data_of_run(run: TrainedRun, dataset: ImageDataset | StreamedDataset) -> None:
+def check_data_of_run(
+    run: TrainedRun, dataset: ImageDataset | StreamedDataset, called: str = "the run"
+) -> None:
     """Refuses a data set that is not the one of a run, as far as its class names and the size of its images tell.
+
+    Args:
+      run: the run.
+      dataset: the data set.
+      called: how the message calls the run.
 
     Raises:
       DataError: the message names what differs.
@@ -267,7 +281,7 @@ def check_data_of_run(run: TrainedRun, dataset: ImageDataset | StreamedDataset) 
     ):
         if trained != given:
             raise DataError(
-                f"the run was trained on {what} {trained}, but {dataset.name} has {what} {given}: give the data set that "
+                f"{called} was trained on {what} {trained}, but {dataset.name} has {what} {given}: give the data set that "
                 "it was trained on"
             )
 

@@ -28,7 +28,8 @@ from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.checkpoint import Checkpoints, to_json
 from qresnet_jax.train.description import costs_of_layers, identity_of, log_description
 from qresnet_jax.train.diagnostics import Diagnose, make_diagnose, named
-from qresnet_jax.train.evaluator import Evaluator
+from qresnet_jax.train.distillation import TaughtData, Teacher
+from qresnet_jax.train.evaluator import Evaluator, check_data_of_run, restore_run
 from qresnet_jax.train.feed import Feed, ResidentFeed, StreamingFeed, resident_bytes
 from qresnet_jax.train.finite import check_finite
 from qresnet_jax.train.float_epochs import FloatTwin
@@ -160,10 +161,22 @@ class Training:
         if config.data.name in (ARRAYS, FOLDER):  # the name does not say which images they are
             is_streamed = isinstance(self.dataset, StreamedDataset)
             self.meta["checksum_of_files" if is_streamed else "checksum"] = self.dataset.checksum()
+        self.teacher = self._teacher()
         self.layers = costs_of_layers(model, self.dataset)
         identity = identity_of(self.dataset, self.meta, with_checksum=processes.count > 1)
         processes.agree("data", identity, "give all processes the same data set")
         processes.connect(mesh)
+
+    def _teacher(self) -> Teacher | None:
+        """Returns the network that teaches this one, if there is one, and takes down which it is."""
+        if not (workdir := self.config.optim.distillation.teacher):
+            return None
+        run = restore_run(None, workdir)
+        check_data_of_run(run, self.dataset, f"the teacher {workdir}")
+        teacher = run.teacher()
+        self.meta["teacher"] = teacher.checksum()
+        log.info("the teacher is the network in %s at step %d", workdir, run.step)
+        return replicate(teacher, self.mesh)
 
     def _measures(self, network: Network) -> tuple[Evaluator, Diagnose]:
         """Returns what measures a network while it trains, from the training state."""
@@ -305,7 +318,8 @@ class Training:
             interval_end = self._interval_end(step)
             # A run stops only between requests, so a continued run divides its epochs as an uninterrupted one does.
             length = min(self.most_steps, interval_end - step)
-            state = yield Request(state, feed(step), length, step < self.float_steps)
+            data = feed(step) if self.teacher is None else TaughtData(feed(step), self.teacher)
+            state = yield Request(state, data, length, step < self.float_steps)
             step += length
             jax.block_until_ready(state.step)
             progress.advance(step)

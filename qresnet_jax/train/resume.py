@@ -90,6 +90,12 @@ def check_same_run(saved: Mapping[str, Any], given: Mapping[str, Any], checkpoin
             f"the checkpoint {checkpoint} belongs to a run with other settings: {', '.join(fatal)}. Give the old "
             f"values, or {elsewhere}"
         )
+    before, now = (meta.get("teacher") for meta in (saved, given))
+    if before != now:
+        raise CheckpointError(
+            f"the checkpoint {checkpoint} belongs to a run with another teacher: the checksum of its weights was {before} and "
+            f"is {now}. Give config.optim.distillation.teacher as it was, or {elsewhere}"
+        )
     for name, words in _OF_THE_DATA.items():
         before, now = (meta.get(name) for meta in (saved, given))
         if before is not None and now is not None and before != now:

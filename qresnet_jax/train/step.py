@@ -15,6 +15,7 @@ from qresnet_jax.ops.collectives import mean_over, sum_over
 from qresnet_jax.pixels import normalize
 from qresnet_jax.train.batches import TrainData, train_batch
 from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
+from qresnet_jax.train.distillation import TaughtData, distillation_loss
 from qresnet_jax.train.network import Network, merge, overlay
 
 AXIS = "devices"  # the name of the axis that training is mapped over
@@ -70,7 +71,7 @@ def make_train_step(
       steps_per_epoch: the number of steps of an epoch.
       total_steps: the number of steps of the run.
     """
-    temperature = config.optim.temperature
+    temperature, distillation = config.optim.temperature, config.optim.distillation
     first_quantized = config.optim.float_epochs * steps_per_epoch
 
     def loss_fn(
@@ -79,6 +80,7 @@ def make_train_step(
         step: jax.Array,
         images: jax.Array,
         labels: jax.Array,
+        taught: jax.Array | None,
     ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
         model = merge(network.graphdef, *network.variables(params, model_state))
         if config.remat != "none":
@@ -92,6 +94,9 @@ def make_train_step(
         logits = model(images)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.optim.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
+        if taught is not None:
+            by_teacher = distillation_loss(logits, taught, distillation.temperature)
+            loss = (1 - distillation.weight) * loss + distillation.weight * by_teacher
         changed = nnx.state(model, nnx.Not(nnx.Any(nnx.Param, Draw)))
         return loss, (overlay(model_state, changed), logits)
 
@@ -107,8 +112,9 @@ def make_train_step(
             flip=config.data.flip,
         )
         images = normalize(pixels, data.mean)
+        taught = data.teacher.logits(pixels) if isinstance(data, TaughtData) else None
         (loss, (model_state, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state.model_state, state.step, images, labels
+            state.params, state.model_state, state.step, images, labels, taught
         )
         grads = mean_over(grads, AXIS)
         if not config.model.sync_bn:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData, TrainData
+from qresnet_jax.train.distillation import TaughtData
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.loop import Request, Training
 from qresnet_jax.train.parallel import device_mesh, map_train_step, repeated
@@ -129,12 +130,14 @@ def _part(stacked: Any, i: int) -> Any:
 
 def _stack_data(data: Sequence[TrainData]) -> tuple[TrainData, Any]:
     """Returns the data of all runs, and the axes for `vmap`; of sets that lie on the device, the images are shared."""
+    if isinstance(data[0], TaughtData):  # runs that share a program have the same teacher
+        stacked, axes = _stack_data([cast(TaughtData, one).data for one in data])
+        return data[0]._replace(data=stacked), TaughtData(axes, cast(Any, None))
     resident = [one for one in data if isinstance(one, ResidentData)]
     if len(resident) < len(data):
         return _stack(data), 0
     order, key = _stack([(one.order, one.key) for one in resident])
-    axes: tuple[Any, ...] = (None, None, 0, None, 0)
-    return resident[0]._replace(order=order, key=key), ResidentData(*axes)
+    return resident[0]._replace(order=order, key=key), ResidentData(*cast(Any, (None, None, 0, None, 0)))
 
 
 class _Active:

@@ -15,6 +15,7 @@ FLOAT32 = "from 1.2e-38 to 3.4e+38, the range of float32"
 AT_LEAST_0, ABOVE_0 = f"a number >= 0: 0, or {FLOAT32}", f"a number > 0: {FLOAT32}"
 PREFIX = "a C identifier of at most 63 characters, and not example, as example.c is the example program"
 BITS = "a tuple with one entry per stage, each 1 to 8 bits, or 32 for float"
+SHARE = "above 0 and at most 1, also when rounded to float32"
 BELOW_1 = "at least 0 and below 1, also when rounded to float32"
 BATCHES = "a tuple of numbers of images, each from 1 to 65536"
 
@@ -84,6 +85,9 @@ IMPOSSIBLE = {
     "optim.hysteresis.relative": (["no", 1], "True or False"),
     "optim.clipping_level.learning_rate": ([-0.01, 1e39], AT_LEAST_0),
     "optim.clipping_level.l2": ([-1e-4, 1e39], AT_LEAST_0),
+    "optim.distillation.teacher": ([7, "a\0b"], "a string"),
+    "optim.distillation.weight": ([0.0, 1.5, -0.1, NOT_A_NUMBER, 1 + 2**-20, True], SHARE),
+    "optim.distillation.temperature": ([0.0, -2.0, INFINITY], ABOVE_0),
     "optim.temperature.start": ([0.0, -1.0, 1e-39], ABOVE_0),
     "optim.temperature.end": ([0.0, INFINITY, 1e39], ABOVE_0),
     "predict.images": (
