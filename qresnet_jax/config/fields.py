@@ -93,7 +93,7 @@ def default_config() -> ConfigDict:
     config.model.sync_bn = True  # batch norm over the images of all devices; False: over each device's own
 
     config.optim = ConfigDict()
-    config.optim.name = "sgd"  # or "adamw"
+    config.optim.name = "sgd"  # or "adamw"; or "muon", which is SGD but for the kernels inside the network
     config.optim.learning_rate = 0.1
     config.optim.momentum = 0.9
     config.optim.weight_decay = 0.0  # not applied to batch norm and clipping levels
@@ -105,6 +105,9 @@ def default_config() -> ConfigDict:
     config.optim.latent_rate = 1.0
     config.optim.label_smoothing = 0.0
     config.optim.gradient_clip = 0.0  # the largest global norm of the gradients; 0: no limit
+    config.optim.muon = ConfigDict()  # of the kernels between first layer and classifier
+    config.optim.muon.learning_rate = 0.03
+    config.optim.muon.momentum = 0.95
     config.optim.hysteresis = ConfigDict()
     # A sign flips only when the latent weight has reached the threshold on the other side. 0: no hysteresis.
     config.optim.hysteresis.threshold = 0.0

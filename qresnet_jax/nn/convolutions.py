@@ -12,7 +12,7 @@ from qresnet_jax import pixels
 from qresnet_jax.nn.carriers import Levels, Sums, array_of
 from qresnet_jax.nn.recording import recorded
 from qresnet_jax.nn.shapes import Padding, conv_form, pair
-from qresnet_jax.nn.variables import BinaryKernel
+from qresnet_jax.nn.variables import BinaryKernel, FloatKernel
 from qresnet_jax.ops.convolution import binary_conv, exact_conv, float_conv
 from qresnet_jax.quantize import exact
 from qresnet_jax.quantize.fixed_point import stem_unit
@@ -135,7 +135,7 @@ class FloatConv(nnx.Module):
         self.in_features, self.out_features = in_features, out_features
         self.kernel_size, self.strides, self.dtype = pair(kernel_size), pair(strides), dtype
         self.form = conv_form(padding, self.kernel_size, groups, (in_features, out_features))
-        self.kernel = nnx.Param(_conv_init(rngs, (*self.kernel_size, in_features // groups, out_features)))
+        self.kernel = FloatKernel(_conv_init(rngs, (*self.kernel_size, in_features // groups, out_features)))
 
     @recorded
     def __call__(self, x: Any) -> jax.Array:

@@ -32,6 +32,10 @@ class BinaryKernel(nnx.Param):
         super().__init__(value, weight_scale=weight_scale, **metadata)
 
 
+class FloatKernel(nnx.Param):
+    """The kernel of the float twin of a binary layer, float `[kh, kw, in, out]`."""
+
+
 class ClippingLevel(nnx.Param):
     """The clipping level alpha of an activation quantizer, a float32 scalar > 0."""
 

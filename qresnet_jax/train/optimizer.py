@@ -1,34 +1,40 @@
 """Builds the optimizer: learning rate schedules, and one group of parameters for each type of variable."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import nnx
 from ml_collections import ConfigDict
 
-from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, NormParam
+from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, FloatKernel, NormParam
 from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
 from qresnet_jax.quantize.hysteresis import hysteresis_binarize
 
 # From the most to the least specific type; every nnx.Param belongs to the first group that fits.
 GROUPS = {BinaryKernel: "binary", ClippingLevel: "clipping_level", NormParam: "norm", nnx.Param: "float"}
+# With Muon, which is for the kernels inside a network only, float ones have a group of their own.
+MUON_GROUPS = {FloatKernel: "float_kernel", **GROUPS}
 
 
-def labels(params: nnx.State) -> nnx.State:
+def labels(params: nnx.State, groups: Mapping[type, str] = GROUPS) -> nnx.State:
     """Returns the name of each parameter's group, which the type of its variable decides.
 
     Args:
       params: the state of all `nnx.Param`s of a model.
+      groups: `GROUPS` or `MUON_GROUPS`.
 
     Returns:
-      A tree with the structure of `params` and a value of `GROUPS` for each variable.
+      A tree with the structure of `params` and a value of `groups` for each variable.
 
     Raises:
       TypeError: a variable is no `nnx.Param`; the message has its path.
     """
 
     def label(path: jax.tree_util.KeyPath, variable: object) -> str:
-        for kind, name in GROUPS.items():
+        for kind, name in groups.items():
             if isinstance(variable, kind):
                 return name
         raise TypeError(
@@ -72,6 +78,23 @@ def keep_above(minimum: float) -> optax.GradientTransformation:
     )
 
 
+def muon(rate: optax.Schedule, momentum: float) -> optax.GradientTransformation:
+    """Returns Muon for kernels `[kh, kw, in, out]`: SGD whose momentum is made orthogonal first (Jordan et al. 2024).
+
+    Each kernel is a matrix of `kh * kw * in` rows and `out` columns. So all directions of a kernel move alike, and how large the
+    gradients are does not matter. Without weight decay, as a batch norm makes the size of a kernel meaningless.
+
+    Args:
+      rate: the learning rate, by the step. An update has singular values of about this size.
+      momentum: of the gradients' moving average (Nesterov), at least 0 and below 1.
+    """
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+    orthogonal = optax.contrib.scale_by_muon(
+        beta=momentum, weight_dimension_numbers=lambda kernels: jax.tree.map(lambda _: matrix, kernels)
+    )
+    return optax.chain(orthogonal, optax.scale_by_learning_rate(rate))
+
+
 def optimizer(
     optim: ConfigDict, params: nnx.State, total_steps: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
@@ -87,16 +110,23 @@ def optimizer(
       TypeError: a variable of `params` is no `nnx.Param`.
     """
     course = schedule(optim, total_steps, steps_per_epoch)
+    has_muon = optim.name == "muon"
     momentum = optim.momentum if _is_set(optim.momentum) else None
 
     def rate(step: jax.Array) -> jax.Array:
         return optim.learning_rate * course(step)
 
+    def kernel_rate(step: jax.Array) -> jax.Array:
+        return optim.muon.learning_rate * course(step) if has_muon else rate(step)
+
     def latent_rate(step: jax.Array) -> jax.Array:
         if not _is_set(optim.latent_rate - 1.0):
-            return rate(step)
+            return kernel_rate(step)
         is_binary = step >= optim.float_epochs * steps_per_epoch
-        return rate(step) * jnp.where(is_binary, optim.latent_rate, 1.0)
+        return kernel_rate(step) * jnp.where(is_binary, optim.latent_rate, 1.0)
+
+    def kernels(rate: optax.Schedule) -> optax.GradientTransformation:
+        return muon(rate, optim.muon.momentum) if has_muon else base(optim.weight_decay, rate)
 
     def base(weight_decay: float, rate: optax.Schedule = rate) -> optax.GradientTransformation:
         if optim.name == "adamw":
@@ -106,8 +136,9 @@ def optimizer(
 
     groups = {
         "binary": hysteresis_binarize(
-            optim.hysteresis.threshold, optim.hysteresis.relative, inner=base(optim.weight_decay, latent_rate)
+            optim.hysteresis.threshold, optim.hysteresis.relative, inner=kernels(latent_rate)
         ),
+        "float_kernel": kernels(kernel_rate),
         "float": base(optim.weight_decay),
         "norm": base(0.0),
         # Flattened into one vector, so that all clipping levels take one operation instead of one each.
@@ -122,7 +153,7 @@ def optimizer(
             )
         ),
     }
-    group_of = labels(params)
+    group_of = labels(params, MUON_GROUPS if has_muon else GROUPS)
     if "clipping_level" not in jax.tree.leaves(group_of):
         del groups["clipping_level"]  # optax.flatten refuses an empty group
     clip = [optax.clip_by_global_norm(optim.gradient_clip)] if _is_set(optim.gradient_clip) else []

@@ -11,7 +11,7 @@ from flax import nnx
 
 from qresnet_jax.config import default_config
 from qresnet_jax.models.resnet import create_model
-from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, NormParam
+from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, FloatKernel, NormParam
 from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
 from qresnet_jax.train import optimizer as optim
 
@@ -172,6 +172,63 @@ def test_adamw_decays_latent_weights_not_what_the_network_computes_with():
         np.testing.assert_allclose(arrays(got)[name], p, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+def orthogonal64(matrix):
+    """Five Newton-Schulz steps in float64, with the coefficients of Jordan et al. 2024."""
+    wide = matrix.shape[0] < matrix.shape[1]
+    x = matrix.T if wide else matrix
+    x = x / (np.linalg.norm(x) + 1e-8)
+    for _ in range(5):
+        gram = x.T @ x
+        x = 3.4445 * x + x @ (-4.7750 * gram + 2.0315 * gram @ gram)
+    return x.T if wide else x
+
+
+@pytest.mark.parametrize("kind", [BinaryKernel, FloatKernel])
+def test_muon_makes_the_momentum_of_kernels_orthogonal_and_is_sgd_elsewhere(kind):
+    part = settings(name="muon", weight_decay=0.2, latent_rate=2.0)
+    part.muon.update({"learning_rate": 0.3, "momentum": 0.8})
+    start = parameters()
+    start["kernel"] = kind(start["kernel"][...])
+    grads = [gradients(start, seed) for seed in (1, 2, 3)]
+    got, state = train(part, start, grads)
+
+    kernel, average = arrays(start)["kernel"], 0.0
+    for t, g in enumerate((arrays(g)["kernel"] for g in grads), 1):
+        average = 0.8 * average + 0.2 * g
+        ahead = 0.8 * average / (1 - 0.8 ** (t + 1)) + 0.2 * g / (1 - 0.8**t)
+        step = orthogonal64(ahead.reshape(-1, ahead.shape[-1])).reshape(ahead.shape)
+        kernel = kernel - (0.6 if kind is BinaryKernel else 0.3) * step
+    moved = latents(state) if kind is BinaryKernel else arrays(got)["kernel"]
+    np.testing.assert_allclose(moved, kernel, rtol=1e-3, atol=1e-4)
+    plain, _ = train(settings(weight_decay=0.2), start, grads)
+    for name in ("stem", "gamma", "alpha"):
+        np.testing.assert_array_equal(arrays(got)[name], arrays(plain)[name], err_msg=name)
+
+
+def test_muon_moves_all_directions_of_a_kernel_alike_however_large_the_gradients_are():
+    part = settings(name="muon")
+    start = parameters()
+    start["kernel"] = FloatKernel(jnp.float32(np.random.default_rng(0).normal(size=(3, 3, 2, 4))))
+    for size in (1e-6, 1.0, 1e6):
+        grads = jax.tree.map(lambda g, size=size: g * size, gradients(start))
+        got, _ = train(part, start, [grads])
+        moved = (arrays(got)["kernel"] - arrays(start)["kernel"]).reshape(-1, 4)
+        sizes = np.linalg.svd(moved, compute_uv=False) / part.muon.learning_rate
+        assert 0.6 < sizes.min() <= sizes.max() < 1.3
+
+
+def test_muon_takes_every_kernel_inside_a_network_and_neither_its_first_layer_nor_its_classifier():
+    for weight_bits in (1, 32):
+        config = default_config().model
+        config.depth, config.weight_bits = 8, weight_bits
+        model = nnx.eval_shape(lambda config=config: create_model(config, rngs=nnx.Rngs(0)))
+        groups = dict(nnx.to_flat_state(optim.labels(nnx.state(model, nnx.Param), optim.MUON_GROUPS)))
+        name = "binary" if weight_bits == 1 else "float_kernel"
+        inside = {path for path, group in groups.items() if group == name}
+        assert inside == {path for path in groups if path[0] == "stages" and path[-1] == "kernel"}
+        assert groups["stem", "kernel"] == groups["classifier", "kernel"] == "float"
+
+
 def test_gradients_are_clipped_by_the_norm_over_all_groups():
     part = settings(gradient_clip=0.5, momentum=0.0)
     part.clipping_level.update({"learning_rate": 0.1, "l2": 0.0})
@@ -195,7 +252,7 @@ def test_small_gradients_are_not_clipped():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("size", [1.0, 1e4, 1e30])
 def test_clipping_levels_stay_above_the_minimum_and_can_return(name, size):
     start = parameters()
