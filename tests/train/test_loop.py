@@ -15,7 +15,7 @@ import pytest
 
 from qresnet_jax.errors import CheckpointError, DivergedError
 from qresnet_jax.train import evaluator as evaluate
-from qresnet_jax.train import loop
+from qresnet_jax.train import loop, parts
 from qresnet_jax.train.checkpoint import Checkpoints
 from tests.train.tiny_runs import FLOAT, configuration, kept, lines, run, tiny_data, without_speed
 
@@ -62,12 +62,12 @@ def choose_validation(monkeypatch, *accuracies):
     """Lets the validation split, and no other, have these accuracies."""
     left = list(accuracies)
 
-    class Chosen(loop.Evaluator):
+    class Chosen(parts.Evaluator):
         def __call__(self, params, model_state, split):
             result = super().__call__(params, model_state, split)
             return result | {"accuracy": left.pop(0)} if len(split.labels) == 16 else result
 
-    monkeypatch.setattr(loop, "Evaluator", Chosen)
+    monkeypatch.setattr(parts, "Evaluator", Chosen)
 
 
 # ---- Records -----------------------------------------------------------------------------------------------
@@ -161,14 +161,14 @@ def test_a_best_state_that_waits_for_the_next_checkpoint_stays_as_it_was(tmp_pat
 
 def test_a_run_that_is_stopped_saves_the_best_state_too(tmp_path, monkeypatch):
     choose_validation(monkeypatch, 0.9, 0.5, 0.6)
-    validated, validate = itertools.count(1), loop.Evaluator.__call__
+    validated, validate = itertools.count(1), parts.Evaluator.__call__
 
     def stopped_in_the_second(*args):
         if next(validated) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return validate(*args)
 
-    monkeypatch.setattr(loop.Evaluator, "__call__", stopped_in_the_second)
+    monkeypatch.setattr(parts.Evaluator, "__call__", stopped_in_the_second)
     run(tmp_path, **FLOAT, checkpoint_every_epochs=10)
     assert kept(tmp_path) == [3, 6]
     assert run(tmp_path, **FLOAT, checkpoint_every_epochs=10)["test_of_step"] == 3
@@ -203,8 +203,8 @@ def test_a_finished_run_is_not_trained_or_tested_again(finished, tmp_path, monke
     def refuse(*_):
         raise AssertionError("the test split is used once")
 
-    monkeypatch.setattr(loop, "Evaluator", lambda *_: refuse)
-    monkeypatch.setattr(loop, "map_train_step", refuse)
+    monkeypatch.setattr(parts, "Evaluator", lambda *_: refuse)
+    monkeypatch.setattr(parts, "map_train_step", refuse)
     assert run(workdir) == result
     assert (workdir / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
 
@@ -271,9 +271,9 @@ def test_a_checkpoint_never_holds_what_is_not_finite(tmp_path):
 # ---- Mishaps -----------------------------------------------------------------------------------------------
 
 PHASES = {
-    "loading the data": (loop, "load_dataset"),
-    "compiling": (loop, "make_train_step"),
-    "validating": (loop.Evaluator, "__call__"),
+    "loading the data": (parts, "load_dataset"),
+    "compiling": (parts, "make_train_step"),
+    "validating": (parts.Evaluator, "__call__"),
     "saving": (Checkpoints, "save"),
     "testing": (loop.Training, "finish"),
 }
@@ -306,7 +306,7 @@ def test_an_interrupt_in_any_phase_loses_nothing(finished_float, tmp_path, monke
 
 def test_a_second_interrupt_stops_at_once_and_keeps_the_checkpoints(finished_float, tmp_path, monkeypatch):
     validated = itertools.count(1)
-    original = loop.Evaluator.__call__
+    original = parts.Evaluator.__call__
 
     def interrupted_twice(*args):
         if next(validated) == 2:
@@ -315,7 +315,7 @@ def test_a_second_interrupt_stops_at_once_and_keeps_the_checkpoints(finished_flo
         return original(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Evaluator, "__call__", interrupted_twice)
+        patch.setattr(parts.Evaluator, "__call__", interrupted_twice)
         run(tmp_path, **FLOAT)
     assert kept(tmp_path) == [3]
     run(tmp_path, **FLOAT)
@@ -324,16 +324,16 @@ def test_a_second_interrupt_stops_at_once_and_keeps_the_checkpoints(finished_flo
 
 @pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(finished_float, tmp_path, monkeypatch):
-    year, now, validate = 365 * 86400, time.time, loop.Evaluator.__call__
+    year, now, validate = 365 * 86400, time.time, parts.Evaluator.__call__
 
     def jump_and_interrupt(*args):
         monkeypatch.setattr(time, "time", lambda: now() - year)
-        monkeypatch.setattr(loop.Evaluator, "__call__", validate)
+        monkeypatch.setattr(parts.Evaluator, "__call__", validate)
         os.kill(os.getpid(), signal.SIGINT)
         return validate(*args)
 
     monkeypatch.setattr(time, "time", lambda: now() + year)
-    monkeypatch.setattr(loop.Evaluator, "__call__", jump_and_interrupt)
+    monkeypatch.setattr(parts.Evaluator, "__call__", jump_and_interrupt)
     run(tmp_path, **FLOAT)
     assert kept(tmp_path) == [3]
     run(tmp_path, **FLOAT)

@@ -13,7 +13,7 @@ from qresnet_jax.errors import ConfigError, ExportError
 from qresnet_jax.models.networks import create_model
 from qresnet_jax.report.report import write_report
 from qresnet_jax.ship.load import load_packed
-from qresnet_jax.train import loop
+from qresnet_jax.train import parts
 from qresnet_jax.train.evaluator import evaluate_checkpoint, fold_run, restore_run
 from tests.train.tiny_runs import configuration, lines, run, tiny_data, without_speed
 
@@ -159,4 +159,4 @@ def test_our_networks_are_still_ours():
     assert type(create_model(configuration().model, rngs=nnx.Rngs(0))).__name__ == "ResNet"
     with pytest.raises(ValueError, match="create_model takes the model part of a config"):
         create_model(configuration(), rngs=nnx.Rngs(0))
-    assert loop.create_model is create_model and jax.device_count() > 0
+    assert parts.create_model is create_model and jax.device_count() > 0

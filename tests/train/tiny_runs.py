@@ -9,7 +9,7 @@ import pytest
 
 from qresnet_jax.config import default_config
 from qresnet_jax.data import ImageDataset, Split
-from qresnet_jax.train import evaluator, loop
+from qresnet_jax.train import evaluator, loop, parts
 
 # At a constant rate, so that the program is the same for every number of epochs.
 FLOAT = {"model.weight_bits": 32, "model.activation": "none", "optim.schedule": "constant"}
@@ -34,7 +34,7 @@ def tiny_set(data_config, *_):
 def tiny_data(load=tiny_set):
     """While it lasts, every data set is the tiny one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "load_dataset", load)
+        patch.setattr(parts, "load_dataset", load)
         patch.setattr(evaluator, "load_dataset", load)
         yield
 
