@@ -31,8 +31,9 @@ ORIGINAL = {
     "model.activation": "fixed",
     "optim.hysteresis.threshold": 0.1,
     "optim.hysteresis.relative": False,
+    "optim.name": "sgd",
+    "optim.weight_decay": 0.0,
     "optim.float_epochs": 0,
-    "optim.latent_rate": 1.0,
     "optim.schedule": "step",
     "optim.warmup_epochs": 0.0,
 }
@@ -45,9 +46,8 @@ def variants(dataset: str, epochs: int) -> dict[str, tuple[str, dict[str, object
         "optim.warmup_epochs": min(5.0, epochs / 30),
         "checkpoint_every_epochs": 1,
     }
-    ours = {"optim.float_epochs": epochs // 2, "optim.latent_rate": 3.0}
     return {
-        "our recipe": (f"{dataset}_w1a2", {**common, **ours}),
+        "our recipe": (f"{dataset}_w1a2", common),
         "float twin": (f"{dataset}_fp32", common),
         "recipe of the original": (f"{dataset}_w1a2", {**common, **ORIGINAL}),
     }

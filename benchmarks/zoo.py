@@ -33,9 +33,11 @@ TRAINED_BY = {  # the commands whose runs were exported; a packed file does not 
     "seed 0, on one CPU device",
     "fashion_mnist_mlp_w1a2": '`--config=fashion_mnist_w1a2 --config.model.name=mlp --config.model.image_size="(28,28)" '
     '--config.model.act_bits="(2,2)" --config.num_epochs=30 --config.batch_size=128 --config.optim.learning_rate=0.1 '
-    "--config.optim.float_epochs=10 --config.data.crop_padding=2 --config.data.flip=True`, seed 0, on two CPU devices",
-    "fashion_mnist_resnet20_w1a2": "`--config=fashion_mnist_w1a2 --config.num_epochs=25 "
-    "--config.batch_size=128 --config.optim.learning_rate=0.1 --config.data.flip=True --config.data.crop_padding=2`, seed 0",
+    "--config.optim.float_epochs=10 --config.data.crop_padding=2 --config.data.flip=True`, by the config of commit 80948bd, "
+    "seed 0, on two CPU devices",
+    "fashion_mnist_resnet20_w1a2": "`--config=fashion_mnist_w1a2 --config.num_epochs=25 --config.batch_size=128 "
+    "--config.optim.learning_rate=0.1 --config.data.flip=True --config.data.crop_padding=2`, by the config of commit 80948bd, "
+    "seed 0",
 }
 HOW_TO_GET = {
     "fashion_mnist": "Install Debian's package with `apt-get install dataset-fashion-mnist` and run this again, or download "

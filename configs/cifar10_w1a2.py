@@ -18,6 +18,6 @@ def get_config():
     config.optim.warmup_epochs = 5.0
     config.optim.weight_decay = 1e-4
     config.optim.float_epochs = config.get_oneway_ref("num_epochs") // 2  # follows num_epochs
-    config.optim.latent_rate = 3.0
+    config.optim.name = "muon"
     config.checkpoint_every_epochs = 5
     return config

@@ -184,7 +184,7 @@ FLOAT = {"model.weight_bits", "model.activation", "optim.weight_decay", "optim.f
 @pytest.mark.parametrize(
     ("twin", "of", "differing"),
     [
-        ("fashion_mnist_fp32", "fashion_mnist_w1a2", {"model.weight_bits", "model.activation"}),
+        ("fashion_mnist_fp32", "fashion_mnist_w1a2", FLOAT),
         ("cifar10_fp32", "cifar10_w1a2", FLOAT),
         ("cifar10_jpeg_w1a2", "cifar10_w1a2", {"data.name", "data.raw_dir"}),
         ("cifar10_jpeg_fp32", "cifar10_jpeg_w1a2", FLOAT),

@@ -53,14 +53,24 @@ def test_the_float_epochs_are_those_of_the_float_twin(staged, tmp_path):
     assert mine == twins
 
 
+def untested(workdir):
+    tested = ("test_accuracy", "test_loss", "test_of_step")
+    return [{k: v for k, v in line.items() if k not in tested} for line in without_speed(lines(workdir))]
+
+
 def test_a_run_continues_over_the_switch_to_the_bit(staged, tmp_path):
     changes = {**CONSTANT, "optim.float_epochs": 2}
     run(tmp_path, **changes, num_epochs=2 + 1)
     run(tmp_path, **changes, num_epochs=4)
-    tested = ("test_accuracy", "test_loss", "test_of_step")
-    cut = [{k: v for k, v in line.items() if k not in tested} for line in without_speed(lines(tmp_path))]
-    whole = [{k: v for k, v in line.items() if k not in tested} for line in without_speed(lines(staged))]
-    assert cut == whole
+    assert untested(tmp_path) == untested(staged)
+
+
+def test_a_run_with_muon_continues_over_the_switch_to_the_bit(tmp_path):
+    changes = {**CONSTANT, "optim.name": "muon", "optim.float_epochs": 1}
+    run(tmp_path / "parts", **changes, num_epochs=1 + 1)
+    run(tmp_path / "parts", **changes)
+    run(tmp_path / "whole", **changes)
+    assert untested(tmp_path / "parts") == untested(tmp_path / "whole")
 
 
 def test_only_the_quantized_network_is_chosen_and_tested(staged):
