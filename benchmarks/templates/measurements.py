@@ -22,15 +22,17 @@ def provenance(
     for one in measurements:
         known = ((name, one["versions"].get(name)) for name in versions)
         software = ", ".join(f"{_NAMES.get(name, name)} {version}" for name, version in known if version)
-        circumstances = (one["source"], one["date"], software, _commit(one))
-        machines, lines = groups.setdefault(circumstances, ([], []))
+        # Commands belong to their commit; without them, a sentence can name several.
+        circumstances = (one["source"], one["date"], software, _commit(one) if commands else "")
+        machines, commits, lines = groups.setdefault(circumstances, ([], [], []))
         machines.append(_machine(one["machine"]))
+        commits.append(_commit(one))
         lines += [f"`{line}`" for line in one["command"]]
     sentences = []
-    for (source, date, software, commit), (machines, lines) in groups.items():
+    for (source, date, software, _), (machines, commits, lines) in groups.items():
         origin = "measured" if source == "measured" else f"{source}, measured"
         by = f" by {listed(lines)}" if commands else ""
-        details = ", ".join(part for part in (listed(machines), software, commit) if part)
+        details = ", ".join(part for part in (listed(machines), software, listed(commits)) if part)
         sentences.append(f"{origin} on {day(date)}{by}{'; ' if details else ''}{details}")
     if about and sentences:
         sentences[0] = f"{about}: {sentences[0]}"

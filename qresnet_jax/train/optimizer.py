@@ -138,7 +138,6 @@ def optimizer(
         "binary": hysteresis_binarize(
             optim.hysteresis.threshold, optim.hysteresis.relative, inner=kernels(latent_rate)
         ),
-        "float_kernel": kernels(kernel_rate),
         "float": base(optim.weight_decay),
         "norm": base(0.0),
         # Flattened into one vector, so that all clipping levels take one operation instead of one each.
@@ -153,6 +152,8 @@ def optimizer(
             )
         ),
     }
+    if has_muon:  # or the checkpoints of other runs would have other arrays than before
+        groups["float_kernel"] = kernels(kernel_rate)
     group_of = labels(params, MUON_GROUPS if has_muon else GROUPS)
     if "clipping_level" not in jax.tree.leaves(group_of):
         del groups["clipping_level"]  # optax.flatten refuses an empty group

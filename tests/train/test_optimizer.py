@@ -217,6 +217,11 @@ def test_muon_moves_all_directions_of_a_kernel_alike_however_large_the_gradients
         assert 0.6 < sizes.min() <= sizes.max() < 1.3
 
 
+def test_without_muon_the_state_has_the_groups_that_it_always_had():
+    state = optim.optimizer(settings(), parameters(), 10, 1).init(parameters())
+    assert state[-1].inner_states.keys() == {"binary", "float", "norm", "clipping_level"}
+
+
 def test_muon_takes_every_kernel_inside_a_network_and_neither_its_first_layer_nor_its_classifier():
     for weight_bits in (1, 32):
         config = default_config().model
