@@ -2,8 +2,8 @@
 
     qresnet --config=cifar10_jpeg_fp32
 
-Accuracy: 85.79 % on the test set, 87.48 % in validation, after 30 epochs with a warm-up of 0.3 epochs,
-seed 0; not measured yet for 200 epochs.
+Accuracy: not measured yet with this recipe. SGD reached 85.79 % on the test set, 87.48 % in validation, after 30 epochs
+with a warm-up of 0.3 epochs, seed 0.
 Time: 117 minutes for 30 epochs, on a machine that did other work as well.
 Hardware: 2 cores of an Intel Xeon with AVX-512. Any CPU or GPU will do.
 """
