@@ -187,7 +187,7 @@ def _check_any_value(name, usual, value):
         "bench.seconds",
     ):  # which Python computes with
         device = np.float32(value)
-        if name in ("optim.momentum", "optim.label_smoothing"):
+        if name in ("optim.momentum", "optim.muon.momentum", "optim.label_smoothing"):
             assert 0 <= device < 1
         else:
             assert np.isfinite(device) and (device == 0) == (value == 0)
