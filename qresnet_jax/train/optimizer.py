@@ -1,6 +1,7 @@
 """Builds the optimizer: learning rate schedules, and one group of parameters for each type of variable."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,17 @@ from qresnet_jax.quantize.activations import MIN_CLIPPING_LEVEL
 from qresnet_jax.quantize.hysteresis import hysteresis_binarize
 
 # From the most to the least specific type; every nnx.Param belongs to the first group that fits.
-GROUPS = {BinaryKernel: "binary", ClippingLevel: "clipping_level", NormParam: "norm", nnx.Param: "float"}
+GROUPS: dict[Any, str] = {
+    BinaryKernel: "binary",
+    ClippingLevel: "clipping_level",
+    NormParam: "norm",
+    nnx.Param: "float",
+}
 # With Muon, which is for the kernels inside a network only, float ones have a group of their own.
-MUON_GROUPS = {FloatKernel: "float_kernel", **GROUPS}
+MUON_GROUPS: dict[Any, str] = {FloatKernel: "float_kernel", **GROUPS}
 
 
-def labels(params: nnx.State, groups: Mapping[type, str] = GROUPS) -> nnx.State:
+def labels(params: nnx.State, groups: Mapping[Any, str] = GROUPS) -> nnx.State:
     """Returns the name of each parameter's group, which the type of its variable decides.
 
     Args:
