@@ -170,8 +170,10 @@ def unknown_field(name: str, what: str) -> str:
         return ""
     section = name.rpartition(".")[0] + "."
     inside = {field.removeprefix(section): field for field in fields if field.startswith(section)}
-    # Without its section, or with a misspelt one, a field is looked for by its whole name and by the last part of it.
-    every = {field.rpartition(".")[2]: field for field in fields} | {field: field for field in fields}
+    # Without its section, or with a misspelt one, a field is looked for by its whole name and by the last part of it, which
+    # is taken for the field in the fewest sections.
+    deepest_first = sorted(fields, key=lambda field: field.count("."), reverse=True)
+    every = {field.rpartition(".")[2]: field for field in deepest_first} | {field: field for field in fields}
     wanted, cutoff = (name.removeprefix(section), 0.5) if inside else (name, 0.7)
     close = difflib.get_close_matches(wanted, inside or every, 1, cutoff)
     if "[" in name:

@@ -21,6 +21,7 @@ COMMANDS = [
     (["--config.modle.depth=8"], 1, ["modle.depth. Did you mean model.depth instead"]),
     (["--config.optim.hysteresis.treshold=1"], 1, ["Did you mean optim.hysteresis.threshold instead"]),
     (["--config.depth=8"], 1, ["Did you mean model.depth instead of depth?"]),
+    (["--config.momentun=0.8"], 1, ["Did you mean optim.momentum instead of momentun?"]),
     (["--config.model.act_bits.0=2"], 1, ["Did you mean model.act_bits instead"]),
     (["--config.optim.lr=0.1"], 1, ["optim.lr; the fields are optim.", "optim.learning_rate"]),
     (["--config.model.depth=twenty"], 1, ["config.model.depth", "twenty"]),

@@ -5,6 +5,7 @@ from flax import nnx
 
 from qresnet_jax import nn
 from qresnet_jax.models.architecture import max_stem_weight_bits
+from qresnet_jax.nn.variables import FloatKernel
 from tests.nn.layer_cases import RNGS, integer_conv, pixels
 
 
@@ -16,7 +17,7 @@ def test_convolutions_have_pytorchs_shapes_and_float32_kernels(kernel_size, stri
     shape = (3, 5, kernel_size, strides)
     modules = {
         nn.BinaryKernel: nn.BinaryConv(*shape, rngs=RNGS),
-        nnx.Param: nn.FloatConv(*shape, rngs=RNGS),
+        FloatKernel: nn.FloatConv(*shape, rngs=RNGS),
     }
     for variable, conv in modules.items():
         assert type(conv.kernel) is variable
