@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.data import ARRAYS, FOLDER, ImageDataset, StreamedDataset, load_dataset, take_dataset
 from qresnet_jax.data.order import steps_per_epoch
+from qresnet_jax.errors import CheckpointError
 from qresnet_jax.models.networks import create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
@@ -91,7 +92,10 @@ class Parts:
         """Returns the network that teaches this one, if there is one, and takes down which it is."""
         if not (workdir := self.config.optim.distillation.teacher):
             return None
-        run = restore_run(None, workdir)
+        try:
+            run = restore_run(None, workdir)
+        except CheckpointError as error:
+            raise CheckpointError(f"config.optim.distillation.teacher={workdir!r}: {error}") from error
         check_data_of_run(run, self.dataset, f"the teacher {workdir}")
         teacher = run.teacher()
         self.meta["teacher"] = teacher.checksum()

@@ -180,7 +180,9 @@ def test_a_run_keeps_its_teacher(taught, teacher, tmp_path, given):
 
 
 def test_a_teacher_that_is_none_is_refused_before_the_first_step(tmp_path, teacher):
-    with pytest.raises(CheckpointError, match="nowhere"):
+    with pytest.raises(
+        CheckpointError, match=r"^config.optim.distillation.teacher=.*nowhere.: there is no checkpoint"
+    ):
         run(tmp_path / "a", **{TEACHER: str(tmp_path / "nowhere")})
 
     def other_classes(*args):
