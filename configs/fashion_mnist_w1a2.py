@@ -1,4 +1,4 @@
-r"""ResNet-20 with 1-bit weights and 2-bit activations on Fashion-MNIST: the recipe of `cifar10_w1a2` for 10 epochs.
+"""ResNet-20 with 1-bit weights and 2-bit activations on Fashion-MNIST: the recipe of `cifar10_w1a2` for 10 epochs.
 
     qresnet --config=fashion_mnist_w1a2
 

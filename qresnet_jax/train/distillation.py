@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from qresnet_jax.pixels import normalize
@@ -81,6 +82,5 @@ def distillation_loss(logits: jax.Array, taught: jax.Array, temperature: float |
     Returns:
       The loss in nats, float32 `[]`.
     """
-    wanted = jax.nn.log_softmax(taught / temperature)
-    got = jax.nn.log_softmax(logits / temperature)
-    return temperature**2 * jnp.mean(jnp.sum(jnp.exp(wanted) * (wanted - got), axis=-1))
+    got, wanted = (jax.nn.log_softmax(x / temperature) for x in (logits, taught))
+    return temperature**2 * jnp.mean(optax.losses.kl_divergence_with_log_targets(got, wanted))

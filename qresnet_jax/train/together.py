@@ -131,13 +131,14 @@ def _part(stacked: Any, i: int) -> Any:
 def _stack_data(data: Sequence[TrainData]) -> tuple[TrainData, Any]:
     """Returns the data of all runs, and the axes for `vmap`; of sets that lie on the device, the images are shared."""
     if isinstance(data[0], TaughtData):  # runs that share a program have the same teacher
-        stacked, axes = _stack_data([cast(TaughtData, one).data for one in data])
-        return data[0]._replace(data=stacked), TaughtData(axes, cast(Any, None))
+        stacked, inner = _stack_data([cast(TaughtData, one).data for one in data])
+        return data[0]._replace(data=stacked), TaughtData(inner, cast(Any, None))
     resident = [one for one in data if isinstance(one, ResidentData)]
     if len(resident) < len(data):
         return _stack(data), 0
     order, key = _stack([(one.order, one.key) for one in resident])
-    return resident[0]._replace(order=order, key=key), ResidentData(*cast(Any, (None, None, 0, None, 0)))
+    axes: tuple[Any, ...] = (None, None, 0, None, 0)
+    return resident[0]._replace(order=order, key=key), ResidentData(*axes)
 
 
 class _Active:
