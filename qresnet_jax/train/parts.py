@@ -82,10 +82,10 @@ class Parts:
         if config.data.name in (ARRAYS, FOLDER):  # the name does not say which images they are
             is_streamed = isinstance(self.dataset, StreamedDataset)
             self.meta["checksum_of_files" if is_streamed else "checksum"] = self.dataset.checksum()
-        self.teacher = self._teacher()
         self.layers = costs_of_layers(model, self.dataset)
         identity = identity_of(self.dataset, self.meta, with_checksum=processes.count > 1)
         processes.agree("data", identity, "give all processes the same data set")
+        self.teacher = self._teacher()
         processes.connect(mesh)
 
     def _teacher(self) -> Teacher | None:
@@ -98,7 +98,9 @@ class Parts:
             raise CheckpointError(f"config.optim.distillation.teacher={workdir!r}: {error}") from error
         check_data_of_run(run, self.dataset, f"the teacher {workdir}")
         teacher = run.teacher()
-        self.meta["teacher"] = teacher.checksum()
+        self.meta["teacher"] = checksum = teacher.checksum()
+        advice = "give all processes the same config.optim.distillation.teacher"
+        self.processes.agree("teacher", {"the checksum of the teacher": checksum}, advice)
         log.info("the teacher is the network in %s at step %d", workdir, run.step)
         return replicate(teacher, self.mesh)
 
