@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -28,6 +29,10 @@ log = logging.getLogger("qresnet_jax")
 
 _Tree = TypeVar("_Tree")
 
+# Where Orbax moves a checkpoint that is no longer kept. A move is atomic, so that a run that is killed while it deletes
+# leaves no half of a checkpoint behind under a step's name.
+_DELETED = "being_deleted"
+
 
 def _accuracy(metrics: Mapping[str, float]) -> float:
     return metrics["eval_accuracy"]
@@ -36,8 +41,9 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
 class Checkpoints:
     """The checkpoints of one workdir; a context manager, which closes them.
 
-    Saving is asynchronous and atomic: a step's directory gets its name when it is complete. Two checkpoints are kept:
-    the latest, and the one with the best validation accuracy. What is read is compared with its checksums first.
+    Saving is asynchronous and atomic: a step's directory gets its name when it is complete, and loses it before
+    anything in it is deleted. Two checkpoints are kept: the latest, and the one with the best validation accuracy. What
+    is read is compared with its checksums first.
 
     If there are several processes, they save together, each its part; with `read_only`, each reads for itself.
 
@@ -69,6 +75,7 @@ class Checkpoints:
             best_fn=_accuracy,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            todelete_subdir=None if read_only else _DELETED,
             temporary_path_class=ChecksummedDirectory,
         )
         handlers = {
@@ -77,7 +84,9 @@ class Checkpoints:
         }
         self._failed_to_write = False
         self._verified: dict[int, set[str]] = {}  # the items by step
+        self._read_only = read_only
         self._check_metrics()
+        self._delete_for_good()  # what a killed run has left
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         if read_only and self.latest_step is None:
             self.close()
@@ -133,6 +142,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         with self._writing():
+            self._manager.wait_until_finished()  # as it may still move a checkpoint there
+            self._delete_for_good()
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -182,6 +193,7 @@ class Checkpoints:
         """
         with self._writing():
             self._manager.wait_until_finished()
+            self._delete_for_good()
 
     def close(self) -> None:
         """Waits until everything is on disk, and closes the manager.
@@ -195,6 +207,13 @@ class Checkpoints:
         else:
             with self._writing():
                 self._manager.close()
+                self._delete_for_good()
+
+    def _delete_for_good(self) -> None:
+        """Deletes the checkpoints that Orbax has moved aside."""
+        aside = self.directory / _DELETED
+        if not self._read_only and jax.process_index() == 0 and aside.exists():
+            shutil.rmtree(aside)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -3,6 +3,8 @@
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -320,6 +322,34 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path):
     checkpoints.save(2, small_state(2), META, 0.6)
     checkpoints.close()
     assert kept(tmp_path) == [2]
+
+
+KILLED_WHILE_DELETING = """
+import os, pathlib, shutil, sys
+
+def killed(directory, *args, **kwargs):
+    files = sorted(path for path in pathlib.Path(directory).rglob("*") if path.is_file())
+    for path in files[: len(files) // 2]:
+        path.unlink()
+    os._exit(9)
+
+from tests.train.test_checkpoint import save
+shutil.rmtree = killed
+save(sys.argv[1], 0.6, first=2)
+"""
+
+
+def test_a_kill_while_a_checkpoint_is_deleted_leaves_no_half_of_it_under_its_step(tmp_path):
+    save(tmp_path, 0.5)
+    status = subprocess.run([sys.executable, "-c", KILLED_WHILE_DELETING, str(tmp_path)], timeout=300)
+    assert status.returncode == 9
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.steps == [2] and reader.meta(2) == META
+    reader.close()
+    aside = tmp_path / "checkpoints" / "being_deleted"
+    assert aside.exists()  # a reader deletes nothing
+    Checkpoints(tmp_path).close()
+    assert not aside.exists() and kept(tmp_path) == [2]
 
 
 def test_stray_files_are_no_checkpoints_and_stay(tmp_path):
