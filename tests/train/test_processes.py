@@ -364,3 +364,14 @@ def test_two_float_processes_evaluate_like_one(tmp_path):
     assert evaluate_checkpoint(digits(), tmp_path / "run")["test_loss"] == pytest.approx(
         last["test_loss"], rel=1e-5
     )
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_a_teacher_what_one_learns(tmp_path, alone, run_main):
+    flags = [f"--config.optim.distillation.teacher={alone}", "--config.num_epochs=1"]
+    with short(tmp_path, 2, *flags) as group:
+        assert group.wait() == {0: 0, 1: 0}, group.logs()
+        assert f"the teacher is the network in {alone} at step" in group.said[0]
+    result = run_main(*FLAGS, *flags, f"--workdir={tmp_path / 'one'}", devices=4)
+    assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path / "run", tmp_path / "one")
