@@ -111,9 +111,9 @@ def test_the_loss_of_a_step_is_the_weighted_sum_of_both(tmp_path, teacher):
     data = training.feed()(0)
     images, labels = data.share(jnp.int32(0), config.batch_size, jnp.int32(0), 1)
     model = create_model(config.model, rngs=nnx.Rngs(config.seed))
-    mine = np.asarray(model(normalize(images, data.mean)), np.float64)
+    mine = np.asarray(nnx.jit(lambda m, x: m(x))(model, normalize(images, data.mean)), np.float64)
     theirs = restore_run(None, teacher, mesh=loop.device_mesh(jax.devices()[:1]))
-    wanted = theirs.model()(normalize(images, jnp.float32(theirs.meta["mean"])))
+    wanted = nnx.jit(lambda m, x: m(x))(theirs.model(), normalize(images, jnp.float32(theirs.meta["mean"])))
     shifted = mine - mine.max(-1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     of_labels = -np.mean(log_probabilities[np.arange(len(labels)), labels])
@@ -139,6 +139,7 @@ def test_a_taught_run_goes_on_to_the_bit(taught, teacher, tmp_path):
     assert all(whole[name].tobytes() == parts[name].tobytes() for name in whole)
 
 
+@pytest.mark.slow
 def test_both_ways_to_map_a_step_take_a_teacher(tmp_path, teacher):
     for how in ("pmap", "shard_map"):
         config = configuration(**FLOAT, **{TEACHER: str(teacher), "parallel": how, "num_epochs": 1})
@@ -147,6 +148,7 @@ def test_both_ways_to_map_a_step_take_a_teacher(tmp_path, teacher):
     assert mapped[0] == mapped[1]
 
 
+@pytest.mark.slow
 def test_taught_runs_are_trained_together(tmp_path, teacher):
     changes = [{**FLOAT, TEACHER: str(teacher), "seed": seed, "num_epochs": 1} for seed in range(2)]
     for i, change in enumerate(changes):

@@ -65,6 +65,7 @@ def test_a_run_continues_over_the_switch_to_the_bit(staged, tmp_path):
     assert untested(tmp_path) == untested(staged)
 
 
+@pytest.mark.slow
 def test_a_run_with_muon_continues_over_the_switch_to_the_bit(tmp_path):
     changes = {**CONSTANT, "optim.name": "muon", "optim.float_epochs": 1}
     run(tmp_path / "parts", **changes, num_epochs=1 + 1)
@@ -110,6 +111,7 @@ def test_the_walk_through_the_hysteresis_loop_begins_with_the_quantized_network(
     assert (signs[steps_in_quantized_epochs:] == 0).all()
 
 
+@pytest.mark.slow
 def test_runs_trained_at_once_have_float_epochs_too(staged, tmp_path):
     config = configuration(**CONSTANT, **{"optim.float_epochs": 2, "num_epochs": 4})
     runs = [together.Run(config, tmp_path / "run", "run")]
@@ -118,7 +120,9 @@ def test_runs_trained_at_once_have_float_epochs_too(staged, tmp_path):
     assert results == [lines(staged)[-1] | {"images_per_second": results[0]["images_per_second"]}]
 
 
-@pytest.mark.parametrize("part", [{"model.weight_bits": 32}, {"model.activation": "none"}])
+@pytest.mark.parametrize(
+    "part", [{"model.weight_bits": 32}, pytest.param({"model.activation": "none"}, marks=pytest.mark.slow)]
+)
 def test_a_network_that_is_float_in_part_has_float_epochs_too(part, staged, tmp_path):
     run(tmp_path, **CONSTANT, **part, **{"optim.float_epochs": 2, "num_epochs": 3})
     in_float = [[line[name] for name in LOSSES if name in line] for line in lines(tmp_path)[:4]]

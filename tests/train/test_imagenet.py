@@ -56,6 +56,7 @@ def small_run(data_dir):
     return config
 
 
+@pytest.mark.slow
 def test_random_parts_train_the_same_run_with_any_number_of_workers_and_a_validation_split_with_labels_is_the_test(
     small_run, tmp_path
 ):

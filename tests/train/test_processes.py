@@ -117,6 +117,7 @@ def test_two_processes_with_two_devices_each_learn_what_one_with_four_learns(run
     assert_same_run(run[0], alone)
 
 
+@pytest.mark.slow
 def test_one_process_evaluates_what_several_have_saved(run):
     workdir = run[0]
     found = evaluate_checkpoint(digits(), workdir)

@@ -56,6 +56,7 @@ def alone(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_a_run_on_a_device_of_its_own_is_to_the_bit_what_it_is_alone(alone, tmp_path):
     results = train(tmp_path, CHANGES, 2, DEVICES)
     for i in range(len(CHANGES)):
