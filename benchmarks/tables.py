@@ -16,6 +16,7 @@ The tables are:
     accuracy_digits          the same for scikit-learn's digits
     hysteresis               accuracy and movement of the signs by threshold, with one seed each
     hysteresis_seeds         accuracy by threshold over several seeds
+    hysteresis_cifar10_jpeg  accuracy and movement of the signs by threshold, with Muon on CIFAR-10-JPEG
     recipes_cifar10_jpeg     accuracy by recipe on CIFAR-10-JPEG
     zoo                      accuracy and bytes of the packed files that come with the package
     size                     parameters, bytes and multiplications by network

@@ -114,31 +114,36 @@ def _threshold(run):
     return f"{run['threshold']:g}, {'relative' if run['relative'] else 'absolute'}"
 
 
+_MOVEMENT = ("Flips of a weight", "Dead band", "Held back", "Never flipped")
+
+
+def _movement(run):
+    signs = run["signs"]
+    shares = (percent(signs[kind], 1) for kind in ("dead_band", "held_back", "never_flipped"))
+    return f"{signs['flips']:.2f}", *shares
+
+
 def hysteresis(measurements: Measurements) -> str:
     """Returns accuracy and movement of the signs by threshold, with one seed each."""
-    head = (
-        "Threshold",
-        "Validation",
-        "Test",
-        "Flips of a weight",
-        "Dead band",
-        "Held back",
-        "Never flipped",
-    )
-    rows, shown = [head], [one for one in measurements.values() if len(one["figures"]["seeds"]) == 1]
+    rows = [("Threshold", "Validation", "Test", *_MOVEMENT)]
+    shown = [one for one in measurements.values() if len(one["figures"]["seeds"]) == 1]
     for run in (one["figures"] for one in shown):
-        signs = run["signs"]
-        shares = (percent(signs[kind], 1) for kind in ("dead_band", "held_back", "never_flipped"))
-        rows.append(
-            (
-                _threshold(run),
-                accuracy(run["validation"]),
-                accuracy(run["test"]),
-                f"{signs['flips']:.2f}",
-                *shares,
-            )
-        )
+        cells = (accuracy(run["validation"]), accuracy(run["test"]))
+        rows.append((_threshold(run), *cells, *_movement(run)))
     return with_provenance(markdown(*rows), "One seed each.", provenance(shown, SOFTWARE))
+
+
+def hysteresis_cifar10_jpeg(measurements: Measurements) -> str:
+    """Returns accuracy and movement of the signs by threshold, each over its seeds."""
+    rows = [("Threshold", "Seeds", "Validation", "Test", *_MOVEMENT)]
+    for run in sorted(figures(measurements), key=lambda run: run["threshold"]):
+        cells = (_seeds(run["seeds"]), accuracy(run["validation"]), accuracy(run["test"]))
+        rows.append((_threshold(run), *cells, *_movement(run)))
+    sentences = (
+        "Mean ± sample standard deviation, or one seed.",
+        provenance(measurements.values(), SOFTWARE),
+    )
+    return with_provenance(markdown(*rows), *sentences)
 
 
 def hysteresis_seeds(measurements: Measurements) -> str:

@@ -138,6 +138,7 @@ class Checkpoints:
           CheckpointError: this checkpoint or the one before it could not be written.
         """
         metrics = None if eval_accuracy is None else {"eval_accuracy": eval_accuracy}
+        state = jax.tree.map(_one_copy, state)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         if step in self._manager.all_steps():
             return
@@ -159,7 +160,8 @@ class Checkpoints:
 
         Args:
           step: the step of an existing checkpoint.
-          like: a state with the same structure, whose shapes, dtypes and shardings the result takes.
+          like: a state with the same structure, or its `jax.ShapeDtypeStruct`s, whose shapes, dtypes and shardings the
+            result takes.
 
         Raises:
           CheckpointError: the checkpoint is damaged, or it holds another network; the message lists the differences.
@@ -324,6 +326,14 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"alone_{index}"
     )
+
+
+def _one_copy(x: jax.Array) -> jax.Array:
+    """Returns the copy of an array that one device holds, or the array itself if other processes hold some of it.
+
+    Of an array that all devices hold, Orbax would save a slice from each, and compile a program for each shape of a slice.
+    """
+    return x.addressable_data(0) if x.is_fully_replicated and x.is_fully_addressable else x
 
 
 def _first_line(error: Exception) -> str:

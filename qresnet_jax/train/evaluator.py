@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
@@ -163,7 +163,12 @@ def restore_run(
         tx = optim.optimizer(config.optim, params, 1, 1)
         # Other processes, if there are any, read the checkpoint for themselves.
         own = device_mesh(jax.local_devices()) if mesh is None or not is_local(mesh) else mesh
-        state = checkpoints.restore(step, replicate(init_state(params, model_state, tx), own))
+        like = jax.eval_shape(lambda p, rest: init_state(p, rest, tx), params, model_state)
+        everywhere = NamedSharding(own, PartitionSpec())
+        state = checkpoints.restore(
+            step,
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like),
+        )
         if mesh is not None and mesh is not own:
             state = replicate(state, mesh)
         if meta.get("in_float_epochs"):

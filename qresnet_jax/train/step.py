@@ -47,7 +47,8 @@ def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTran
     params, model_state = jax.tree.map(jnp.array, (params, model_state))
     opt_state = tx.init(params)
     sums = {name: jnp.zeros([], jnp.float32) for name in METRICS}
-    sums |= jax.tree.map(jnp.zeros_like, step_diagnostics(params, opt_state))
+    measured = jax.eval_shape(step_diagnostics, params, opt_state)
+    sums |= {name: jnp.zeros(x.shape, x.dtype) for name, x in measured.items()}
     none, zero = jnp.full([], -1, jnp.int32), jnp.zeros([], jnp.int32)
     return TrainState(zero, params, model_state, opt_state, sums, none, start_walk(params))
 
