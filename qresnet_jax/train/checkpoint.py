@@ -212,10 +212,9 @@ class Checkpoints:
                 self._delete_for_good()
 
     def _delete_for_good(self) -> None:
-        """Deletes the checkpoints that Orbax has moved aside."""
-        aside = self.directory / _DELETED
-        if not self._read_only and jax.process_index() == 0 and aside.exists():
-            shutil.rmtree(aside)
+        """Deletes the checkpoints that Orbax has moved aside; what a reader on a network drive holds open, the next time."""
+        if not self._read_only and jax.process_index() == 0:
+            shutil.rmtree(self.directory / _DELETED, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
