@@ -91,7 +91,7 @@ def network_name(fields: dict) -> str:
 
 
 def command(fields: dict, shipped: dict[str, dict]) -> str:
-    """Returns the command of a run without its seed: the closest config, and what differs from it.
+    """Returns the command of a run without its seed: the closest config with the same data, and what differs from it.
 
     Args:
       fields: fields of the run's config, by dotted name.
@@ -103,7 +103,12 @@ def command(fields: dict, shipped: dict[str, dict]) -> str:
         return [key for key, value in fields.items() if _plain(known.get(key)) != _plain(value)]
 
     relevant = {key for key in fields if key != "seed" and not key.startswith(configs.WITHOUT_EFFECT)}
-    closest = min(shipped, key=lambda name: len(relevant.intersection(differing(name))))
+
+    def distance(name):
+        has_other_data = shipped[name]["data.name"] != fields["data.name"]
+        return has_other_data, len(relevant.intersection(differing(name)))
+
+    closest = min(shipped, key=distance)
     options = (f"--config.{key}={_as_option(fields[key])}" for key in differing(closest) if key in relevant)
     return " ".join([f"qresnet --config={closest}", *options])
 

@@ -129,3 +129,13 @@ def test_a_run_without_times_is_refused(accuracy, make_run, tmp_path, capsys):
     (tmp_path / "run_0" / "train.log").unlink()
     assert accuracy.main(["accuracy_digits", run, f"--save={tmp_path}/results"]) == 2
     assert "train.log is missing or has no times" in capsys.readouterr().err
+
+
+def test_the_command_begins_with_a_config_of_the_same_data(accuracy):
+    """Also where a config of other data differs in fewer fields."""
+    flags = {"optim.warmup_epochs": 0.3, "num_epochs": 10, "data.crop_padding": 2, "model.depth": 8}
+    fields = flatten(load_config("cifar10_jpeg_w1a2")) | flags
+    shipped = {name: flatten(load_config(name)) for name in ("fashion_mnist_w1a2", "cifar10_jpeg_w1a2")}
+    line = accuracy.command(fields, shipped)
+    assert line.startswith("qresnet --config=cifar10_jpeg_w1a2 ")
+    assert sorted(line.split()[2:]) == sorted(f"--config.{name}={value}" for name, value in flags.items())
