@@ -104,6 +104,7 @@ def test_an_error_ends_its_run_and_no_other(tmp_path):
     assert "test_accuracy" in results["2"]
 
 
+@pytest.mark.slow
 def test_a_signal_saves_all_and_the_rest_is_continued(alone, tmp_path, monkeypatch):
     count = []
     real = records.Metrics.write

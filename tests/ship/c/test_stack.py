@@ -92,7 +92,9 @@ def test_other_networks_run_image_by_image():
 
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("vector", [8, 64])
-@pytest.mark.parametrize("seed", stacked(range(12)))
+@pytest.mark.parametrize(
+    "seed", [*stacked(range(6)), *(pytest.param(i, marks=pytest.mark.slow) for i in stacked(range(6, 12)))]
+)
 def test_many_images_have_the_logits_of_each(seed, vector, make_images, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native = ["-march=native"] if vector > 8 else ["-DMODEL_VECTOR=8"]
