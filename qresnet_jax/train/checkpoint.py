@@ -138,10 +138,10 @@ class Checkpoints:
           CheckpointError: this checkpoint or the one before it could not be written.
         """
         metrics = None if eval_accuracy is None else {"eval_accuracy": eval_accuracy}
-        state = jax.tree.map(_one_copy, state)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         if step in self._manager.all_steps():
             return
+        state = jax.tree.map(_one_copy, state)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._writing():
             self._manager.wait_until_finished()  # as it may still move a checkpoint there
             self._delete_for_good()
