@@ -14,7 +14,7 @@ from qresnet_jax.train.feed import StreamingFeed
 from qresnet_jax.train.loop import train_and_evaluate
 from qresnet_jax.train.parallel import device_mesh
 from tests.data.set_cases import write_mnist
-from tests.train.processes import FLAGS, Group
+from tests.train.processes.groups import FLAGS, Group
 from tests.train.tiny_runs import FLOAT, configuration, lines, without_speed
 
 

@@ -4,17 +4,13 @@ import contextlib
 import re
 import shutil
 import signal
-import socket
 import time
 
 import pytest
 
-from qresnet_jax.config import default_config
-from qresnet_jax.errors import ConfigError
 from qresnet_jax.system.config_files import load_config
 from qresnet_jax.train.evaluator import evaluate_checkpoint
-from qresnet_jax.train.processes import Processes, explain, join
-from tests.train.processes import FLAGS, Group, free_port, recorded
+from tests.train.processes.groups import FLAGS, Group, free_port, recorded
 from tests.train.test_interrupted_runs import checkpoint_arrays, complete, metrics
 
 STEPS = 63  # 3 epochs of 21
@@ -136,79 +132,6 @@ def test_a_process_that_never_comes_is_named_by_all_others(tmp_path):
         for index in (0, 2):
             assert_one_error(group, index, f"process 1 did not come within {seconds} s")
     assert not (tmp_path / "run").exists()
-
-
-def refusal(kind=ConfigError, **fields):
-    config = default_config()
-    config.distributed.num_processes, config.distributed.process_id = 2, 0
-    config.distributed.update(fields)
-    with pytest.raises(kind) as caught:
-        join(config)
-    return str(caught.value)
-
-
-def test_an_unknown_host_is_refused_at_once():
-    message = refusal(coordinator="nowhere.invalid:1234", process_id=1)
-    assert (
-        "config.distributed.coordinator=nowhere.invalid:1234: the host nowhere.invalid is unknown" in message
-    )
-
-
-def test_a_port_in_use_is_refused_at_once():
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        message = refusal(coordinator=f"localhost:{port}")
-    assert f"the port {port} cannot be had on this machine" in message and "give another port" in message
-
-
-ABORT = "F1129 16:46:21.001673    9485 client.h:80] Terminating process because ... absl::Status: {}\n*** Check failure"
-
-
-@pytest.mark.parametrize(
-    ("status", "text"),
-    [
-        (
-            "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n1\n12\nThe tasks have crashed.",
-            "processes 1, 12 ended or cannot be reached: there was no sign of life for 60 s",
-        ),
-        (
-            "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was preempted/died",
-            "process 0, the coordinator at a:1, ended or cannot be reached",
-        ),
-        (
-            "DEADLINE_EXCEEDED: Barrier timed out. Id: [Init]Wait_for_all_tasks_to_register::0. This usually happens\n"
-            "# of tasks that reached the barrier: 2/3.\nThe first task at the barrier: 0. Some timed out task names:\n1\n\n",
-            "process 1 did not come within 300 s",
-        ),
-        (
-            "ABORTED: 1 unexpectedly tried to connect with a different incarnation. It has likely restarted.",
-            "a process was started twice",
-        ),
-        (
-            "INVALID_ARGUMENT: Unexpected task registered with task=2\n\nRPC: /xla.coordination/RegisterTask",
-            "process 0 does not expect a process 2",
-        ),
-        (
-            "DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/RegisterTask",
-            "process 0, the coordinator, cannot be reached at a:1 within 300 s",
-        ),
-        ("INTERNAL: something else", "JAX has ended this process (INTERNAL: something else)"),
-    ],
-)
-def test_what_jax_prints_before_it_aborts_is_explained_in_one_line(status, text):
-    given = default_config().distributed
-    given.coordinator = "a:1"
-    line = explain(ABORT.format(status), given)
-    assert line.startswith(text) and "\n" not in line
-
-
-def test_one_process_alone_agrees_with_itself_and_waits_for_nobody():
-    alone = Processes()
-    alone.wait("nothing", 1)
-    alone.agree("all", {"a": 1}, "")
-    assert alone.is_first and alone.share("name", "value") == "value"
 
 
 # ---- Rarer, in real processes -------------------------------------------------------------------------------
