@@ -10,6 +10,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import jax
 import numpy as np
 import optax
 from matplotlib.figure import Figure
@@ -113,9 +114,7 @@ def _draw(
     loop = config.optim.hysteresis
     binary = config.model.weight_bits == 1
     latent, sign = (_kernels(run, field) if binary else {} for field in ("latent", "sign"))
-    scale = (
-        {name: np.asarray(s) for name, s in latent_magnitudes(run.state.opt_state).items()} if binary else {}
-    )
+    scale = jax.device_get(jax.jit(latent_magnitudes)(run.state.opt_state)) if binary else {}
     walk = {name: np.asarray(x) for name, x in run.state.walk.items()}
     layer = walked_layer(run.state.params) if binary else ""
     return {

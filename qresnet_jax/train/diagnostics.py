@@ -135,7 +135,7 @@ def start_walk(params: nnx.State) -> dict[str, jax.Array]:
     kernels = by_layer(params, BinaryKernel)
     if not kernels:
         return {}
-    shape = (WALK_STEPS, len(_walked(kernels[walked_layer(params)])))
+    shape = (WALK_STEPS, min(WALK_WEIGHTS, kernels[walked_layer(params)].size))
     return {
         "latent": jnp.zeros(shape, jnp.float32),
         "sign": jnp.zeros(shape, jnp.int8),

@@ -44,13 +44,18 @@ EvalStep = Callable[[nnx.State, nnx.State, jax.Array, jax.Array], jax.Array]
 
 def init_state(params: nnx.State, model_state: nnx.State, tx: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first step. It shares no buffers with its arguments, so it can be donated."""
-    params, model_state = jax.tree.map(jnp.array, (params, model_state))
-    opt_state = tx.init(params)
-    sums = {name: jnp.zeros([], jnp.float32) for name in METRICS}
-    measured = jax.eval_shape(step_diagnostics, params, opt_state)
-    sums |= {name: jnp.zeros(x.shape, x.dtype) for name, x in measured.items()}
-    none, zero = jnp.full([], -1, jnp.int32), jnp.zeros([], jnp.int32)
-    return TrainState(zero, params, model_state, opt_state, sums, none, start_walk(params))
+
+    @jax.jit  # one program, instead of several for each shape of a kernel
+    def init(params: nnx.State, model_state: nnx.State) -> TrainState:
+        params, model_state = jax.tree.map(jnp.array, (params, model_state))
+        opt_state = tx.init(params)
+        sums = {name: jnp.zeros([], jnp.float32) for name in METRICS}
+        measured = jax.eval_shape(step_diagnostics, params, opt_state)
+        sums |= {name: jnp.zeros(x.shape, x.dtype) for name, x in measured.items()}
+        none, zero = jnp.full([], -1, jnp.int32), jnp.zeros([], jnp.int32)
+        return TrainState(zero, params, model_state, opt_state, sums, none, start_walk(params))
+
+    return init(params, model_state)
 
 
 def make_train_step(

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,6 +36,15 @@ def test_kernels_are_drawn_with_fan_out_variance():
         deviation = np.sqrt(2 / (9 * 50))
         assert abs(kernel.std() / deviation - 1) < 0.02  # 28,800 draws: 4 standard errors
         assert abs(kernel.mean()) < 0.03 * deviation
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1), (64, 50, 3), (128, 64, 3)])
+def test_kernels_have_the_values_of_one_draw_of_their_shape(shape):
+    """The largest one takes more numbers than are drawn at once."""
+    kernel = nn.FloatConv(*shape, rngs=nnx.Rngs(7)).kernel[...]
+    deviation = jnp.float32(np.sqrt(2 / (shape[2] ** 2 * shape[1])))
+    want = jax.random.normal(nnx.Rngs(7).params(), kernel.shape) * deviation
+    np.testing.assert_array_equal(kernel, want)
 
 
 @pytest.mark.parametrize("weight_bits", [None, 11])
