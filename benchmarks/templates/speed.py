@@ -116,7 +116,7 @@ def prediction_figures(measurements: Measurements) -> dict[str, str]:
 
 
 def startup_figures(measurements: Measurements) -> dict[str, str]:
-    """Returns the time from the command to the first training step, with a `warm` and with a `cold` compile cache."""
+    """Returns the time of a short training with a `warm` and with a `cold` compile cache."""
     (run,) = figures(measurements)
     return {name: _between(run[name]) for name in ("warm", "cold")}
 
