@@ -5,10 +5,10 @@
 The images are those of CIFAR-10, stored as JPEG files (quality 75, 4:2:0) in the folders of an archive. That loses
 detail, so accuracies are not comparable with those on CIFAR-10. `--config.data.raw_dir` says where the archive is.
 
-Accuracy: not measured yet with this recipe. SGD with three times the rate for latent weights reached 81.94 % on the
-test set, 82.50 % in validation, after 30 epochs with a warm-up of 0.3 epochs, seed 0.
-Time: about 90 minutes for 30 epochs, on a machine that did other work as well.
-Hardware: 2 cores of an Intel Xeon with AVX-512. Any CPU or GPU will do.
+Accuracy: 82.82 % on the test set, 83.74 % in validation, after 30 epochs with a warm-up of 0.3 epochs, 10 epochs in float and
+a padding of 2 pixels, seed 0; not measured with the longer recipe below. SGD reached 81.94 and 82.50 %.
+Time: about 110 minutes for 30 epochs on one core.
+Hardware: 1 core of an Intel Xeon with AVX-512. Any CPU or GPU will do.
 """
 
 from qresnet_jax import load_config
