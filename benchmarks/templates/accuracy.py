@@ -114,47 +114,38 @@ def _threshold(run):
     return f"{run['threshold']:g}, {'relative' if run['relative'] else 'absolute'}"
 
 
-_MOVEMENT = ("Flips of a weight", "Dead band", "Held back", "Never flipped")
-
-
 def _movement(run):
     signs = run["signs"]
     shares = (percent(signs[kind], 1) for kind in ("dead_band", "held_back", "never_flipped"))
     return f"{signs['flips']:.2f}", *shares
 
 
+def _by_threshold(shown, about, *, movement):
+    """Renders measurements with a row for each threshold; `about` says what the accuracies are."""
+    head = ("Threshold", "Seeds", "Validation", "Test")
+    rows = [(*head, "Flips of a weight", "Dead band", "Held back", "Never flipped") if movement else head]
+    for run in (one["figures"] for one in shown):
+        cells = (_threshold(run), _seeds(run["seeds"]), accuracy(run["validation"]), accuracy(run["test"]))
+        rows.append((*cells, *_movement(run)) if movement else cells)
+    return with_provenance(markdown(*rows), about, provenance(shown, SOFTWARE))
+
+
 def hysteresis(measurements: Measurements) -> str:
     """Returns accuracy and movement of the signs by threshold, with one seed each."""
-    rows = [("Threshold", "Validation", "Test", *_MOVEMENT)]
     shown = [one for one in measurements.values() if len(one["figures"]["seeds"]) == 1]
-    for run in (one["figures"] for one in shown):
-        cells = (accuracy(run["validation"]), accuracy(run["test"]))
-        rows.append((_threshold(run), *cells, *_movement(run)))
-    return with_provenance(markdown(*rows), "One seed each.", provenance(shown, SOFTWARE))
+    return _by_threshold(shown, "One seed each.", movement=True)
 
 
 def hysteresis_cifar10_jpeg(measurements: Measurements) -> str:
     """Returns accuracy and movement of the signs by threshold, each over its seeds."""
-    rows = [("Threshold", "Seeds", "Validation", "Test", *_MOVEMENT)]
-    for run in sorted(figures(measurements), key=lambda run: run["threshold"]):
-        cells = (_seeds(run["seeds"]), accuracy(run["validation"]), accuracy(run["test"]))
-        rows.append((_threshold(run), *cells, *_movement(run)))
-    sentences = (
-        "Mean ± sample standard deviation, or one seed.",
-        provenance(measurements.values(), SOFTWARE),
-    )
-    return with_provenance(markdown(*rows), *sentences)
+    about = "Mean ± sample standard deviation, or one seed."
+    return _by_threshold(list(measurements.values()), about, movement=True)
 
 
 def hysteresis_seeds(measurements: Measurements) -> str:
     """Returns accuracy by threshold over several seeds."""
     shown = [one for one in measurements.values() if len(one["figures"]["seeds"]) > 1]
-    rows = [("Threshold", "Seeds", "Validation", "Test")]
-    for run in (one["figures"] for one in shown):
-        cells = (accuracy(run["validation"]), accuracy(run["test"]))
-        rows.append((_threshold(run), _seeds(run["seeds"]), *cells))
-    sentences = ("Mean ± sample standard deviation.", provenance(shown, SOFTWARE))
-    return with_provenance(markdown(*rows), *sentences)
+    return _by_threshold(shown, "Mean ± sample standard deviation.", movement=False)
 
 
 def hysteresis_figures(measurements: Measurements) -> dict[str, str]:
