@@ -1,11 +1,12 @@
 """Measures the test accuracy of the packed files that come with the package.
 
-    python benchmarks/zoo.py [--engine=jax] [--save]
+    python benchmarks/zoo.py [--engine=jax] [--cifar10-jpeg=cifar10_jpeg.tar.xz] [--save]
 
 Every file is run on all test images of the data set that begins its name, through the public `load_packed`. scikit-learn's
 digits are always there. Fashion-MNIST is read from the prepared data sets ($TFDS_DATA_DIR or ~/tensorflow_datasets), or
-prepared from the files of Debian's package dataset-fashion-mnist where that is installed. A set that is missing is named at
-the end, with a way to get it; the other networks are measured nevertheless, and the exit status is 1.
+prepared from the files of Debian's package dataset-fashion-mnist where that is installed. CIFAR-10-JPEG is an archive of image
+files, which `--cifar10-jpeg` names. A set that is missing is named at the end, with a way to get it; the other networks are
+measured nevertheless, and the exit status is 1.
 """
 
 import argparse
@@ -22,9 +23,14 @@ from qresnet_jax.ship.load import zoo
 from qresnet_jax.system.machine import processors
 
 NAME = "zoo"
-SETS = ("digits", "fashion_mnist")
+SETS = ("digits", "fashion_mnist", "cifar10_jpeg")
 DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")
 TRAINED_BY = {  # the commands whose runs were exported; a packed file does not say
+    "cifar10_jpeg_resnet20_w1a2": "`--config=cifar10_jpeg_w1a2 --config.num_epochs=30 --config.optim.float_epochs=10 "
+    "--config.optim.warmup_epochs=0.3 --config.data.crop_padding=2`, seed 0, on one CPU device in 111 minutes",
+    "cifar10_jpeg_resnet8_w1a2": "`--config=cifar10_jpeg_w1a2 --config.model.depth=8 --config.num_epochs=10 "
+    "--config.optim.float_epochs=2 --config.optim.warmup_epochs=0.3 --config.data.crop_padding=2`, seed 1, the best of three "
+    "in validation, on one CPU device in 13 minutes",
     "digits_mobilenet_w1a2": "`--config=digits --config.model.name=mobilenet --config.num_epochs=100 "
     "--config.optim.float_epochs=30 --config.optim.latent_rate=3.0`, seed 0, on one CPU device",
     "digits_resnet8_w1a2": "`--config=digits`, seed 0, on one CPU device",
@@ -42,6 +48,7 @@ TRAINED_BY = {  # the commands whose runs were exported; a packed file does not 
 HOW_TO_GET = {
     "fashion_mnist": "Install Debian's package with `apt-get install dataset-fashion-mnist` and run this again, or download "
     "the set with `qresnet --config=fashion_mnist_w1a2 --mode=prepare_data`.",
+    "cifar10_jpeg": "Give the archive of its image files with `--cifar10-jpeg=cifar10_jpeg.tar.xz`.",
 }
 
 
@@ -50,8 +57,8 @@ def data_set(name: str) -> str:
     return next(data for data in SETS if name.startswith(f"{data}_"))
 
 
-def load_test_set(name: str):
-    """Returns the test images, uint8 `[N, H, W, C]`, and labels of a data set.
+def load_test_set(name: str, archive: str = "cifar10_jpeg.tar.xz"):
+    """Returns the test images, uint8 `[N, H, W, C]`, and labels of a data set; `archive` has those of CIFAR-10-JPEG.
 
     Raises:
       DataError: if it is missing; the message says how to get it.
@@ -60,15 +67,17 @@ def load_test_set(name: str):
     config.name = name
     if name == "fashion_mnist" and DEBIAN.is_dir():
         config.raw_dir = str(DEBIAN)
+    if name == "cifar10_jpeg":
+        config.name, config.raw_dir = "folder", archive
     try:
         return load_dataset(config).test
     except DataError as error:
         raise DataError(f"{name} is missing. {HOW_TO_GET.get(name, '')} ({error})") from error
 
 
-def test_accuracy(name: str, engine: str) -> dict:
-    """Returns the figures of a network in the zoo."""
-    test = load_test_set(data_set(name))
+def test_accuracy(name: str, engine: str, archive: str) -> dict:
+    """Returns the figures of a network in the zoo; `archive` has the images of CIFAR-10-JPEG."""
+    test = load_test_set(data_set(name), archive)
     network = load_packed(name, engine=engine)
     batches = range(0, len(test.images), 1000)
     correct = sum(
@@ -94,12 +103,18 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", help="part of the names of the networks to measure; default: all"
     )
+    parser.add_argument(
+        "--cifar10-jpeg",
+        default="cifar10_jpeg.tar.xz",
+        metavar="ARCHIVE",
+        help="the images of CIFAR-10-JPEG; default: %(default)s in the current directory",
+    )
     add_save_option(parser, NAME)
     args = parser.parse_args()
     found, missing = {}, []
     for name in (name for name in zoo() if args.only in name):
         try:
-            found[name] = measured(test_accuracy(name, args.engine), cores=processors())
+            found[name] = measured(test_accuracy(name, args.engine, args.cifar10_jpeg), cores=processors())
         except DataError as error:
             missing.append(str(error))
     print(table(found))

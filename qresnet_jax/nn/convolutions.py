@@ -20,17 +20,18 @@ from qresnet_jax.quantize.fixed_point import stem_unit
 from qresnet_jax.quantize.straight_through import straight_through
 
 RESULT = "convolution"  # the name of the results in blocks, by which a policy chooses what the gradient keeps
-_DRAWN = 2**16  # normal numbers are drawn in multiples of so many
+_AT_ONCE = 2**16  # normal numbers are drawn in multiples of this, by one program for all smaller kernels
 WEIGHT_BITS = 11  # bits of a stem's integer weights: more bits change no predicted class, fewer do
 
 
 def _conv_init(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
     """Draws from N(0, sqrt(2 / (kh * kw * out))) in float32 (He et al. 2015, eq. 14: fan out).
 
-    The values are those of `jax.random.normal(key, shape)`, but JAX compiles that anew for each shape, for up to a second.
+    The values are those of `jax.random.normal(key, shape)`, which JAX would compile anew for each shape. That takes up to
+    a second.
     """
     size = math.prod(shape)
-    drawn = jax.random.normal(rngs.params(), (-(-size // _DRAWN) * _DRAWN,))
+    drawn = jax.random.normal(rngs.params(), (-(-size // _AT_ONCE) * _AT_ONCE,))
     deviation = (2 / (shape[0] * shape[1] * shape[3])) ** 0.5
     return (drawn * deviation)[:size].reshape(shape)
 

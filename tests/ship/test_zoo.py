@@ -19,7 +19,7 @@ CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankl
 
 
 def test_every_network_is_listed():
-    assert set(STATED) == set(zoo()) and len(STATED) == 5
+    assert set(STATED) == set(zoo()) and len(STATED) == 7
 
 
 @pytest.mark.parametrize("name", STATED)
