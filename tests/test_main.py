@@ -192,7 +192,7 @@ def test_a_packed_file_is_exported(run_main, tmp_path, format, count):
             ["--mode=export", "--config.export.format=qonnx"],
             "needs a trained run, not a packed file",
         ),
-        (["--mode=eval", "--config.packed=nonsense"], "the zoo, which has digits_mobilenet_w1a2"),
+        (["--mode=eval", "--config.packed=nonsense"], "the zoo, which has cifar10_jpeg_resnet20_w1a2"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_line(run_main, tmp_path, flags, message):
