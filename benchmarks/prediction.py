@@ -8,13 +8,12 @@ the engines take turns. The C engine has been compiled by a process before. The 
 """
 
 import argparse
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
+from children import process_seconds
 from results import REPO, add_save_option, measured, save, spread
 
 from qresnet_jax.system.machine import processors
@@ -27,7 +26,7 @@ from qresnet_jax import load_packed
 load_packed("fashion_mnist_resnet20_w1a2", engine={engine!r}).predict(np.zeros((1, 28, 28, 1), np.uint8))
 """
 PROGRAMS = {"c": PREDICT.format(engine="c"), "numpy": PREDICT.format(engine="numpy"), "bare": "import numpy"}
-SECONDS = 600  # for an installation or a process
+SECONDS = 600  # for an installation
 
 
 def environment(folder: pathlib.Path) -> pathlib.Path:
@@ -54,15 +53,6 @@ def installed_bytes(python: pathlib.Path) -> dict[str, int]:
     }
 
 
-def seconds(python: pathlib.Path, program: str, cache: pathlib.Path) -> float:
-    """Returns how long a process takes from its start to its end."""
-    variables = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    variables.pop("PYTHONPATH", None)
-    start = time.perf_counter()
-    subprocess.run([python, "-c", program], check=True, timeout=SECONDS, env=variables, cwd=cache)
-    return time.perf_counter() - start
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,11 +64,11 @@ def main():
         cache = pathlib.Path(name)
         python = environment(cache / "environment")
         for program in PROGRAMS.values():
-            seconds(python, program, cache)  # compiles
+            process_seconds([python, "-c", program], cache)  # compiles
         times = {which: [] for which in PROGRAMS}
         for _ in range(args.rounds):
             for which, program in PROGRAMS.items():
-                times[which].append(seconds(python, program, cache))
+                times[which].append(process_seconds([python, "-c", program], cache))
         figures = {which: spread(found) for which, found in times.items()} | {
             "bytes": installed_bytes(python)
         }

@@ -7,35 +7,17 @@ that of the whole process, from the command to the report.
 """
 
 import argparse
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
-import time
 
+from children import process_seconds
 from results import REPO, add_save_option, measured, save, spread
 
 from qresnet_jax.system.machine import processors
 
 NAME = "startup"
 COMMAND = (sys.executable, REPO / "main.py", "--config=digits", "--config.num_epochs=1")
-SECONDS = 600  # for a run
-
-
-def seconds(workdir: pathlib.Path, cache: pathlib.Path) -> float:
-    """Returns how long a training takes from the start of its process to the end."""
-    variables = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
-    start = time.perf_counter()
-    subprocess.run(
-        [*COMMAND, f"--workdir={workdir}"],
-        check=True,
-        timeout=SECONDS,
-        env=variables,
-        stdout=subprocess.DEVNULL,
-    )
-    return time.perf_counter() - start
 
 
 def main():
@@ -50,7 +32,7 @@ def main():
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
             for which, found in times.items():
-                found.append(seconds(folder / which, folder / "cache"))
+                found.append(process_seconds([*COMMAND, f"--workdir={folder / which}"], folder))
                 print(f"{which} {found[-1]:.1f} s", flush=True)
     figures = {which: spread(found) for which, found in times.items()}
     if args.save:

@@ -10,6 +10,7 @@ measured nevertheless, and the exit status is 1.
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 
@@ -57,7 +58,8 @@ def data_set(name: str) -> str:
     return next(data for data in SETS if name.startswith(f"{data}_"))
 
 
-def load_test_set(name: str, archive: str = "cifar10_jpeg.tar.xz"):
+@functools.cache  # several networks are measured on one set
+def load_test_set(name: str, archive: str):
     """Returns the test images, uint8 `[N, H, W, C]`, and labels of a data set; `archive` has those of CIFAR-10-JPEG.
 
     Raises:
