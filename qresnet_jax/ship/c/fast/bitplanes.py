@@ -125,6 +125,11 @@ class Taps:
         """Returns the bytes of all copies for 8 bytes of each plane."""
         return 8 * self.planes * (1 + self.count * self.channels)
 
+    @property
+    def nbytes(self) -> int:
+        """Returns the bytes of the copies that there are at the same time."""
+        return self.chunk * self.padded // 8
+
     def offsets(self) -> np.ndarray:
         """Returns the places of copies in chunks of 8 bytes, in bytes: int64 `[copied rows, kw, channels]`."""
         copies = np.arange(self.count * self.channels).reshape(len(self.copied), -1, self.channels)
@@ -159,6 +164,11 @@ class ShiftedTaps(Taps):
             self.copy = [remainders.index(dy % self.stride) for dy in rows]
         self.taps = [(rows[i], dx) for i in self.copied for dx in self.columns]
         self.phases = sorted({(dy % self.stride, dx % self.stride) for dy, dx in self.taps})
+
+    @property
+    def nbytes(self) -> int:
+        """Returns the bytes of the copies for one chunk, as a convolution computes one after the other."""
+        return self.chunk * min(self.padded, ALIGN) // 8
 
     def reach(self) -> int:
         """Returns the most bytes that are read before and after a plane."""

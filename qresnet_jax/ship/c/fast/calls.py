@@ -16,11 +16,11 @@ from qresnet_jax.ship.geometry import Window
 
 _WIDTHS = (8, 16, 32, 64)  # bytes of vectors
 _RESNET_POOL = Window.centered((3, 3), 2)
-_PARAMETERS = {  # of the functions `model_conv_KIND_vec` in `headers/of_width/conv.h`, and how they are passed on
-    "levels": ("const model_thresholds *t, const uint8_t *from, uint8_t *levels", "t, from, levels"),
+_PARAMETERS = {  # of the functions for each kind of result, and how they are passed on; `at` only if there is no table
+    "levels": ("const model_thresholds *t, const uint8_t *from,{} uint8_t *levels", "t, from,{} levels"),
     "stream": (
-        "const model_requantize *r, const uint8_t *from,\n    const model_int16 *addend, int relu, model_int16 *stream",
-        "r, from, addend, relu, stream",
+        "const model_requantize *r, const uint8_t *from,{}\n    const model_int16 *addend, int relu, model_int16 *stream",
+        "r, from,{} addend, relu, stream",
     ),
 }
 
@@ -193,36 +193,49 @@ class Calls:
         """Makes the taps, for small planes also a table of their sums, then the sums of all output channels."""
         taps, choose = self.layout.taps(step), self.layout.table_choice(step)
         *_, copies, table = (f"base + {x}" for x in self._places(t, step))
-        calls = self._spread(t, step, f"MODEL_CHUNK({taps.plane}u)" if choose == 0 else "8u")
         inputs, bound = taps.offsets(), self.plan.values[step.source].bound
+        before, spread = self._spread(t, step, table=choose > 0)
         if choose == 0:
             found = lists_of(step, inputs, share=taps.planes <= 2)
-            conv = self.structs.conv(step, [[x] for x in found.lists], [0], taps.chunk, found.order)
+            conv = self.structs.conv(step, [[x] for x in found.lists], [0], found.order)
+            if not spread:  # the taps of all chunks are there already
+                copies = f"{copies} + at * {taps.chunk // 8}u"
             sums = _Sums(
                 conv, copies, taps.planes, 1, len(found.lists[0]), found.most, bound * found.most, False
             )
-            return [*calls, self._kernel_call(step, found.polarity, sums)]
+            loop = f"for (size_t at = 0; at < {taps.plane}u; at += {_chunk(taps.plane)}) {{"
+            chunk = [*spread, self._kernel_call(step, found.polarity, sums)]
+            return [*before, loop, *(f"    {line}" for line in chunk), "}"]
+        calls = [*before, *spread]
         calls.append(self._use("table.h", "table", copies, self.structs.subset(step, choose, inputs), table))
         lists, moves = entries(step, choose, taps), sorted(set(taps.moves))
-        conv, n = self.structs.conv(step, lists, moves, 0), sum(len(part) for part in lists[0])
+        conv, n = self.structs.conv(step, lists, moves), sum(len(part) for part in lists[0])
         largest = bound * step.binary_conv.signs[..., 0].size
         sums = _Sums(conv, table, 4, len(moves), n, n, largest, True)
         return [*calls, self._kernel_call(step, np.ones(len(lists) - 1, int), sums)]
 
-    def _spread(self, t: int, step: Step, chunk: str) -> list[str]:
-        """Returns the calls that make the taps of a binary convolution, in chunks of so many bytes."""
+    def _spread(self, t: int, step: Step, table: bool) -> tuple[list[str], list[str]]:
+        """Returns the calls that make the taps of a binary convolution.
+
+        Args:
+          t, step: the step and its number.
+          table: whether the taps are for a table, of planes of one chunk.
+
+        Returns:
+          The calls before all chunks, and those for the chunk at byte `at` of each plane.
+        """
         taps, source, places = self.layout.taps(step), self._pointer(step.source), self._places(t, step)
-        copies = f"base + {places[-2]}"
+        chunk, copies = "8u" if table else _chunk(taps.plane), f"base + {places[-2]}"
         if not isinstance(taps, ShiftedTaps):
             full, seen = (f"base + {x}" for x in places[:2])
             window = self.structs.window(step)
-            return [self._use("window.h", "spread_window", window, source, chunk, full, seen, copies)]
-        spread, calls = self.structs.spread(step, taps), []
+            return [self._use("window.h", "spread_window", window, source, chunk, full, seen, copies)], []
+        spread, before = self.structs.spread(step, taps), []
         if taps.stride == 2:
             even, odd, phases = (f"base + {x}" for x in (*places[:2], places[2] + self.layout.slack))
-            calls.append(self._use("taps.h", "phases", spread, source, even, odd, phases))
+            before.append(self._use("taps.h", "phases", spread, source, even, odd, phases))
             source = phases
-        return [*calls, self._use("taps.h", "spread", spread, source, chunk, copies)]
+        return before, [self._use("taps.h", "spread", spread, source, "0" if table else "at", chunk, copies)]
 
     def _kernel_call(self, step: Step, polarity: np.ndarray, sums: "_Sums") -> str:
         """Returns the call that computes all output channels, whose sums are to be multiplied by a polarity each."""
@@ -231,18 +244,19 @@ class Calls:
         bits = max((bound + 1).bit_length() + 1, _count_bits(sums.inputs))
         sizes = [sums.planes, sums.parts, _count_bits(sums.inputs), _count_bits(sums.most), bits]
         sizes.append(max(sums.largest.bit_length(), 4))
+        at = (sums.at,) if sums.table else (sums.at, "at")
         arguments: tuple[object, ...]
         if isinstance(step.last, nodes.ThresholdsNode):
             out_planes = self.plan.planes(step.result)
             sizes += [step.last.thresholds.shape[1], out_planes, int(is_search(step.last)), 0]
             compare = self.structs.compare(step, polarity, bound, bits, sums.table)
             kernel = self._kernel("levels", plane, sizes, sums.table)
-            arguments = (compare, sums.at, self._pointer(step.result))
+            arguments = (compare, *at, self._pointer(step.result))
             of_groups = ["levels_groups", kernel, f"{bits}u", f"{out_planes}u"]
         else:
             rescale, narrow = self.structs.requantize(step, polarity, bound)
             kernel = self._kernel("stream", plane, [*sizes, 0, 0, 0, int(narrow)], sums.table)
-            arguments = (rescale, sums.at, *self._written(step))
+            arguments = (rescale, *at, *self._written(step))
             of_groups = ["stream_groups", kernel]
         if step.binary_conv.groups > 1:
             return self._use("groups.h", *of_groups, sums.conv, *arguments)
@@ -253,7 +267,10 @@ class Calls:
         self.headers.add("table.h" if table else "conv.h")
         widths = [w for w in reversed(_WIDTHS) if w == 8 or plane > w // 2]
         name = f"model_{kind}_{'_'.join(map(str, ['table' if table else widths[0], *sizes]))}"
-        parameters, arguments = _PARAMETERS[kind]
+        parameters, arguments = (
+            x.format("" if table else at)
+            for x, at in zip(_PARAMETERS[kind], (" size_t at,", " at,"), strict=True)
+        )
         constants = "{" + ", ".join(f"{size}u" for size in sizes) + "}"
         lines = [f"static void {name}(const model_conv *conv, {parameters})", "{"]
         lines.append(f"    const model_bits bits = {constants};")
@@ -266,6 +283,11 @@ class Calls:
         lines += [f"    model_conv_{kind}_table(conv, bits, {arguments});"] * table + ["}\n"]
         self.kernels[name] = "\n".join(lines)
         return name
+
+
+def _chunk(plane: int) -> str:
+    """Returns the bytes of a chunk of a plane, which depend on the vectors of the machine."""
+    return f"MODEL_CHUNK({plane}u)"
 
 
 def _count_bits(n: int) -> int:

@@ -100,8 +100,7 @@ class Layout:
             return [self.stem_pixels(step), sums]
         if isinstance(step.conv, nodes.BinaryConvNode):
             taps = self.taps(step)
-            copies = aligned(taps.chunk * taps.padded // 8)
-            return [*self._for_taps(taps), copies, self.table(step)]
+            return [*self._for_taps(taps), aligned(taps.nbytes), self.table(step)]
         if isinstance(step.last, nodes.MaxPoolNode) and self.plan.values[step.result].kind == "levels":
             view, planes = self.view(step), self.plan.planes(step.source)
             return [*[view.full_bytes(planes)] * 2, view.seen_bytes(1)]

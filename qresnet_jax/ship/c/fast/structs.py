@@ -66,7 +66,6 @@ class Structs:
         step: Step,
         lists: list[list[np.ndarray]],
         moves: list[int],
-        chunk: int,
         order: np.ndarray | None = None,
     ) -> str:
         """Adds a `model_conv`.
@@ -75,7 +74,6 @@ class Structs:
           step: a step with a binary convolution.
           lists: of each group the places of all inputs, then those of the outputs, in parts for each of the moves.
           moves: rows by which the sums of a part are still to be moved.
-          chunk: bytes of all taps of a chunk of 8 bytes; 0 for a table.
           order: the channels in the order of their lists, for outputs in pairs; see `Lists`.
         """
         i, out = step.result, step.binary_conv.signs.shape[3]
@@ -94,7 +92,6 @@ class Structs:
             "out": of_group,
             "channels": out,
             "plane": self.layout.plane(i),
-            "chunk": chunk,
         }
         return self.constants.struct("conv", f"conv_{i}", fields)
 

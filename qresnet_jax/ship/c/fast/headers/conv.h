@@ -11,6 +11,7 @@
 #define model_add_vec MODEL_OF_WIDTH(add_vec)
 #define model_count_planes_vec MODEL_OF_WIDTH(count_planes_vec)
 #define model_sum_vec MODEL_OF_WIDTH(sum_vec)
+#define model_shared_vec MODEL_OF_WIDTH(shared_vec)
 #define model_output_vec MODEL_OF_WIDTH(output_vec)
 #define model_invert_vec MODEL_OF_WIDTH(invert_vec)
 #define model_subtract_vec MODEL_OF_WIDTH(subtract_vec)

@@ -6,9 +6,9 @@
 #include "planes.h"
 #include "rescale.h"
 
-typedef void model_to_levels(const model_conv *, const model_thresholds *, const uint8_t *, uint8_t *);
-typedef void model_to_stream(const model_conv *, const model_requantize *, const uint8_t *, const model_int16 *, int,
-                             model_int16 *);
+typedef void model_to_levels(const model_conv *, const model_thresholds *, const uint8_t *, size_t, uint8_t *);
+typedef void model_to_stream(const model_conv *, const model_requantize *, const uint8_t *, size_t, const model_int16 *,
+                             int, model_int16 *);
 
 /* Moves on to the lists of the next group. */
 MODEL_FUNCTION void model_next_group(model_conv *conv)
@@ -24,13 +24,13 @@ MODEL_FUNCTION void model_next_group(model_conv *conv)
 /* As model_conv_levels_vec, with the numbers `bits` and `out_planes` of model_bits. */
 MODEL_FUNCTION void model_levels_groups(model_to_levels *function, size_t bits, size_t out_planes,
                                         const model_conv *first, const model_thresholds *thresholds,
-                                        const uint8_t *from, uint8_t *levels)
+                                        const uint8_t *from, size_t at, uint8_t *levels)
 {
     model_conv conv = *first;
     model_thresholds t = *thresholds;
     size_t o;
     for (o = 0; o < conv.channels; o += conv.out) {
-        function(&conv, &t, from, levels + o * conv.plane);
+        function(&conv, &t, from, at, levels + o * conv.plane);
         model_next_group(&conv);
         t.at_least += conv.out * t.rows * bits;
         t.first += conv.out * out_planes;
@@ -39,7 +39,7 @@ MODEL_FUNCTION void model_levels_groups(model_to_levels *function, size_t bits, 
 
 /* As model_conv_stream_vec. */
 MODEL_FUNCTION void model_stream_groups(model_to_stream *function, const model_conv *first,
-                                        const model_requantize *requantize, const uint8_t *from,
+                                        const model_requantize *requantize, const uint8_t *from, size_t at,
                                         const model_int16 *addend, int relu, model_int16 *stream)
 {
     model_conv conv = *first;
@@ -47,7 +47,7 @@ MODEL_FUNCTION void model_stream_groups(model_to_stream *function, const model_c
     size_t o;
     for (o = 0; o < conv.channels; o += conv.out) {
         const size_t place = 8 * o * conv.plane;
-        function(&conv, &r, from, addend ? addend + place : NULL, relu, stream + place);
+        function(&conv, &r, from, at, addend ? addend + place : NULL, relu, stream + place);
         model_next_group(&conv);
         r.multiplier += conv.out;
         r.shift += conv.out;

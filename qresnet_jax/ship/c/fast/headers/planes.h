@@ -23,8 +23,9 @@ typedef uint32_t model_offset;
 #endif
 
 /* The taps of a convolution are copies of its input's bit planes, each shifted by the tap's distance from the middle of
-   the kernel. They are cut into chunks of one vector, in the order [chunk][zeros, then tap][channel][b][byte of the
-   chunk]. At stride 2 taps are made from the phases of a plane, which are its even or odd rows and columns. */
+   the kernel. Planes are cut into chunks of one vector, and a chunk has the order [zeros, then tap][channel][b][byte of the
+   chunk]; so few data stay in the processor's smallest cache. At stride 2 taps are made from the phases of a plane, which
+   are its even or odd rows and columns. */
 typedef struct {
     size_t height, row;                   /* rows of an input's plane, bytes of a row */
     size_t out_height, out_row;           /* those of a tap */
@@ -50,7 +51,7 @@ typedef struct {
     const int16_t *moves;      /* [parts]: distances, in bits */
     const uint8_t *mask;       /* which bits of a plane are in the image, then zeros */
     size_t out, channels;      /* outputs of a group, and of all groups */
-    size_t plane, chunk;       /* bytes of a plane; bytes of all taps of a chunk as if it had 8 bytes */
+    size_t plane;              /* bytes of a plane */
 } model_conv;
 
 /* The thresholds that turn an output's sums into levels, a number for each bit. A search has two rows for its three

@@ -23,12 +23,12 @@ typedef struct {
 #if MODEL_VECTOR >= 64
 #define MODEL_LANES(f) _mm512_##f
 #define MODEL_BYTES_TO_WORDS _mm512_cvtepu8_epi16
-typedef __m512i model_lanes;
+typedef __m512i model_lanes, model_shift;
 typedef __m256i model_half;
 #elif MODEL_VECTOR >= 32
 #define MODEL_LANES(f) _mm256_##f
 #define MODEL_BYTES_TO_WORDS _mm256_cvtepu8_epi16
-typedef __m256i model_lanes;
+typedef __m256i model_lanes, model_shift;
 typedef __m128i model_half;
 #elif defined(MODEL_SSE2)
 #define MODEL_LANES(f) _mm_##f
@@ -37,8 +37,17 @@ typedef __m128i model_half;
 #else
 #define MODEL_BYTES_TO_WORDS(x) wasm_u16x8_extend_low_u8x16(wasm_i64x2_make((int64_t)(x), 0))
 #endif
-typedef __m128i model_lanes;
+typedef __m128i model_lanes, model_shift;
 typedef uint64_t model_half;
+#endif
+
+/* Shifts by a number in a register: the same one for each number, or for vectors that have it, its own, which is quicker. */
+#if MODEL_VECTOR >= 32
+#define MODEL_SHIFT(n) MODEL_LANES(set1_epi32)(n)
+#define MODEL_SHIFTED(x, shift) MODEL_LANES(srav_epi32)(x, shift)
+#else
+#define MODEL_SHIFT(n) _mm_cvtsi32_si128(n)
+#define MODEL_SHIFTED(x, shift) _mm_sra_epi32(x, shift)
 #endif
 
 #ifdef MODEL_LANES
@@ -93,14 +102,33 @@ MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, c
 }
 
 #if MODEL_VECTOR >= 64
-/* The same for 16 numbers. */
-MODEL_INLINE __m256i model_rescale_sixteen(__m512i x, __m512i multiplier, __m512i offset, __m128i shift)
+/* The same for 16 numbers, as int32. */
+MODEL_INLINE __m512i model_rescale_sixteen(__m512i x, __m512i multiplier, __m512i offset, __m512i shift, int saturate)
 {
-    const __m512i even = _mm512_mul_epi32(x, multiplier), odd = _mm512_mul_epi32(_mm512_srli_epi64(x, 32), multiplier);
-    const __m128i low = _mm512_cvtsepi64_epi16(_mm512_sra_epi64(_mm512_add_epi64(even, offset), shift));
-    const __m128i high = _mm512_cvtsepi64_epi16(_mm512_sra_epi64(_mm512_add_epi64(odd, offset), shift));
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(low, high)), _mm_unpackhi_epi16(low, high),
-                                   1);
+    const __m512i low = _mm512_set1_epi64(-32768), high = _mm512_set1_epi64(32767);
+    __m512i even = _mm512_mul_epi32(x, multiplier), odd = _mm512_mul_epi32(_mm512_srli_epi64(x, 32), multiplier);
+    even = _mm512_srav_epi64(_mm512_add_epi64(even, offset), shift);
+    odd = _mm512_srav_epi64(_mm512_add_epi64(odd, offset), shift);
+    if (saturate) {
+        even = _mm512_max_epi64(_mm512_min_epi64(even, high), low);
+        odd = _mm512_max_epi64(_mm512_min_epi64(odd, high), low);
+    }
+    return _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+}
+
+/* The same for n numbers, a multiple of 32. */
+MODEL_INLINE void model_rescale_vectors(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
+                                        int saturate, int16_t *MODEL_RESTRICT out)
+{
+    const __m512i multiplier = _mm512_set1_epi64(r->multiplier[channel]), shift = _mm512_set1_epi64(r->shift[channel]);
+    const __m512i offset = _mm512_set1_epi64((int64_t)(r->wide_offset[channel] ^ (uint64_t)1 << 63));
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    size_t i;
+    for (i = 0; i < n; i += 32) {
+        const __m512i a = model_rescale_sixteen(_mm512_loadu_si512(x + i), multiplier, offset, shift, saturate);
+        const __m512i b = model_rescale_sixteen(_mm512_loadu_si512(x + i + 16), multiplier, offset, shift, saturate);
+        _mm512_storeu_si512(out + i, _mm512_permutexvar_epi64(order, _mm512_packs_epi32(a, b)));
+    }
 }
 #endif
 
@@ -108,14 +136,14 @@ MODEL_FUNCTION void model_rescale(const model_requantize *r, size_t channel, con
                                   int16_t *MODEL_RESTRICT out)
 {
 #if MODEL_VECTOR >= 64
-    const __m512i multiplier = _mm512_set1_epi64(r->multiplier[channel]);
-    const __m512i offset = _mm512_set1_epi64((int64_t)(r->wide_offset[channel] ^ (uint64_t)1 << 63));
-    const __m128i shift = _mm_cvtsi32_si128(r->shift[channel]);
-    for (; n >= 32; n -= 32, x += 32, out += 32) { /* all at once, as whoever reads them next does so as well */
-        const __m256i a = model_rescale_sixteen(_mm512_loadu_si512(x), multiplier, offset, shift);
-        const __m256i b = model_rescale_sixteen(_mm512_loadu_si512(x + 16), multiplier, offset, shift);
-        _mm512_storeu_si512(out, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
-    }
+    const size_t whole = n / 32 * 32;
+    if (r->saturates)
+        model_rescale_vectors(r, channel, x, whole, 1, out);
+    else
+        model_rescale_vectors(r, channel, x, whole, 0, out);
+    x += whole;
+    n -= whole;
+    out += whole;
 #endif
     if (r->saturates)
         model_rescale_any(r, channel, x, n, 1, out);
@@ -157,7 +185,7 @@ static inline void model_write(const int16_t *MODEL_RESTRICT x, const model_int1
 /* The constants of a channel, in vectors. */
 typedef struct {
     model_lanes multiplier, offset, lowest, power; /* power: 2^split */
-    __m128i shift;
+    model_shift shift;
 } model_scale;
 
 MODEL_INLINE model_scale model_scale_of(const model_requantize *r, size_t channel, int relu)
@@ -168,7 +196,7 @@ MODEL_INLINE model_scale model_scale_of(const model_requantize *r, size_t channe
     s.multiplier = MODEL_LANES(set1_epi32)((int32_t)((multiplier - low) << (16 - r->split) | low));
     s.offset = MODEL_LANES(set1_epi32)(r->offset[channel]);
     s.lowest = MODEL_LANES(set1_epi16)(relu ? 0 : -32768);
-    s.shift = _mm_cvtsi32_si128(r->shift[channel]);
+    s.shift = MODEL_SHIFT(r->shift[channel]);
     s.power = MODEL_LANES(set1_epi16)((int16_t)(uint16_t)((uint32_t)1 << r->split));
     return s;
 }
@@ -189,8 +217,8 @@ MODEL_INLINE void model_rescale_lanes(model_scale s, const int16_t *all, const u
     x = MODEL_LANES(sub_epi16)(MODEL_LANES(add_epi16)(x, x), sum);
     /* multiplier * x = its low bits * x + its high bits * (x << split) */
     more = MODEL_LANES(mullo_epi16)(x, s.power);
-    low = MODEL_LANES(sra_epi32)(model_dot(s.offset, MODEL_LANES(unpacklo_epi16)(x, more), s.multiplier), s.shift);
-    high = MODEL_LANES(sra_epi32)(model_dot(s.offset, MODEL_LANES(unpackhi_epi16)(x, more), s.multiplier), s.shift);
+    low = MODEL_SHIFTED(model_dot(s.offset, MODEL_LANES(unpacklo_epi16)(x, more), s.multiplier), s.shift);
+    high = MODEL_SHIFTED(model_dot(s.offset, MODEL_LANES(unpackhi_epi16)(x, more), s.multiplier), s.shift);
     x = MODEL_LANES(packs_epi32)(low, high);
     if (addend) {
         memcpy(&sum, addend, sizeof sum);

@@ -24,7 +24,9 @@ typedef struct {
 } model_stem;
 
 /* So many outputs are computed at once, and pixels read once for all of them; */
-#ifdef MODEL_LANES
+#if MODEL_VECTOR >= 64
+#define MODEL_STEM_OUTPUTS 8u /* as there are twice as many registers */
+#elif defined(MODEL_LANES)
 #define MODEL_STEM_OUTPUTS 4u
 #else
 #define MODEL_STEM_OUTPUTS 16u
@@ -92,6 +94,9 @@ MODEL_FUNCTION void model_stem_sums(const model_stem *s, const model_int16 *pixe
         /* Written out, as GCC would copy the numbers of an array in each step. */
         const model_lanes zero = MODEL_LANES(set1_epi32)(0);
         model_lanes a = zero, b = zero, c = zero, d = zero, e = zero, f = zero, g = zero, h = zero, pixel, more;
+#if MODEL_STEM_OUTPUTS > 4u
+        model_lanes i = zero, j = zero, l = zero, m = zero, o = zero, p = zero, q = zero, r = zero;
+#endif
         for (t = 0; t < s->count; t++) {
             const model_int16 *from = pixels + 2 * (s->taps[t] + k);
             memcpy(&pixel, from, sizeof pixel);
@@ -100,11 +105,23 @@ MODEL_FUNCTION void model_stem_sums(const model_stem *s, const model_int16 *pixe
             MODEL_STEM_STEP(1, c, d);
             MODEL_STEM_STEP(2, e, f);
             MODEL_STEM_STEP(3, g, h);
+#if MODEL_STEM_OUTPUTS > 4u
+            MODEL_STEM_STEP(4, i, j);
+            MODEL_STEM_STEP(5, l, m);
+            MODEL_STEM_STEP(6, o, p);
+            MODEL_STEM_STEP(7, q, r);
+#endif
         }
         MODEL_STEM_STORE(0, a, b);
         MODEL_STEM_STORE(1, c, d);
         MODEL_STEM_STORE(2, e, f);
         MODEL_STEM_STORE(3, g, h);
+#if MODEL_STEM_OUTPUTS > 4u
+        MODEL_STEM_STORE(4, i, j);
+        MODEL_STEM_STORE(5, l, m);
+        MODEL_STEM_STORE(6, o, p);
+        MODEL_STEM_STORE(7, q, r);
+#endif
     }
 #else
     /* All that one sum needs is put side by side, as compilers know how to add up the products of two rows of numbers;

@@ -142,7 +142,7 @@ MODEL_INLINE void model_sum_entries(const model_conv *conv, model_bits bits, con
         }
         for (p = 0; p < bits.parts; p++) {
             model_vec32 count[32];
-            model_count_vec32(from, 1, 1, next, counts[o][p], bits.count_bits, 0, count);
+            model_count_vec32(from, 1, 1, next, counts[o][p], bits.count_bits, NULL, count);
             next += counts[o][p];
             for (k = 0; k < bits.count_bits; k++)
                 count[k] = model_moved(count[k], conv->moves[p]);

@@ -30,17 +30,17 @@
      : (plane) > 8                                               ? 16u \
                                                                  : 8u)
 
-/* The taps of `in`, in chunks of `chunk` bytes. */
-MODEL_FUNCTION void model_spread(const model_taps *s, const uint8_t *in, size_t chunk, uint8_t *out)
+/* The taps of one chunk of `chunk` bytes, from byte `at` of each plane on. */
+MODEL_FUNCTION void model_spread(const model_taps *s, const uint8_t *in, size_t at, size_t chunk, uint8_t *out)
 {
     if (chunk == 64)
-        model_spread_vec64(s, in, out);
+        model_spread_vec64(s, in, at, out);
     else if (chunk == 32)
-        model_spread_vec32(s, in, out);
+        model_spread_vec32(s, in, at, out);
     else if (chunk == 16)
-        model_spread_vec16(s, in, out);
+        model_spread_vec16(s, in, at, out);
     else
-        model_spread_vec8(s, in, out);
+        model_spread_vec8(s, in, at, out);
 }
 
 /* Every second bit of x, beginning with the lowest one, side by side. */

@@ -1,5 +1,5 @@
-/* A binary convolution, chunk after chunk of MODEL_BYTES bytes of a plane: sums of levels as numbers in bit planes, and
-   what becomes of them. */
+/* A binary convolution of a chunk of MODEL_BYTES bytes of each plane: sums of levels as numbers in bit planes, and what
+   becomes of them. */
 
 #include "../count.h"
 #include "../planes.h"
@@ -26,10 +26,9 @@ MODEL_INLINE void model_add_vec(const model_vec *count, unsigned step, unsigned 
     unsigned k;
     for (k = 0; shift + k < sum_bits; k++) {
         const model_vec x = sum[shift + k];
-        if (k < count_bits) {
-            sum[shift + k] = model_parity_vec(x, count[step * k], carry);
-            carry = model_majority_vec(x, count[step * k], carry);
-        } else {
+        if (k < count_bits)
+            sum[shift + k] = model_adder_vec(carry, count[step * k], x, &carry);
+        else {
             sum[shift + k] = model_xor_vec(x, carry);
             carry = model_and_vec(x, carry);
         }
@@ -39,14 +38,14 @@ MODEL_INLINE void model_add_vec(const model_vec *count, unsigned step, unsigned 
 /* Counts the taps of a list as model_count_vec does, in one plane of levels or in two. Two are counted as one where the
    machine has vectors that hold both. */
 MODEL_INLINE void model_count_planes_vec(const uint8_t *from, unsigned pair, const model_offset *list, size_t n,
-                                         unsigned bits, int begun, model_vec *count)
+                                         unsigned bits, const model_vec *begun, model_vec *count)
 {
 #if 2 * MODEL_BYTES <= MODEL_VECTOR && MODEL_VECTOR > 8
     if (pair == 2) {
-        model_twice both[32];
+        model_twice before[32], both[32];
         if (begun)
-            memcpy(both, count, bits * sizeof *both);
-        model_count_twice(from, sizeof *count / 8, 1, list, n, bits, begun, both);
+            memcpy(before, begun, bits * sizeof *before);
+        model_count_twice(from, sizeof *count / 8, 1, list, n, bits, begun ? before : NULL, both);
         memcpy(count, both, bits * sizeof *both);
         return;
     }
@@ -67,10 +66,7 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
 #endif
     for (b = 0; b < bits.planes; b += 2) {
         const unsigned pair = bits.planes - b < 2 ? 1 : 2;
-        const int begun = shared != NULL && b == 0;
-        if (begun)
-            memcpy(count, shared, pair * count_bits * sizeof *count);
-        model_count_planes_vec(from + b * sizeof *sum, pair, list, n, count_bits, begun, count);
+        model_count_planes_vec(from + b * sizeof *sum, pair, list, n, count_bits, b ? NULL : shared, count);
         for (j = 0; j < pair; j++)
             if (b + j == 0)
                 for (k = 0; k < sum_bits; k++)
@@ -80,18 +76,22 @@ MODEL_INLINE void model_sum_vec(model_bits bits, const uint8_t *from, const mode
     }
 }
 
-/* The sum of the o-th output of a convolution. Every other one counts the taps first that the next one has as well. `list`
-   is moved on. */
-MODEL_INLINE void model_output_vec(const model_conv *conv, model_bits bits, size_t o, const uint8_t *from,
-                                   const model_offset **list, model_vec *shared, model_vec *sum)
+/* Counts the taps that the outputs o and o + 1 both have, o being even. `list` is moved on. */
+MODEL_INLINE void model_shared_vec(const model_conv *conv, model_bits bits, size_t o, const uint8_t *from,
+                                   const model_offset **list, model_vec *shared)
 {
-    const uint32_t *counts = conv->counts + 1 + o / 2 * 3;
-    if (o % 2 == 0) {
-        model_count_planes_vec(from, bits.planes < 2 ? 1 : 2, *list, counts[0], bits.count_bits, 0, shared);
-        *list += counts[0];
-    }
-    model_sum_vec(bits, from, *list, counts[1 + o % 2], shared, bits.count_bits, bits.sum_bits, sum);
-    *list += counts[1 + o % 2];
+    const uint32_t n = conv->counts[1 + o / 2 * 3];
+    model_count_planes_vec(from, bits.planes < 2 ? 1 : 2, *list, n, bits.count_bits, NULL, shared);
+    *list += n;
+}
+
+/* The sum of output o, whose taps are those of its pair and those of its own. `list` is moved on. */
+MODEL_INLINE void model_output_vec(const model_conv *conv, model_bits bits, size_t o, const uint8_t *from,
+                                   const model_offset **list, const model_vec *shared, model_vec *sum)
+{
+    const uint32_t n = conv->counts[1 + o / 2 * 3 + 1 + o % 2];
+    model_sum_vec(bits, from, *list, n, shared, bits.count_bits, bits.sum_bits, sum);
+    *list += n;
 }
 
 /* Turns `all` into what model_subtract_vec adds to twice a sum: 2^(bits - 1) - all - 1, which has all bits inverted but
@@ -112,10 +112,9 @@ MODEL_INLINE void model_subtract_vec(const model_vec *inverted, const model_vec 
     unsigned k;
     x[0] = model_xor_vec(carry, model_fill_vec(~(uint64_t)0));
     for (k = 1; k < bits.bits; k++)
-        if (k <= bits.sum_bits) {
-            x[k] = model_parity_vec(inverted[k], sum[k - 1], carry);
-            carry = model_majority_vec(inverted[k], sum[k - 1], carry);
-        } else {
+        if (k <= bits.sum_bits)
+            x[k] = model_adder_vec(carry, inverted[k], sum[k - 1], &carry);
+        else {
             x[k] = model_xor_vec(inverted[k], carry);
             carry = model_and_vec(inverted[k], carry);
         }
@@ -129,7 +128,7 @@ MODEL_INLINE model_vec model_at_least_vec(const model_vec *x, unsigned bits, con
     model_vec carry = model_fill_vec(~(uint64_t)0);
     unsigned k;
     for (k = 0; k < bits; k++)
-        carry = model_majority_vec(x[k], carry, inverse[threshold[k]]);
+        carry = model_majority_vec(carry, x[k], inverse[threshold[k]]);
     return carry;
 }
 
@@ -161,30 +160,31 @@ MODEL_INLINE void model_compare_vec(const model_thresholds *t, size_t o, const m
     }
 }
 
-/* A convolution whose sums become levels. */
+/* A convolution whose sums become levels, for the chunk at byte `at` of each plane. `from` has its taps. */
 MODEL_INLINE void model_conv_levels_vec(const model_conv *conv, model_bits bits, const model_thresholds *t,
-                                        const uint8_t *from, uint8_t *levels)
+                                        const uint8_t *from, size_t at, uint8_t *levels)
 {
-    size_t at, o, k;
-    for (at = 0; at < conv->plane; at += sizeof(model_vec), from += conv->chunk * (sizeof(model_vec) / 8)) {
-        const model_offset *list = conv->lists + conv->counts[0];
-        const size_t left = conv->plane - at;
-        const model_vec mask = model_load_vec(conv->mask + at);
-        model_vec all[32], shared[64], sum[32], x[32], level[16];
-        model_sum_vec(bits, from, conv->lists, conv->counts[0], NULL, bits.all_bits, bits.bits, all);
-        model_invert_vec(all, bits.bits);
-        for (o = 0; o < conv->out; o++) {
+    const model_offset *list = conv->lists + conv->counts[0];
+    const size_t left = conv->plane - at;
+    const model_vec mask = model_load_vec(conv->mask + at);
+    model_vec all[32], shared[64], sum[32], x[32], level[16];
+    size_t pair, o, k;
+    model_sum_vec(bits, from, conv->lists, conv->counts[0], NULL, bits.all_bits, bits.bits, all);
+    model_invert_vec(all, bits.bits);
+    for (pair = 0; pair < conv->out; pair += 2) {
+        model_shared_vec(conv, bits, pair, from, &list, shared);
+        for (o = pair; o < pair + 2 && o < conv->out; o++) {
             const size_t channel = conv->order[o];
             model_output_vec(conv, bits, o, from, &list, shared, sum);
             model_subtract_vec(all, sum, bits, x);
             model_compare_vec(t, channel, x, bits, level);
             for (k = 0; k < bits.out_planes; k++) {
                 uint8_t *to = levels + (k * conv->channels + channel) * conv->plane + at;
-                level[k] = model_and_vec(level[k], mask);
+                const model_vec kept = model_and_vec(level[k], mask);
                 if (left >= sizeof(model_vec))
-                    memcpy(to, &level[k], sizeof(model_vec));
+                    model_store_vec(to, kept);
                 else
-                    memcpy(to, &level[k], left);
+                    memcpy(to, &kept, left);
             }
         }
     }
@@ -230,26 +230,27 @@ MODEL_INLINE void model_bytes_vec(const model_vec *planes, unsigned bits, uint8_
     }
 }
 
-/* A convolution whose sums become a stream, as in model_rescale_narrow. */
+/* A convolution whose sums become a stream, as in model_rescale_narrow, for one chunk. */
 MODEL_INLINE void model_conv_stream_vec(const model_conv *conv, model_bits bits, const model_requantize *r,
-                                        const uint8_t *from, const model_int16 *addend, int relu, model_int16 *stream)
+                                        const uint8_t *from, size_t at, const model_int16 *addend, int relu,
+                                        model_int16 *stream)
 {
-    const size_t n = 8 * sizeof(model_vec);
-    size_t at, o, i;
-    for (at = 0; at < conv->plane; at += sizeof(model_vec), from += conv->chunk * (sizeof(model_vec) / 8)) {
-        const model_offset *list = conv->lists + conv->counts[0];
-        const size_t left = conv->plane - at;
-        const size_t part = left < sizeof(model_vec) ? left : sizeof(model_vec);
-        model_vec shared[64], planes[32];
-        uint8_t bytes[32 * sizeof(model_vec)];
-        int32_t all[8 * sizeof(model_vec)];
-        int16_t narrow[8 * sizeof(model_vec)];
-        model_sum_vec(bits, from, conv->lists, conv->counts[0], NULL, bits.all_bits, bits.bits, planes);
-        model_bytes_vec(planes, bits.bits, bytes);
-        model_join(bytes, bits.bits, n, all);
-        for (i = 0; i < n; i++)
-            narrow[i] = (int16_t)all[i];
-        for (o = 0; o < conv->out; o++) {
+    const size_t n = 8 * sizeof(model_vec), left = conv->plane - at;
+    const size_t part = left < sizeof(model_vec) ? left : sizeof(model_vec);
+    const model_offset *list = conv->lists + conv->counts[0];
+    model_vec shared[64], planes[32];
+    uint8_t bytes[32 * sizeof(model_vec)];
+    int32_t all[8 * sizeof(model_vec)];
+    int16_t narrow[8 * sizeof(model_vec)];
+    size_t pair, o, i;
+    model_sum_vec(bits, from, conv->lists, conv->counts[0], NULL, bits.all_bits, bits.bits, planes);
+    model_bytes_vec(planes, bits.bits, bytes);
+    model_join(bytes, bits.bits, n, all);
+    for (i = 0; i < n; i++)
+        narrow[i] = (int16_t)all[i];
+    for (pair = 0; pair < conv->out; pair += 2) {
+        model_shared_vec(conv, bits, pair, from, &list, shared);
+        for (o = pair; o < pair + 2 && o < conv->out; o++) {
             const size_t channel = conv->order[o], place = 8 * channel * conv->plane + at;
             const model_int16 *const addend_o = addend ? addend + place : NULL;
             model_output_vec(conv, bits, o, from, &list, shared, planes);

@@ -8,77 +8,125 @@
 
 #if MODEL_BYTES <= MODEL_VECTOR
 
-#define MODEL_ADD(carry, sum, a, b, c)                \
-    do {                                              \
-        const model_vec a_ = (a), b_ = (b), c_ = (c); \
-        carry = model_majority_vec(a_, b_, c_);       \
-        sum = model_parity_vec(a_, b_, c_);           \
-    } while (0)
-#define MODEL_TAP(i) model_load_vec(from + scale * (size_t)list[i])
+/* The same vector of two planes, or of one: `b` does not matter then. */
+typedef struct {
+    model_vec a, b;
+} model_two_vec;
 
-/* Adds 8 taps to the ones, twos and fours of a number, and returns the carry. */
-MODEL_INLINE model_vec model_eight_vec(const uint8_t *from, unsigned scale, const model_offset *list, model_vec *state)
+/* Tap i, in both planes or in the first one. */
+MODEL_INLINE model_two_vec model_tap_two_vec(const uint8_t *from, unsigned scale, int both, const model_offset *list,
+                                             size_t i)
 {
-    model_vec ones = state[0], twos = state[1], fours = state[2], s, t, u, v, w, x;
-    /* The state comes last, so that eight taps need not wait for the eight before. */
-    MODEL_ADD(u, s, MODEL_TAP(0), MODEL_TAP(1), MODEL_TAP(2));
-    MODEL_ADD(v, t, MODEL_TAP(3), MODEL_TAP(4), MODEL_TAP(5));
-    MODEL_ADD(w, s, s, MODEL_TAP(6), MODEL_TAP(7));
-    MODEL_ADD(x, ones, ones, s, t);
-    MODEL_ADD(u, s, u, v, w);
-    MODEL_ADD(v, twos, twos, s, x);
-    MODEL_ADD(t, fours, fours, u, v);
-    state[0] = ones;
-    state[1] = twos;
-    state[2] = fours;
+    const uint8_t *const tap = from + scale * (size_t)list[i];
+    model_two_vec x;
+    x.a = model_load_vec(tap);
+    x.b = both ? model_load_vec(tap + sizeof(model_vec)) : x.a;
+    return x;
+}
+
+/* Full adders in both planes or in the first one. */
+MODEL_INLINE model_two_vec model_adder_two_vec(int both, model_two_vec a, model_two_vec b, model_two_vec c,
+                                               model_two_vec *carry)
+{
+    model_two_vec sum = c;
+    *carry = a;
+    sum.a = model_adder_vec(a.a, b.a, c.a, &carry->a);
+    if (both)
+        sum.b = model_adder_vec(a.b, b.b, c.b, &carry->b);
+    return sum;
+}
+
+#define MODEL_TAP(i) model_tap_two_vec(from, scale, both, list, i)
+#define MODEL_ADD(a, b, c, carry) model_adder_two_vec(both, a, b, c, &carry)
+
+/* Adds 8 taps to the ones, twos and fours of a number, sum[0] to sum[2], and returns the carry. */
+MODEL_INLINE model_two_vec model_eight_vec(const uint8_t *from, unsigned scale, int both, const model_offset *list,
+                                           model_two_vec *sum)
+{
+    model_two_vec s, t, u, v, w, x;
+    s = MODEL_ADD(MODEL_TAP(0), MODEL_TAP(1), MODEL_TAP(2), u);
+    t = MODEL_ADD(MODEL_TAP(3), MODEL_TAP(4), MODEL_TAP(5), v);
+    s = MODEL_ADD(s, MODEL_TAP(6), MODEL_TAP(7), w);
+    /* The number comes last, so that eight taps need not wait for the eight before. */
+    sum[0] = MODEL_ADD(s, t, sum[0], x);
+    s = MODEL_ADD(u, v, w, u);
+    sum[1] = MODEL_ADD(s, x, sum[1], v);
+    sum[2] = MODEL_ADD(u, v, sum[2], t);
     return t;
 }
 
-/* Adds 16 taps, or 8 if `half`, to a number of `bits` bits. */
-MODEL_INLINE void model_sixteen_vec(const uint8_t *from, unsigned scale, const model_offset *list, int half,
-                                    unsigned bits, model_vec *sum)
+/* Adds 16 taps to the lowest four bits of a number, and returns the carry. */
+MODEL_INLINE model_two_vec model_sixteen_vec(const uint8_t *from, unsigned scale, int both, const model_offset *list,
+                                             model_two_vec *sum)
 {
-    model_vec carry = model_eight_vec(from, scale, list, sum), more = {0};
+    const model_two_vec carry = model_eight_vec(from, scale, both, list, sum);
+    const model_two_vec more = model_eight_vec(from, scale, both, list + 8, sum);
+    model_two_vec result;
+    sum[3] = MODEL_ADD(carry, more, sum[3], result);
+    return result;
+}
+
+/* Adds a carry to a number, from bit `first` on. */
+MODEL_INLINE void model_ripple_vec(int both, model_two_vec carry, unsigned first, unsigned bits, model_two_vec *sum)
+{
     unsigned k;
-    if (!half)
-        more = model_eight_vec(from, scale, list + 8, sum);
-    MODEL_ADD(carry, sum[3], sum[3], carry, more);
-    for (k = 4; k < bits; k++) {
-        const model_vec x = sum[k];
-        sum[k] = x ^ carry;
-        carry = carry & x;
+    for (k = first; k < bits; k++) {
+        /* It goes on where the bit was 1, so where it is 0 now. */
+        sum[k].a = sum[k].a ^ carry.a;
+        carry.a = carry.a & ~sum[k].a;
+        if (both) {
+            sum[k].b = sum[k].b ^ carry.b;
+            carry.b = carry.b & ~sum[k].b;
+        }
     }
 }
 
-/* Adds n taps of one plane to a number that is 0. */
-MODEL_INLINE void model_count_plane_vec(const uint8_t *from, unsigned scale, const model_offset *list, size_t n,
-                                        unsigned bits, model_vec *sum)
+/* Adds n taps to a number of `bits` bits. */
+MODEL_INLINE void model_count_two_vec(const uint8_t *from, unsigned scale, int both, const model_offset *list, size_t n,
+                                      unsigned bits, model_two_vec *sum)
 {
+    for (; n >= 32 && bits > 4; n -= 32, list += 32) {
+        model_two_vec carry = model_sixteen_vec(from, scale, both, list, sum);
+        const model_two_vec more = model_sixteen_vec(from, scale, both, list + 16, sum);
+        sum[4] = MODEL_ADD(carry, more, sum[4], carry);
+        model_ripple_vec(both, carry, 5, bits, sum);
+    }
     for (; n >= 16; n -= 16, list += 16)
-        model_sixteen_vec(from, scale, list, 0, bits, sum);
+        model_ripple_vec(both, model_sixteen_vec(from, scale, both, list, sum), 4, bits, sum);
     if (n)
-        model_sixteen_vec(from, scale, list, 1, bits, sum);
+        model_ripple_vec(both, model_eight_vec(from, scale, both, list, sum), 3, bits, sum);
 }
 
 /* Counts n taps, a multiple of 8, of one plane or of two that lie side by side: a number of `bits` bits, 4 at least, in
-   the order [bits][pair]. If `begun`, they are added to the number that is there. */
+   the order [bits][pair]. They are added to the number `begun`, or to 0 if it is NULL. */
 MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned pair, const model_offset *list,
-                                  size_t n, unsigned bits, int begun, model_vec *count)
+                                  size_t n, unsigned bits, const model_vec *begun, model_vec *count)
 {
-    model_vec first[32], second[32];
+    model_two_vec sum[32];
     unsigned k;
     for (k = 0; k < bits; k++) {
-        first[k] = begun ? count[pair * k] : model_fill_vec(0);
-        second[k] = begun && pair == 2 ? count[2 * k + 1] : model_fill_vec(0);
+        sum[k].a = begun ? begun[pair * k] : model_fill_vec(0);
+        sum[k].b = begun ? begun[pair * k + pair - 1] : model_fill_vec(0);
     }
-    model_count_plane_vec(from, scale, list, n, bits, first);
-    if (pair == 2) /* not in the same loop, for which there are too few registers */
-        model_count_plane_vec(from + sizeof(model_vec), scale, list, n, bits, second);
+#if MODEL_VECTOR >= 64 /* there are registers for two numbers, so that a place is loaded once for both planes */
+    model_count_two_vec(from, scale, pair == 2, list, n, bits, sum);
     for (k = 0; k < bits; k++) {
-        count[pair * k] = first[k];
+        count[pair * k] = sum[k].a;
         if (pair == 2)
-            count[2 * k + 1] = second[k];
+            count[2 * k + 1] = sum[k].b;
     }
+#else
+    model_count_two_vec(from, scale, 0, list, n, bits, sum);
+    for (k = 0; k < bits; k++) {
+        count[pair * k] = sum[k].a;
+        sum[k].a = sum[k].b;
+    }
+    if (pair == 2) {
+        model_count_two_vec(from + sizeof(model_vec), scale, 0, list, n, bits, sum);
+        for (k = 0; k < bits; k++)
+            count[2 * k + 1] = sum[k].a;
+    }
+#endif
 }
 
 #else /* vectors of several of the machine's: loops over those, which compilers can make wider vectors of again */
@@ -105,15 +153,15 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
     } while (0)
 
 /* result = carry of 8 taps that are added to the three lowest bits of sum, or to 0 if `start`. */
-#define MODEL_EIGHT(result, list, start)                                          \
-    model_base state[3];                                                          \
-    state[0] = start ? model_fill_base(0) : sum[w];                               \
-    state[1] = start ? model_fill_base(0) : sum[words + w];                       \
-    state[2] = start ? model_fill_base(0) : sum[2 * words + w];                   \
-    result = model_eight_base(from + w * sizeof(model_base), scale, list, state); \
-    sum[w] = state[0];                                                            \
-    sum[words + w] = state[1];                                                    \
-    sum[2 * words + w] = state[2];
+#define MODEL_EIGHT(result, list, start)                                               \
+    model_two_base state[3];                                                           \
+    state[0].a = start ? model_fill_base(0) : sum[w];                                  \
+    state[1].a = start ? model_fill_base(0) : sum[words + w];                          \
+    state[2].a = start ? model_fill_base(0) : sum[2 * words + w];                      \
+    result = model_eight_base(from + w * sizeof(model_base), scale, 0, list, state).a; \
+    sum[w] = state[0].a;                                                               \
+    sum[words + w] = state[1].a;                                                       \
+    sum[2 * words + w] = state[2].a;
 
 /* Does this for 16 taps and the four lowest bits, in two loops: one would need too many registers. */
 #define MODEL_SIXTEEN(result, list, start)                                          \
@@ -137,13 +185,15 @@ MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned 
     } while (0)
 
 MODEL_INLINE void model_count_vec(const uint8_t *from, unsigned scale, unsigned pair, const model_offset *list,
-                                  size_t n, unsigned bits, int begun, model_vec *count)
+                                  size_t n, unsigned bits, const model_vec *begun, model_vec *count)
 {
     const size_t words = pair * MODEL_WORDS;
     model_base *const sum = (model_base *)(void *)count; /* [bits][words] */
     model_base carry[2 * MODEL_WORDS], more[2 * MODEL_WORDS];
     size_t w;
     unsigned k;
+    for (k = 0; begun && k < pair * bits; k++)
+        count[k] = begun[k];
     /* 8 taps are added to three bits, whatever is left of them. */
     for (k = n < 16 ? 0 : 5; !begun && (k < bits || k < 3); k++)
         for (w = 0; w < words; w++)

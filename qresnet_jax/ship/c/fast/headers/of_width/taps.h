@@ -4,16 +4,14 @@
 #include "../vectors.h"
 
 /* What a tap sees of a chunk of one plane: out[pixel] = in[pixel + bits] & mask[pixel]; see model_taps for `across`. */
-MODEL_INLINE void model_tap_vec(const uint8_t *in, int across, int bits, const uint8_t *mask, uint8_t *MODEL_RESTRICT out)
+MODEL_INLINE void model_tap_vec(const uint8_t *in, int across, int bits, const uint8_t *mask,
+                                uint8_t *MODEL_RESTRICT out)
 {
     size_t i;
 #if MODEL_VECTOR > 8
     if (!across) {
-        const model_vec zeros = model_fill_vec(0), x = model_load_vec(in);
-        const model_vec moved = bits < 0 ? model_shift_xor_vec(zeros, 0, x, (unsigned)-bits)
-                                         : model_shift_xor_vec(x, (unsigned)bits, zeros, 0);
-        const model_vec kept = model_and_vec(moved, model_load_vec(mask));
-        memcpy(out, &kept, sizeof kept);
+        const model_vec moved = model_move_vec(model_load_vec(in), bits);
+        model_store_vec(out, model_and_vec(moved, model_load_vec(mask)));
         return;
     }
 #endif
@@ -42,23 +40,22 @@ MODEL_INLINE void model_spread_tap_vec(const model_taps *s, int across, int bits
                 model_tap_vec(in + b * next, across, bits, mask, out);
 }
 
-/* All taps of all chunks. `across` and the direction of a shift are constants in each of the calls. */
-MODEL_INLINE void model_spread_vec(const model_taps *s, const uint8_t *in, uint8_t *out)
+/* All taps of the chunk at byte `at` of all planes. `across` and the direction of a shift are constants in each of the
+   calls. */
+MODEL_INLINE void model_spread_vec(const model_taps *s, const uint8_t *in, size_t at, uint8_t *out)
 {
     const size_t entry = s->planes * sizeof(model_vec);
-    size_t at, t;
-    for (at = 0; at < 8 * s->words; at += sizeof(model_vec), in += sizeof(model_vec)) {
-        memset(out, 0, entry);
-        out += entry;
-        for (t = 0; t < s->taps; t++, out += s->channels * entry) {
-            const uint8_t *from = in + (s->phases ? s->phase[t] * s->pitch : 0) + s->bytes[t];
-            const uint8_t *mask = s->mask + 8 * t * s->words + at;
-            if (s->across)
-                model_spread_tap_vec(s, 1, s->bits[t], from, mask, out);
-            else if (s->bits[t] < 0)
-                model_spread_tap_vec(s, 0, s->bits[t], from, mask, out);
-            else
-                model_spread_tap_vec(s, 0, s->bits[t], from, mask, out);
-        }
+    size_t t;
+    memset(out, 0, entry);
+    out += entry;
+    for (t = 0; t < s->taps; t++, out += s->channels * entry) {
+        const uint8_t *from = in + at + (s->phases ? s->phase[t] * s->pitch : 0) + s->bytes[t];
+        const uint8_t *mask = s->mask + 8 * t * s->words + at;
+        if (s->across)
+            model_spread_tap_vec(s, 1, s->bits[t], from, mask, out);
+        else if (s->bits[t] < 0)
+            model_spread_tap_vec(s, 0, s->bits[t], from, mask, out);
+        else
+            model_spread_tap_vec(s, 0, s->bits[t], from, mask, out);
     }
 }
