@@ -82,12 +82,11 @@ def row(runs: list[RunRecord]) -> dict:
 
 
 def network_name(fields: dict) -> str:
-    """Returns W1A2, or "float", or, with other bits in each stage, W1A2/2/4."""
-    if fields["model.weight_bits"] == 32 and fields["model.activation"] == "none":
-        return "float"
-    bits = dict.fromkeys(fields["model.act_bits"])
-    shown = "/".join(map(str, bits if len(bits) == 1 else fields["model.act_bits"]))
-    return f"W{fields['model.weight_bits']}A{shown}"
+    """Returns W1A2, or "float", or, with other bits in each stage, W1A2/2/4; 32 bits stand for float."""
+    bits = (32,) if fields["model.activation"] == "none" else fields["model.act_bits"]
+    shown = "/".join(map(str, dict.fromkeys(bits) if len(set(bits)) == 1 else bits))
+    name = f"W{fields['model.weight_bits']}A{shown}"
+    return "float" if name == "W32A32" else name
 
 
 def command(fields: dict, shipped: dict[str, dict]) -> str:

@@ -2,8 +2,8 @@
 
     qresnet --config=cifar10_jpeg_fp32
 
-Accuracy: not measured yet with this recipe. SGD reached 85.79 % on the test set, 87.48 % in validation, after 30 epochs
-with a warm-up of 0.3 epochs, seed 0.
+Accuracy: 86.46 % on the test set, 86.70 % in validation, after 30 epochs with a warm-up of 0.3 epochs and a padding of
+2 pixels, seed 0; not measured with the longer recipe. SGD with a padding of 4 pixels reached 85.79 and 87.48 %.
 Time: 117 minutes for 30 epochs, on a machine that did other work as well.
 Hardware: 2 cores of an Intel Xeon with AVX-512. Any CPU or GPU will do.
 """

@@ -110,6 +110,8 @@ def test_the_command_of_a_shipped_config_is_its_name(accuracy, name):
         ((1, "pact", [2, 2, 2]), "W1A2"),
         ((1, "lsq", [2, 2, 4]), "W1A2/2/4"),
         ((32, "none", [2, 2, 2]), "float"),
+        ((1, "none", [2, 2, 2]), "W1A32"),
+        ((32, "pact", [2, 2, 2]), "W32A2"),
     ],
 )
 def test_networks_are_named_by_their_bits(accuracy, fields, expected):
