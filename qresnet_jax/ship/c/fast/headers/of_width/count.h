@@ -85,12 +85,14 @@ MODEL_INLINE void model_ripple_vec(int both, model_two_vec carry, unsigned first
 MODEL_INLINE void model_count_two_vec(const uint8_t *from, unsigned scale, int both, const model_offset *list, size_t n,
                                       unsigned bits, model_two_vec *sum)
 {
+#if MODEL_VECTOR >= 32 /* for others it gains little, and makes WebAssembly larger */
     for (; n >= 32 && bits > 4; n -= 32, list += 32) {
         model_two_vec carry = model_sixteen_vec(from, scale, both, list, sum);
         const model_two_vec more = model_sixteen_vec(from, scale, both, list + 16, sum);
         sum[4] = MODEL_ADD(carry, more, sum[4], carry);
         model_ripple_vec(both, carry, 5, bits, sum);
     }
+#endif
     for (; n >= 16; n -= 16, list += 16)
         model_ripple_vec(both, model_sixteen_vec(from, scale, both, list, sum), 4, bits, sum);
     if (n)
