@@ -23,9 +23,9 @@ typedef uint32_t model_offset;
 #endif
 
 /* The taps of a convolution are copies of its input's bit planes, each shifted by the tap's distance from the middle of
-   the kernel. Planes are cut into chunks of one vector, and a chunk has the order [zeros, then tap][channel][b][byte of the
-   chunk]; so few data stay in the processor's smallest cache. At stride 2 taps are made from the phases of a plane, which
-   are its even or odd rows and columns. */
+   the kernel. They are made for one chunk of a plane at a time, which fills a vector, so that they stay in the first cache;
+   their order is [zeros, then tap][channel][b][byte of the chunk]. At stride 2 they are made from the phases of a plane,
+   which are its even or odd rows and columns. */
 typedef struct {
     size_t height, row;                   /* rows of an input's plane, bytes of a row */
     size_t out_height, out_row;           /* those of a tap */

@@ -41,7 +41,7 @@ typedef __m128i model_lanes, model_shift;
 typedef uint64_t model_half;
 #endif
 
-/* Shifts by a number in a register: the same one for each number, or for vectors that have it, its own, which is quicker. */
+/* Shifts by a number in a register. Vectors that can shift each number by another one are quicker at that. */
 #if MODEL_VECTOR >= 32
 #define MODEL_SHIFT(n) MODEL_LANES(set1_epi32)(n)
 #define MODEL_SHIFTED(x, shift) MODEL_LANES(srav_epi32)(x, shift)
