@@ -78,31 +78,8 @@ MODEL_FUNCTION void model_join(const uint8_t *bytes, unsigned bits, size_t n, in
     }
 }
 
-/* Rescales n numbers of one channel, with wide_offset. */
-MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
-                                    int saturate, int16_t *MODEL_RESTRICT out)
-{
-    /* The numbers are unsigned, because only for those vectors have products of 64 bits. */
-    const int32_t multiplier = r->multiplier[channel];
-    const uint32_t size = multiplier < 0 ? 0u - (uint32_t)multiplier : (uint32_t)multiplier;
-    const uint64_t flip = multiplier < 0 ? ~(uint64_t)0 : 0; /* -product = ~product + 1 */
-    const uint64_t offset = r->wide_offset[channel] - (((uint64_t)size << 31) ^ flip);
-    const unsigned shift = r->shift[channel];
-    const uint64_t zero = ((uint64_t)1 << 63) >> shift, low = zero - 32768, high = zero + 32767;
-    size_t i;
-    for (i = 0; i < n; i++) {
-        const uint64_t product = (uint64_t)((uint32_t)x[i] + 0x80000000u) * size;
-        uint64_t value = ((product ^ flip) + offset) >> shift;
-        if (saturate) {
-            value = value < low ? low : value;
-            value = value > high ? high : value;
-        }
-        out[i] = (int16_t)((int32_t)((uint32_t)(value - low)) - 32768);
-    }
-}
-
 #if MODEL_VECTOR >= 64
-/* The same for 16 numbers, as int32. */
+/* (x * multiplier + offset) >> shift for 16 numbers, as int32. */
 MODEL_INLINE __m512i model_rescale_sixteen(__m512i x, __m512i multiplier, __m512i offset, __m512i shift, int saturate)
 {
     const __m512i low = _mm512_set1_epi64(-32768), high = _mm512_set1_epi64(32767);
@@ -116,7 +93,7 @@ MODEL_INLINE __m512i model_rescale_sixteen(__m512i x, __m512i multiplier, __m512
     return _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
 }
 
-/* The same for n numbers, a multiple of 32. */
+/* Rescales n numbers of one channel, a multiple of 32, with wide_offset. */
 MODEL_INLINE void model_rescale_vectors(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
                                         int saturate, int16_t *MODEL_RESTRICT out)
 {
@@ -132,19 +109,36 @@ MODEL_INLINE void model_rescale_vectors(const model_requantize *r, size_t channe
 }
 #endif
 
+/* Rescales n numbers of one channel, with wide_offset. */
+MODEL_INLINE void model_rescale_any(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
+                                    int saturate, int16_t *MODEL_RESTRICT out)
+{
+    /* The numbers are unsigned, because only for those vectors have products of 64 bits. */
+    const int32_t multiplier = r->multiplier[channel];
+    const uint32_t size = multiplier < 0 ? 0u - (uint32_t)multiplier : (uint32_t)multiplier;
+    const uint64_t flip = multiplier < 0 ? ~(uint64_t)0 : 0; /* -product = ~product + 1 */
+    const uint64_t offset = r->wide_offset[channel] - (((uint64_t)size << 31) ^ flip);
+    const unsigned shift = r->shift[channel];
+    const uint64_t zero = ((uint64_t)1 << 63) >> shift, low = zero - 32768, high = zero + 32767;
+    size_t i = 0;
+#if MODEL_VECTOR >= 64
+    i = n / 32 * 32;
+    model_rescale_vectors(r, channel, x, i, saturate, out);
+#endif
+    for (; i < n; i++) {
+        const uint64_t product = (uint64_t)((uint32_t)x[i] + 0x80000000u) * size;
+        uint64_t value = ((product ^ flip) + offset) >> shift;
+        if (saturate) {
+            value = value < low ? low : value;
+            value = value > high ? high : value;
+        }
+        out[i] = (int16_t)((int32_t)((uint32_t)(value - low)) - 32768);
+    }
+}
+
 MODEL_FUNCTION void model_rescale(const model_requantize *r, size_t channel, const model_int32 *x, size_t n,
                                   int16_t *MODEL_RESTRICT out)
 {
-#if MODEL_VECTOR >= 64
-    const size_t whole = n / 32 * 32;
-    if (r->saturates)
-        model_rescale_vectors(r, channel, x, whole, 1, out);
-    else
-        model_rescale_vectors(r, channel, x, whole, 0, out);
-    x += whole;
-    n -= whole;
-    out += whole;
-#endif
     if (r->saturates)
         model_rescale_any(r, channel, x, n, 1, out);
     else

@@ -81,6 +81,24 @@ MODEL_FUNCTION void model_stem_pixels(const model_stem *s, const uint8_t *image,
         memcpy(sums[o] + k, &first, sizeof first);       \
         memcpy(sums[o] + k + n, &second, sizeof second); \
     } while (0)
+#define MODEL_STEM_BEGIN(o, first, second) model_lanes first = zero, second = zero
+
+/* Does something for each output and its two vectors. These have names, as GCC would copy an array in each step. */
+#define MODEL_STEM_FOUR(f) \
+    f(0, a, b);            \
+    f(1, c, d);            \
+    f(2, e, g);            \
+    f(3, h, i)
+#if MODEL_STEM_OUTPUTS > 4u
+#define MODEL_STEM_EACH(f) \
+    MODEL_STEM_FOUR(f);    \
+    f(4, j, l);            \
+    f(5, m, o);            \
+    f(6, p, q);            \
+    f(7, r, u)
+#else
+#define MODEL_STEM_EACH MODEL_STEM_FOUR
+#endif
 #endif
 
 /* The sums of MODEL_STEM_OUTPUTS outputs for one bit of each byte, [byte of a plane]. */
@@ -91,37 +109,16 @@ MODEL_FUNCTION void model_stem_sums(const model_stem *s, const model_int16 *pixe
 #ifdef MODEL_LANES
     const size_t n = sizeof(model_lanes) / 4;
     for (k = 0; k < s->plane; k += 2 * n) {
-        /* Written out, as GCC would copy the numbers of an array in each step. */
         const model_lanes zero = MODEL_LANES(set1_epi32)(0);
-        model_lanes a = zero, b = zero, c = zero, d = zero, e = zero, f = zero, g = zero, h = zero, pixel, more;
-#if MODEL_STEM_OUTPUTS > 4u
-        model_lanes i = zero, j = zero, l = zero, m = zero, o = zero, p = zero, q = zero, r = zero;
-#endif
+        model_lanes pixel, more;
+        MODEL_STEM_EACH(MODEL_STEM_BEGIN);
         for (t = 0; t < s->count; t++) {
             const model_int16 *from = pixels + 2 * (s->taps[t] + k);
             memcpy(&pixel, from, sizeof pixel);
             memcpy(&more, from + 2 * n, sizeof more);
-            MODEL_STEM_STEP(0, a, b);
-            MODEL_STEM_STEP(1, c, d);
-            MODEL_STEM_STEP(2, e, f);
-            MODEL_STEM_STEP(3, g, h);
-#if MODEL_STEM_OUTPUTS > 4u
-            MODEL_STEM_STEP(4, i, j);
-            MODEL_STEM_STEP(5, l, m);
-            MODEL_STEM_STEP(6, o, p);
-            MODEL_STEM_STEP(7, q, r);
-#endif
+            MODEL_STEM_EACH(MODEL_STEM_STEP);
         }
-        MODEL_STEM_STORE(0, a, b);
-        MODEL_STEM_STORE(1, c, d);
-        MODEL_STEM_STORE(2, e, f);
-        MODEL_STEM_STORE(3, g, h);
-#if MODEL_STEM_OUTPUTS > 4u
-        MODEL_STEM_STORE(4, i, j);
-        MODEL_STEM_STORE(5, l, m);
-        MODEL_STEM_STORE(6, o, p);
-        MODEL_STEM_STORE(7, q, r);
-#endif
+        MODEL_STEM_EACH(MODEL_STEM_STORE);
     }
 #else
     /* All that one sum needs is put side by side, as compilers know how to add up the products of two rows of numbers;
