@@ -30,7 +30,7 @@ config.model.act_bits = (2, 2, 4)  # bits of the activations, for each of the th
 metrics = qresnet_jax.train_and_evaluate(config, arguments.workdir)
 print(f"trained: {metrics['test_accuracy']:.2%} of the test images are classified correctly")
 
-# Folds the network into integers, compares it with the trained one on the whole test set, and writes a packed file.
+# Folds the network into integers, writes a packed file, and checks that the file computes the same.
 (path,) = export_run(config, arguments.workdir)
 
 # All engines compute the same integers from the file. "numpy" defines what they are, "jax" and "c" are fast.

@@ -114,6 +114,7 @@ def c_figures(measurements: Measurements) -> dict[str, str]:
         for row in run["rows"]:
             key = _identifier(f"{row['network'].split(',')[0]} {row['profile']}")
             found |= {f"{key}_{name}": size(row[name]) for name in ("constants", "buffer", "stack")}
+        found["fast_stack"] = size(max(row["stack"] for row in run["rows"] if row["profile"] == "fast"))
     return found
 
 

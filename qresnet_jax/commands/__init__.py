@@ -89,8 +89,8 @@ COMMANDS = {
     ),
     "export": Command(
         function="export.export",
-        does="Folds a run's best checkpoint into an integer network, compares the two on the test set, writes the "
-        "network, and checks that the written files compute the same. --config.export.format is packed (the default), "
+        does="Folds a run's best checkpoint into an integer network, writes it, and keeps the files only if they "
+        "compute the same. --config.export.format is packed (the default), "
         "c, onnx, qonnx, stablehlo or wasm. With --config.packed it converts a packed file.",
         writes="Writes model.safetensors, a directory model_c, model.onnx, model.qonnx.onnx, model.stablehlo or a directory "
         "model_wasm into the run's directory, or else writes --config.export.path.",

@@ -2,14 +2,14 @@
 
 import textwrap
 
-from qresnet_jax import config
 from qresnet_jax.commands import COMMANDS
+from qresnet_jax.config import fields
 from qresnet_jax.system.config_files import shipped_configs
 
 WIDTH = 100
 
 _HEAD = """\
-Trains ResNets with 1-bit weights and low-bit activations, and ships them as integer networks.
+Trains networks with 1-bit weights and low-bit activations, and ships them as integer networks.
 
 Usage:
   qresnet --config=CONFIG [--mode=MODE] [--workdir=DIR] [--config.FIELD=VALUE ...]
@@ -47,7 +47,7 @@ def help_text() -> str:
         (
             "--config.FIELD=VALUE",
             "Changes a field of the config, as in --config.num_epochs=2 or --config.model.act_bits='(2,2,4)'. "
-            f"All fields, with their defaults and meanings, are listed in {config.__file__}.",
+            f"All fields, with their defaults and meanings, are listed in {fields.__file__}.",
         ),
         (
             "--config.packed=FILE",

@@ -43,7 +43,7 @@ def _window(conv: nn.StemConv | nn.BinaryConv) -> Window:
 _ONE, _ZERO = np.ones(1), np.zeros(1)
 
 
-def _as_sums(folding: Folding, x: Any) -> IntegerSums:
+def as_sums(folding: Folding, x: Any) -> IntegerSums:
     """Returns a stream or levels as integers of their unit, on which a batch norm or a quantizer can work."""
     if isinstance(x, IntegerStream):
         unit = np.asarray(2.0**-folding.fraction_bits)
@@ -124,15 +124,16 @@ def _binary(folding: Folding, step: recording.Step, levels: Any, window: Window)
 
 @fold_rule(nn.BatchNorm)
 def _batch_norm(folding: Folding, step: recording.Step, x: Any) -> IntegerSums:
-    return _affine(_as_sums(folding, x), *trained.affine(step.operation))
+    return affine(as_sums(folding, x), *trained.affine(step.operation))
 
 
 @fold_rule(nn.Shift)
 def _shift(folding: Folding, step: recording.Step, x: Any) -> IntegerSums:
-    return _affine(_as_sums(folding, x), _ONE, trained.array(step.operation.shift))
+    return affine(as_sums(folding, x), _ONE, trained.array(step.operation.shift))
 
 
-def _affine(x: IntegerSums, multiplier: np.ndarray, offset: np.ndarray) -> IntegerSums:
+def affine(x: IntegerSums, multiplier: np.ndarray, offset: np.ndarray) -> IntegerSums:
+    """Returns `x * multiplier + offset`: float64 `[C]`, or `[1]` for all channels."""
     if x.rectified:
         inner = (*x.inner, (x.multiplier, x.offset))
         return dataclasses.replace(x, multiplier=multiplier, offset=offset, rectified=False, inner=inner)
@@ -142,7 +143,7 @@ def _affine(x: IntegerSums, multiplier: np.ndarray, offset: np.ndarray) -> Integ
 @fold_rule(nn.Quantizer)
 def _quantizer(folding: Folding, step: recording.Step, x: Any) -> IntegerLevels:
     folding.end_first_layer()
-    x = _as_sums(folding, x)
+    x = as_sums(folding, x)
     node = fold_quantizer(step.operation, x.unit, x.multiplier, x.offset, x.bound, x.inner)
     return IntegerLevels(folding.add(dataclasses.replace(node, inputs=(x.source,))), step.operation)
 
@@ -173,7 +174,7 @@ def _stream_of(folding: Folding, x: Any, fraction_bits: int) -> IntegerStream:
     folding.use_grid(fraction_bits)
     if isinstance(x, IntegerStream):
         return x
-    sums = _as_sums(folding, x)
+    sums = as_sums(folding, x)
     if sums.inner:
         raise MisfitError(
             "reads a batch norm or shift of sums behind a relu, which has no integer form: put a quantizer or to_stream between"
