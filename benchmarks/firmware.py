@@ -7,7 +7,8 @@ It builds firmware from the exported C code, the start-up code of examples/corte
 `-icount shift=0`. There an instruction takes 1 ns, so the processor's timer counts them. The logits must be those of the NumPy
 engine. The Cortex-M0+ code runs on the board with a Cortex-M4, which has all of its instructions.
 
-An emulator counts instructions, not cycles: loads, branches and slow flash take longer. Times are therefore not reported.
+An emulator counts instructions, not cycles: loads, branches and slow flash take longer. The documentation therefore gives times only
+as an estimate, for 1 to 1.5 cycles an instruction.
 
 Beside that stand the sizes: the section `.text` of model.o, the buffer, and the most stack that `model_logits` takes.
 The networks are those of the zoo, and ResNet-8 and ResNet-20 for images of 32x32x3 with random weights.

@@ -1,4 +1,4 @@
-"""Image sets as uint8 arrays in memory: the published archives, TFDS directories made from them, and splits."""
+"""Loads image sets as uint8 pixels, in memory or streamed: the published archives, TFDS directories made from them, folders, and splits."""
 
 from qresnet_jax.data.dataset import ARRAYS, FOLDER, ImageDataset, Split, check_dataset
 from qresnet_jax.data.sets import load_dataset, prepare_dataset, take_dataset
