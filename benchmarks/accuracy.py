@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy.py NAME DIR DIR ... [--label=TEXT] [--save=DIR] [--machine=TEXT] [--commit=HASH]
 
-NAME is accuracy_digits, accuracy_fashion_mnist, hysteresis, hysteresis_cifar10_jpeg, recipes_cifar10_jpeg or
-recipes_fashion_mnist, and DIR the workdir of a run. A row of recipes has a label, which says in words what its recipe is.
+NAME is accuracy_digits, accuracy_fashion_mnist, hysteresis, hysteresis_cifar10_jpeg, hysteresis_fashion_mnist,
+recipes_cifar10_jpeg or recipes_fashion_mnist, and DIR the workdir of a run. A row of recipes has a label, which says in words what its recipe is.
 Runs that differ only in the seed become one row, with mean, sample standard deviation and the worst seed. A row with the
 same settings and seeds is replaced. Other rows stay; delete them from the file by hand if they are outdated.
 
@@ -29,7 +29,11 @@ from qresnet_jax.system.config_files import load_config, shipped_configs
 from qresnet_jax.system.machine import processors
 
 RECIPES = ("recipes_cifar10_jpeg", "recipes_fashion_mnist")
-NAMES = ("accuracy_digits", "accuracy_fashion_mnist", "hysteresis", "hysteresis_cifar10_jpeg", *RECIPES)
+NAMES = (
+    *("accuracy_digits", "accuracy_fashion_mnist"),
+    *("hysteresis", "hysteresis_cifar10_jpeg", "hysteresis_fashion_mnist"),
+    *RECIPES,
+)
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) ", re.MULTILINE)
 
 

@@ -17,7 +17,9 @@ The tables are:
     hysteresis               accuracy and movement of the signs by threshold, with one seed each
     hysteresis_seeds         accuracy by threshold over several seeds
     hysteresis_cifar10_jpeg  accuracy and movement of the signs by threshold, with Muon on CIFAR-10-JPEG
+    hysteresis_fashion_mnist the same on Fashion-MNIST
     recipes_cifar10_jpeg     accuracy by recipe on CIFAR-10-JPEG
+    recipes_fashion_mnist    the same on Fashion-MNIST
     zoo                      accuracy and bytes of the packed files that come with the package
     size                     parameters, bytes and multiplications by network
     inference                time of an image by engine and batch size, against onnxruntime

@@ -136,7 +136,7 @@ def hysteresis(measurements: Measurements) -> str:
     return _by_threshold(shown, "One seed each.", movement=True)
 
 
-def hysteresis_cifar10_jpeg(measurements: Measurements) -> str:
+def hysteresis_means(measurements: Measurements) -> str:
     """Returns accuracy and movement of the signs by threshold, each over its seeds."""
     about = "Mean ± sample standard deviation, or one seed."
     return _by_threshold(list(measurements.values()), about, movement=True)
