@@ -4,8 +4,8 @@
 
 Accuracy: 86.46 % on the test set, 86.70 % in validation, after 30 epochs with a warm-up of 0.3 epochs and a padding of
 2 pixels, seed 0; not measured with the longer recipe. SGD with a padding of 4 pixels reached 85.79 and 87.48 %.
-Time: 117 minutes for 30 epochs, on a machine that did other work as well.
-Hardware: 2 cores of an Intel Xeon with AVX-512. Any CPU or GPU will do.
+Time: 178 minutes for 30 epochs on one core, which did other work as well.
+Hardware: 1 core of an Intel Xeon with AVX-512. Any CPU or GPU will do.
 """
 
 from qresnet_jax import load_config

@@ -2,9 +2,9 @@
 
     qresnet --config=fashion_mnist_fp32
 
-Accuracy: not measured yet.
-Time: not measured yet.
-Hardware: any CPU or GPU.
+Accuracy: 93.77 % on the test set, 94.63 % in validation, seed 0.
+Time: 40 minutes on one core, which did other work as well.
+Hardware: 1 core of an Intel Xeon with AVX-512. Any CPU or GPU will do.
 """
 
 from qresnet_jax import load_config
