@@ -16,7 +16,14 @@ from qresnet_jax import config as configs
 from qresnet_jax.data import ImageDataset, StreamedDataset, check_dataset, load_dataset
 from qresnet_jax.errors import ConfigError, DataError
 from qresnet_jax.ship import reference, verify
-from qresnet_jax.ship.formats import ENDINGS, check_path, check_programs, write_network
+from qresnet_jax.ship.c.writer import check_prefix
+from qresnet_jax.ship.formats import (
+    C_OPTIONS,
+    ENDINGS,
+    check_path,
+    check_programs,
+    write_network,
+)
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import as_path, write_all
@@ -137,19 +144,15 @@ def _path(export: ConfigDict, workdir: str | os.PathLike[str]) -> pathlib.Path:
     ending = {**ENDINGS, "qonnx": ".qonnx.onnx"}[export.format]
     path = as_path(export.path) if export.path else as_path(workdir) / f"model{ending}"
     check_path(path, export.format)
+    if export.format == "c":
+        check_prefix(export.c_prefix)
     check_programs(export.format)
     return path
 
 
 def _write_integers(network: IntegerNetwork, export: ConfigDict, path: pathlib.Path) -> list[pathlib.Path]:
-    return write_network(
-        network,
-        path,
-        export.format,
-        c_profile=export.c_profile,
-        c_prefix=export.c_prefix,
-        c_layout=export.c_layout,
-    )
+    options = {name: export[name] for name in C_OPTIONS} if export.format == "c" else {}
+    return write_network(network, path, export.format, **options)
 
 
 def _write_layers(model: nnx.Module, network: IntegerNetwork, path: pathlib.Path) -> list[pathlib.Path]:

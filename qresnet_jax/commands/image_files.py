@@ -71,9 +71,9 @@ def _exists(name: str) -> bool:
 
 def _files(name: str) -> list[pathlib.Path]:
     path = as_path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # pathlib's raises an error for a path that must not be looked at
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         return _in_directory(path)
     if _exists(name):
         raise DataError(

@@ -122,9 +122,14 @@ def predict_files(config: ConfigDict, workdir: str | os.PathLike[str]) -> list[l
         probabilities = np.asarray(jax.nn.softmax(logits_of(np.stack([p.pixels for p in batch]))))
         for file, picture, row in zip(files[start:], batch, probabilities, strict=False):
             best = [(class_names[i], float(row[i])) for i in np.argsort(-row)[:TOP]]
-            log.info("%s (%s): %s", file, picture.how, ", ".join(f"{c} {p:.1%}" for c, p in best))
+            log.info("%s (%s): %s", file, picture.how, ", ".join(f"{_printable(c)} {p:.1%}" for c, p in best))
             results.append(best)
     return results
+
+
+def _printable(name: str) -> str:
+    """Returns a name with escapes for what is not to be printed: a packed file may come from anybody."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _from_run(config: ConfigDict, workdir: str | os.PathLike[str]) -> Classifies:

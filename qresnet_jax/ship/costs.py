@@ -117,7 +117,8 @@ def layer_table(
       ValueError: if the images do not have as many channels as the network.
       ExportError: if `model` should have an integer form, but `fold` refuses it.
     """
-    steps = steps_of(model, image_shape[:2])
+    known = network.steps if isinstance(network, Folded) else None
+    steps = steps_of(model, image_shape[:2], known)
     stem = next(step.operation for step in steps if isinstance(step.operation, nn.StemConv))
     inputs = math.prod(image_shape) if isinstance(stem, nn.StemDense) else image_shape[-1]
     if stem.in_features != inputs:
@@ -130,7 +131,9 @@ def layer_table(
         if isinstance(network, Folded):
             folded, network = network, network.network
         else:
-            folded = fold_traced(model, mean=127.5, class_names=None, image_shape=image_shape[:2])
+            folded = fold_traced(
+                model, mean=127.5, class_names=None, image_shape=image_shape[:2], known=steps
+            )
         rows = _as_shipped(rows, folded)
         header = [_header(network or folded.network)]
     return [row for row in (*rows.values(), *header) if row.parameters or row.macs or row.packed_bytes]

@@ -25,7 +25,7 @@ from qresnet_jax.errors import ExportError
 from qresnet_jax.nn import recording
 from qresnet_jax.ship import nodes, rules  # noqa: F401  # the rules register themselves
 from qresnet_jax.ship.folding import IMAGES, Folding, Logits, rule_of
-from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.network import IntegerNetwork, image_size
 
 # Height and width of the images that a network of any size is recorded with: odd, also when a convolution has halved it, so
 # that a network for even sizes alone is refused.
@@ -72,13 +72,20 @@ def fold_traced(
     mean: npt.ArrayLike,
     class_names: Sequence[str] | None,
     image_shape: tuple[int, int] | None,
+    known: Sequence[recording.Step] | None = None,
 ) -> Folded:
-    """Does what `fold` does, and also returns the steps of the trained network and which node each became."""
+    """Does what `fold` does, and also returns the steps of the trained network and which node each became.
+
+    Args:
+      model, mean, class_names, image_shape: see `fold`.
+      known: see `steps_of`.
+    """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"fold takes a network, as a Flax NNX module, got {type(model).__name__}")
     if reason := why_float(model):
         raise ExportError(reason)
-    steps = steps_of(model, image_shape)
+    image_shape = _checked_shape(image_shape)
+    steps = steps_of(model, image_shape, known)
     folding = Folding(mean, steps, image_shape)
     values: list[Any] = []
     made: list[int | None] = []
@@ -103,12 +110,32 @@ def fold_traced(
     return Folded(network, steps, made)
 
 
-def steps_of(model: nnx.Module, image_shape: tuple[int, int] | None = None) -> list[recording.Step]:
+def _checked_shape(image_shape: tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_shape is None:
+        return None
+    if len(image_shape) != 2:
+        raise ValueError(f"image_shape={image_shape} must be (height, width), without the channels")
+    height, width = image_shape
+    return image_size("height", height), image_size("width", width)
+
+
+def without_layers(steps: Sequence[recording.Step]) -> list[recording.Step]:
+    """Returns steps that keep no variables alive; `steps_of` takes them as `known`."""
+    return [step._replace(operation=None) if step.path else step for step in steps]
+
+
+def steps_of(
+    model: nnx.Module,
+    image_shape: tuple[int, int] | None = None,
+    known: Sequence[recording.Step] | None = None,
+) -> list[recording.Step]:
     """Returns what a network computes, with its variables on the host.
 
     Args:
       model: a network of the layers in `qresnet_jax.nn`, in any mode. It is not changed.
       image_shape: `(height, width)` of the images, or None for any size.
+      known: what an earlier call returned for this network with other variables and the same size. Then the network is not
+        called again, which saves tenths of a second.
 
     Raises:
       ExportError: the network computes something that cannot be recorded, or a parameter is not finite.
@@ -120,26 +147,15 @@ def steps_of(model: nnx.Module, image_shape: tuple[int, int] | None = None) -> l
     _check_finite(state)
     model = nnx.merge(graphdef, state)  # a copy on the host, so that nothing below computes on a device
     modules = {recording.dotted(path): module for path, module in nnx.iter_modules(model)}
-    size = _image_size(image_shape)
-    steps = _KNOWN.get((graphdef, size))
-    if steps is None:
-        steps = _recorded(model, modules.values(), image_shape)
-        # Without the layers, whose variables would be kept.
-        _KNOWN[graphdef, size] = [s._replace(operation=None) if s.path else s for s in steps]
-        if len(_KNOWN) > _MOST_KNOWN:
-            del _KNOWN[next(iter(_KNOWN))]
+    steps = _recorded(model, modules.values(), image_shape) if known is None else known
     return [s._replace(operation=modules[s.path]) if s.path else s for s in steps]
-
-
-# The recordings of the last networks, as a training folds one and the same network after each epoch.
-_KNOWN: dict[tuple[nnx.GraphDef, tuple[int, int]], list[recording.Step]] = {}
-_MOST_KNOWN = 16
 
 
 def _recorded(
     model: nnx.Module, modules: Iterable[nnx.Module], image_shape: tuple[int, int] | None
 ) -> list[recording.Step]:
-    shape = (*_image_size(image_shape), _channels(modules, image_shape))
+    height, width = (ANY_SIZE, ANY_SIZE) if image_shape is None else image_shape
+    shape = (height, width, _channels(modules, image_shape))
     try:
         return recording.record(model, shape)
     except (TypeError, ValueError) as error:  # JAX raises both where shapes do not fit
@@ -148,10 +164,6 @@ def _recorded(
                 f"the network does not take images of any size, so give image_shape=(height, width) ({error})"
             ) from error
         raise
-
-
-def _image_size(image_shape: tuple[int, int] | None) -> tuple[int, int]:
-    return (ANY_SIZE, ANY_SIZE) if image_shape is None else (image_shape[0], image_shape[1])
 
 
 def _channels(modules: Iterable[nnx.Module], image_shape: tuple[int, int] | None) -> int:

@@ -1,5 +1,6 @@
 """Writes an integer network in one of the export formats. Each format's writer is imported when it is needed."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -16,6 +17,11 @@ ENDINGS = {
     "wasm": "_wasm",
 }
 DIRECTORIES = ("c", "wasm")  # the formats that are a directory of files
+C_OPTIONS = {
+    "c_profile": "fast",
+    "c_prefix": "model",
+    "c_layout": "pair",
+}  # those of format "c", with their defaults
 # The formats that a name promises by how it ends, the longest ending first. Any other name is good for any format.
 _PROMISES: dict[str, tuple[str, ...]] = {
     **{".qonnx.onnx": ("qonnx",), ".qonnx": ("qonnx",), ".c": ("c",), ".h": ("c",), ".wasm": ("wasm",)},
@@ -36,7 +42,7 @@ def check_path(path: pathlib.Path, format: str) -> None:
         in the place of a directory.
     """
     ending = next((ending for ending in _PROMISES if path.name.lower().endswith(ending)), None)
-    if format in DIRECTORIES and (ending or path.is_file()):
+    if format in DIRECTORIES and (ending or os.path.isfile(path)):
         why = f"ends in {ending}" if ending else "is a file"
         raise ExportError(
             f"{path} {why}, but the format {format} is a directory of files: give the path of a directory"
@@ -48,7 +54,7 @@ def check_path(path: pathlib.Path, format: str) -> None:
             f"{path} ends in {ending}, as files of format {formats} do, but the format is {format}: let the name end in "
             f"{own}, or choose the format {formats}"
         )
-    if path.is_dir() and format not in DIRECTORIES:
+    if os.path.isdir(path) and format not in DIRECTORIES:
         raise ExportError(
             f"{path} is a directory, but the format {format} is a file: give the path of a file"
         )
@@ -75,9 +81,10 @@ def write_network(
     path: str | os.PathLike[str],
     format: str = "packed",
     *,
-    c_profile: str = "fast",
-    c_prefix: str = "model",
-    c_layout: str = "pair",
+    image_shape: tuple[int, int] | None = None,
+    c_profile: str = C_OPTIONS["c_profile"],
+    c_prefix: str = C_OPTIONS["c_prefix"],
+    c_layout: str = C_OPTIONS["c_layout"],
 ) -> list[pathlib.Path]:
     """Writes a network. Either all of its files are written or none.
 
@@ -85,6 +92,8 @@ def write_network(
       network: a network from `fold` or from a packed file.
       path: path of the file, or of the directory for the formats "c" and "wasm".
       format: "packed", "c", "onnx", "stablehlo" or "wasm".
+      image_shape: `(height, width)` of the images, for a network that takes any size. The formats "c", "stablehlo" and
+        "wasm" need one.
       c_profile, c_prefix, c_layout: of format "c" the profile ("fast" or "small"), what names in its code begin with,
         and its files ("pair" or "header"); see `qresnet_jax.ship.c.writer.write_c`.
 
@@ -92,17 +101,26 @@ def write_network(
       The paths of the files.
 
     Raises:
-      ValueError: if there is no such format.
+      ValueError: if there is no such format, or if the image shape is not possible.
       UserError: if the files cannot be written, or the path is not one of this format (see `check_path`), or if the
-        network takes images of any size and the format needs one size, or if a program is missing (see `check_programs`).
+        network takes images of another size, or of any and the format needs one, or if an
+        option of C is given for another format, or if a program is missing (see `check_programs`).
     """
     path = as_path(path)
     if format in ENDINGS:
         check_path(path, format)
+    for name, value in (("c_profile", c_profile), ("c_prefix", c_prefix), ("c_layout", c_layout)):
+        if format != "c" and value != C_OPTIONS[name]:
+            raise ExportError(
+                f"{name}={value!r} is for format c only, but the format is {format}: leave {name} at {C_OPTIONS[name]!r}"
+            )
+    if image_shape is not None:
+        network = _of_size(network, *image_shape)
     height, width, channels = network.image_shape
     if format in ("c", "stablehlo", "wasm") and None in (height, width):
         raise ExportError(
-            f"this network takes images of any size, but format {format} needs one size: fold it with an image_shape"
+            f"this network takes images of any size, but format {format} needs one size: fold it with an image_shape, or, of a "
+            f"packed file, call load_packed(FILE).export(PATH, format={format!r}, image_shape=(height, width)) in Python"
         )
     match format:
         case "packed":
@@ -131,3 +149,12 @@ def write_network(
             also = "; qonnx is written from a trained run, by --mode=export" if format == "qonnx" else ""
             raise ValueError(f"format must be one of {', '.join(ENDINGS)}, got {format!r}{also}")
     return [path]
+
+
+def _of_size(network: IntegerNetwork, height: int, width: int) -> IntegerNetwork:
+    if not network.takes((height, width, network.channels)):
+        raise ExportError(
+            f"image_shape=({height}, {width}): the network takes images of {'x'.join(map(str, network.image_shape))}, at least "
+            f"{'x'.join(map(str, network.least_size))}"
+        )
+    return dataclasses.replace(network, height=height, width=width)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pathlib
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ class PackedNetwork:
         return self.logits(images).argmax(-1)
 
     def export(
-        self, path: str | os.PathLike[str], format: str = "packed", **options: str
+        self, path: str | os.PathLike[str], format: str = "packed", **options: Any
     ) -> list[pathlib.Path]:
         """Writes the network in another format and returns the paths of the files.
 
@@ -191,10 +192,14 @@ def find_packed(path: str | os.PathLike[str]) -> pathlib.Path:
       PackedError: if there is neither such a file nor such a model.
     """
     found = as_path(path)
-    if not found.exists() and str(path) in zoo():
-        found = zoo()[str(path)]
-    if not found.exists():
+    if not os.path.isfile(found) and str(path) in zoo():
+        return zoo()[str(path)]
+    try:
+        found.stat()
+    except FileNotFoundError:
         raise PackedError(
             f"{path} cannot be read: there is no such file, nor such a model in the zoo, which has {', '.join(zoo())}"
-        )
+        ) from None
+    except OSError as error:
+        raise PackedError(f"{path} cannot be read ({error.strerror})") from error
     return found

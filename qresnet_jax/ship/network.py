@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,8 +34,13 @@ class IntegerNetwork:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        if any(size is not None and not 1 <= size < 2**16 for size in (self.height, self.width)):
-            raise ValueError(f"height={self.height}, width={self.width} must be 1 to 65535, or None")
+        for name in ("height", "width"):
+            if (size := getattr(self, name)) is not None:
+                object.__setattr__(self, name, image_size(name, size))
+        if self.class_names is not None and not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError(
+                f"the class names must be strings, got {self.class_names}: give them as [str(name) for name in names]"
+            )
         values = self.values
         if self.class_names is not None and len(self.class_names) != values[-1].channels:
             raise ValueError(
@@ -95,3 +101,18 @@ class IntegerNetwork:
     def mean(self) -> np.ndarray:
         """Returns the pixel means that are subtracted, multiples of 1/2, float64 `[channels]`."""
         return self.stem.double_mean / 2
+
+
+def image_size(name: str, size: int) -> int:
+    """Returns the height or the width of images as an `int`.
+
+    Raises:
+      ValueError: it is not an integer from 1 to 65535; the message begins with `name`.
+    """
+    try:
+        whole = operator.index(size)  # also of NumPy's integers, but not of a float
+    except TypeError:
+        whole = 0
+    if not 1 <= whole < 2**16:
+        raise ValueError(f"{name}={size} must be an integer from 1 to 65535")
+    return whole

@@ -29,7 +29,9 @@ ACC_LIMIT = exact.SUM_LIMIT  # accumulators stay below this, so that they are ex
 STREAM_MIN, STREAM_MAX = exact.STREAM_MIN, exact.STREAM_MAX
 MAX_LEVEL = 2**14
 MAX_SHIFT = 40
-MAX_POOLED = 2**12  # pixels of a pooled window; a small file could otherwise ask for any amount of memory
+# Of a small file that could otherwise ask for any amount of memory: the pixels of a pooled window, the channels of a
+# result, and the numbers in the results of one image.
+MAX_POOLED, MAX_CHANNELS, MAX_NUMBERS = 2**12, 2**20, 2**28
 ONE_PIXEL = Extent(1, 0)
 
 
@@ -170,9 +172,23 @@ def value_types(nodes: Sequence[Node], height: int | None = None, width: int | N
                 else (values[j] for j in node.inputs)
             )
             values.append(rule(node, *known))
+            _check_memory(values[-1], height, width)
         except (TypeError, ValueError) as error:
             raise ValueError(f"node {i}, {kind(node)} {node.name!r}: {error}") from error
     return values
+
+
+def _check_memory(value: Value, height: int | None, width: int | None) -> None:
+    _require(value.channels <= MAX_CHANNELS, f"{value.channels:,} channels are more than {MAX_CHANNELS:,}")
+    rows, columns = (
+        1 if extent.divide and size is None else extent.at(size or 0)
+        for extent, size in ((value.height, height), (value.width, width))
+    )
+    numbers = value.channels * rows * columns
+    _require(
+        numbers <= MAX_NUMBERS,
+        f"{numbers:,} numbers for one image of {rows} x {columns} pixels are more than {MAX_NUMBERS:,}",
+    )
 
 
 def kind(node: Node) -> str:

@@ -18,7 +18,8 @@ from qresnet_jax import config as configs
 from qresnet_jax.data import ImageDataset, Split, StreamedDataset, StreamedSplit, check_dataset, load_dataset
 from qresnet_jax.errors import DataError, ExportError
 from qresnet_jax.models.networks import create_model
-from qresnet_jax.ship.fold import fold, why_float
+from qresnet_jax.nn.recording import Step
+from qresnet_jax.ship.fold import fold, fold_traced, why_float, without_layers
 from qresnet_jax.ship.jax.engine import in_batches, on_mesh
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
@@ -56,6 +57,7 @@ class Evaluator:
     ) -> None:
         self._network, self._mean, self._mesh = network, mean, mesh
         self._image_shape = image_shape
+        self._steps: Sequence[Step] | None = None  # what the network computes, once it has been folded
         self._float_step = map_eval_step(make_eval_step(network), mesh)
 
     def __call__(
@@ -81,7 +83,11 @@ class Evaluator:
             logits_of: Callable = functools.partial(self._float_logits, params, model_state)
             unit = 1.0
         else:
-            integers = fold(model, mean=self._mean, image_shape=self._image_shape)
+            folded = fold_traced(
+                model, mean=self._mean, class_names=None, image_shape=self._image_shape, known=self._steps
+            )
+            self._steps = without_layers(folded.steps)
+            integers = folded.network
             logits_of, unit = on_mesh(integers, self._mesh), integers.logit_scale
         sums = np.zeros(2)
         with contextlib.closing(split.parts()) as parts:
@@ -314,6 +320,11 @@ def evaluate_packed(config: ConfigDict, *, dataset: ImageDataset | None = None) 
         raise DataError(
             f"{config.packed} takes images of {expected}, but those of {data.name} are {got}: give the config of "
             "the data set that it was trained on"
+        )
+    if packed.network.classes != len(data.class_names):
+        raise DataError(
+            f"{config.packed} has {packed.network.classes} classes, but {data.name} has {len(data.class_names)}: give the config "
+            "of the data set that it was trained on"
         )
     if packed.class_names not in (None, data.class_names):
         raise DataError(

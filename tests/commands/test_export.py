@@ -18,7 +18,7 @@ from qresnet_jax.errors import UserError
 from qresnet_jax.report.runs import read_run
 from qresnet_jax.ship import verify
 from qresnet_jax.ship.formats import write_network
-from qresnet_jax.ship.load import find_packed
+from qresnet_jax.ship.load import find_packed, load_packed
 from qresnet_jax.ship.packed.file import read_packed, save_packed
 from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed, restore_run
 from qresnet_jax.train.resume import warm_start
@@ -230,4 +230,19 @@ def test_a_packed_file_of_other_images_is_refused(run):
     config = run[0].copy_and_resolve_references()
     config.packed = "fashion_mnist_resnet20_w1a2"
     with pytest.raises(UserError, match="takes images of 28x28x1, but those of digits are 8x8x1"):
+        evaluate_packed(config)
+
+
+def test_a_packed_file_with_another_number_of_classes_is_refused(run, tmp_path):
+    config = run[0].copy_and_resolve_references()
+    network = load_packed("digits_resnet8_w1a2", engine="numpy").network
+    last = network.classifier
+    three = dataclasses.replace(last, weights=last.weights[:, :3], bias=last.bias[:3])
+    save_packed(
+        dataclasses.replace(network, nodes=(*network.nodes[:-1], three), class_names=None), tmp_path / "three"
+    )
+    config.packed = str(tmp_path / "three")
+    with pytest.raises(
+        UserError, match="three has 3 classes, but digits has 10: give the config of the data"
+    ):
         evaluate_packed(config)

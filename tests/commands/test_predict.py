@@ -248,6 +248,23 @@ def test_a_packed_file_of_four_channels_takes_rgba(tmp_path, quick_engine):
     assert predict_files(config, tmp_path) == [of_alpha]
 
 
+def test_the_name_of_a_class_cannot_command_the_terminal(tmp_path, caplog, quick_engine):
+    network = read_packed(find_packed("digits_resnet8_w1a2"))
+    bias = network.classifier.bias.copy()
+    bias[:2] += 2**24, 2**23  # so that these are the most probable classes
+    last = dataclasses.replace(network.classifier, bias=bias)
+    names = ("\x1b[31mred\n", "größer 0", *"23456789")
+    network = dataclasses.replace(network, nodes=(*network.nodes[:-1], last), class_names=names)
+    save_packed(network, tmp_path / "x.safetensors")
+    save(tmp_path, Image.fromarray(GRADIENT), "grey.png")
+    config = default_config()
+    config.packed, config.predict.images = str(tmp_path / "x.safetensors"), str(tmp_path / "grey.png")
+    with caplog.at_level("INFO", "qresnet_jax"):
+        (best,) = predict_files(config, tmp_path)
+    assert [name for name, _ in best[:2]] == list(names[:2])
+    assert "\\x1b[31mred\\n 100.0%, größer 0" in caplog.text and "\x1b" not in caplog.text
+
+
 def test_many_images_are_classified_in_batches_with_equal_results(tmp_path, monkeypatch, quick_engine):
     for i in range(5):
         save(tmp_path, Image.fromarray(np.roll(GRADIENT, i)), f"{i}.png")

@@ -161,7 +161,10 @@ def test_sums_beyond_2_to_the_24_are_refused(build_model):
         ({"mean": 127.3}, "mean=.*must be multiples of 1/2"),
         ({"mean": 256.0}, "means must be 0 to 255"),
         ({"class_names": ["a"]}, "1 class names for 5 classes"),
-        ({"image_shape": (0, 8)}, "height=0, width=8 must be 1 to 65535"),
+        ({"image_shape": (0, 8)}, "height=0 must be an integer from 1 to 65535"),
+        ({"image_shape": (8.0, 8)}, "height=8.0 must be an integer from 1 to 65535"),
+        ({"image_shape": (8, 8, 3)}, "must be .height, width., without the channels"),
+        ({"class_names": range(5)}, "the class names must be strings"),
     ],
 )
 def test_impossible_descriptions_are_refused(build_model, changes, message):

@@ -66,6 +66,17 @@ def test_the_command_and_python_refuse_alike_and_before_they_read_anything(tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("format", ["packed", "onnx", "wasm"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("c_profile", "small"), ("c_prefix", "net"), ("c_layout", "header")]
+)
+def test_a_wish_for_c_is_refused_where_it_would_be_ignored(format, name, value, tmp_path):
+    message = f"{name}='{value}' is for format c only, but the format is {format}: leave {name} at"
+    with pytest.raises(UserError, match=message):
+        load_packed("digits_resnet8_w1a2", engine="numpy").export(tmp_path / "x", format, **{name: value})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("format", ENDINGS)
 def test_a_path_below_a_file_names_the_file(tmp_path, format):
     (tmp_path / "file").touch()

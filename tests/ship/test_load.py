@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -196,6 +198,10 @@ def test_formats_that_need_a_size_of_images_say_so(network, tmp_path, format):
     save_packed(dataclasses.replace(network, height=None, width=None), tmp_path / "any")
     with pytest.raises(ExportError, match="any size"):
         load_packed(tmp_path / "any", engine="numpy").export(tmp_path / "x", format)
+    any_size = load_packed(tmp_path / "any", engine="numpy")
+    with pytest.raises(ExportError, match="image_shape=.0, 8.: the network takes images of NonexNonex3"):
+        any_size.export(tmp_path / "x", format, image_shape=(0, 8))
+    assert any_size.export(tmp_path / "x", format, image_shape=(8, 8))
 
 
 def test_what_is_neither_a_file_nor_in_the_zoo_is_refused_with_what_there_is(tmp_path):
@@ -203,6 +209,51 @@ def test_what_is_neither_a_file_nor_in_the_zoo_is_refused_with_what_there_is(tmp
         load_packed(tmp_path / "nothing")
     with pytest.raises(PackedError, match="digits_resnet8_w1a2"):
         load_packed("nonsense")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/below"])
+def test_a_path_that_cannot_be_looked_at_is_refused_in_a_line(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PackedError, match="cannot be read .(File name too long|Not a directory)"):
+        find_packed(tmp_path / name)
+
+
+def test_a_directory_does_not_hide_the_zoo(tmp_path, monkeypatch):
+    name = next(iter(zoo()))
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_packed(name) == zoo()[name]
+
+
+FORK = """
+import os, numpy as np
+from qresnet_jax import load_packed
+network, images = load_packed("digits_resnet8_w1a2", engine="{engine}"), np.zeros((1, 8, 8, 1), np.uint8)
+expected = network.logits(images)
+if os.fork() == 0:
+    try:
+        print(np.array_equal(network.logits(images), expected), flush=True)
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ("numpy", "True"),
+        ("c", "True"),
+        ("jax", "was forked from one in which it has computed: start processes by"),
+    ],
+)
+def test_a_forked_process_computes_the_same_or_says_why_it_cannot(engine, said, request):
+    if engine == "c":
+        request.getfixturevalue("compiler")
+    command = [sys.executable, "-W", "ignore", "-c", FORK.format(engine=engine)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert said in done.stdout, done.stderr
 
 
 def test_a_file_goes_before_the_zoo(path, tmp_path, monkeypatch):

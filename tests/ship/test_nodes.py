@@ -119,6 +119,16 @@ def test_streams_are_added_and_joined_only_if_their_sizes_are_equal_for_all_imag
         value_types(halves(whole), 17, 16)
 
 
+def test_a_file_of_a_few_bytes_cannot_ask_for_any_amount_of_memory():
+    doubled = [nodes.ConcatNode(inputs=(i, i)) for i in range(1, 40)]  # nothing reads them
+    with pytest.raises(ValueError, match="1,310,720 channels are more than 1,048,576"):
+        value_types([*NODES[:2], *doubled, NODES[-1]])
+    with pytest.raises(
+        ValueError, match="numbers for one image of 32768 x 32768 pixels are more than 268,435,456"
+    ):
+        value_types(NODES, 65535, 65535)
+
+
 def test_a_window_that_never_fits_is_refused():
     nothing = replaced(11, window=Window((40, 1)))
     assert value_types(nothing)[11].height.least > 100  # of images of any size, large ones fit

@@ -37,6 +37,20 @@ class Plain(nnx.Module):
         return self.head(qnn.global_mean(qnn.to_stream(x, 6)))
 
 
+def test_a_network_whose_code_has_changed_is_folded_as_it_is_now(monkeypatch):
+    """As in a notebook, where a class is edited after its network has been folded."""
+
+    def without_relu(self, images):
+        x = self.norm1(self.second(self.act0(self.norm0(self.first(images)))))
+        return self.head(qnn.global_mean(qnn.to_stream(x, 6)))
+
+    model = Plain(nnx.Rngs(0))
+    before = fold(model, mean=MEAN)
+    monkeypatch.setattr(Plain, "__call__", without_relu)
+    now = fold(model, mean=MEAN)
+    assert [type(node) for node in now.nodes] != [type(node) for node in before.nodes]
+
+
 class Residual(nnx.Module):
     """A module inside another, sums that `+` rounds to the grid, a value with three readers, and two batch norms in a row."""
 

@@ -47,8 +47,8 @@ class Constants:
         return self._structs
 
     def array(self, name: str, x: np.ndarray) -> str:
-        """Adds an array of integers; returns its name, or that of an equal array."""
-        name += self._ending
+        """Adds an array of integers; returns its C name, `model_NAME`, or that of an equal array."""
+        name = f"model_{name}{self._ending}"
         known = self._names.setdefault((x.dtype.str, x.tobytes()), name)
         if (
             known == name
@@ -60,7 +60,7 @@ class Constants:
 
     def struct(self, kind: str, name: str, fields: Mapping[str, object]) -> str:
         """Adds a struct of type `model_KIND`, with structs for fields that are mappings; returns the C expression of its address."""
-        name += self._ending
+        name = f"model_{name}{self._ending}"
         body = textwrap.fill(_initializers(fields), 100)
         self._structs[name] = kind, f"{{\n{textwrap.indent(body, '    ')}}}"
         return f"&{name}"

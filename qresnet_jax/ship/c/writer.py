@@ -22,6 +22,35 @@ from qresnet_jax.ship.packed.file import packed_bytes
 from qresnet_jax.system.files import as_path, write_all
 
 LAYOUTS = ("pair", "header")
+# Headers of C99 and C11, which a file of the same name could hide from a compiler.
+_STANDARD = (
+    *(
+        "assert",
+        "complex",
+        "ctype",
+        "errno",
+        "fenv",
+        "float",
+        "inttypes",
+        "iso646",
+        "limits",
+        "locale",
+        "math",
+    ),
+    *(
+        "setjmp",
+        "signal",
+        "stdalign",
+        "stdarg",
+        "stdatomic",
+        "stdbool",
+        "stddef",
+        "stdint",
+        "stdio",
+        "stdlib",
+    ),
+    *("stdnoreturn", "string", "strings", "tgmath", "threads", "time", "uchar", "wchar", "wctype"),
+)
 PROFILES: dict[str, type[FastProfile] | type[SmallProfile]] = {"fast": FastProfile, "small": SmallProfile}
 
 
@@ -52,7 +81,7 @@ def write_c(
       The paths of the files. Either all of them are written or none.
 
     Raises:
-      ExportError: if the prefix is no C identifier, or has the names of other files; or the size is missing or not the
+      ExportError: if the prefix is no C identifier, or would take the name of another file; or the size is missing or not the
         network's.
       UserError: if the files cannot be written.
       ValueError: if there is no such profile or layout.
@@ -87,20 +116,15 @@ def c_files(
     for what, value, known in (("profile", profile, PROFILES), ("layout", layout, LAYOUTS)):
         if value not in known:
             raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", prefix, re.ASCII) is None:
-        raise ExportError(
-            f"prefix={prefix!r} must begin with a letter and go on with letters, digits and _, as a C identifier does"
-        )
-    if prefix.lower() == "example":
-        raise ExportError(
-            f"prefix={prefix!r}: example.c is the name of the example program; choose another prefix"
-        )
+    check_prefix(prefix)
     least_height, least_width = network.least_size
     height = _image_size("height", network.height, least_height, height)
     width = _image_size("width", network.width, least_width, width)
     steps = plan(network, height, width)
     together = stack(steps) if many else None
     chosen = PROFILES[profile](steps) if together is None else ManyProfile(steps, together)
+    digest = hashlib.sha256(packed_bytes(network)).hexdigest()
+    export = hashlib.sha256(f"{digest} {profile} {height} {width}".encode()).hexdigest()[:8]
     header = _HEADER.format(
         profile=profile,
         height=height,
@@ -110,7 +134,8 @@ def c_files(
         weight_bytes=chosen.weight_bytes,
         buffer_bytes=chosen.buffer_bytes,
         logit_scale=repr(network.logit_scale),
-        digest=hashlib.sha256(packed_bytes(network)).hexdigest(),
+        digest=digest,
+        export=export,
         many="" if together is None else _MANY.format(images=IMAGES),
     )
     names = network.class_names or [str(k) for k in range(network.classes)]
@@ -127,8 +152,24 @@ def c_files(
     if layout == "header":
         sample = "#define MODEL_IMPLEMENTATION\n" + sample.replace(" model.c", "")
         return {f"{prefix}.h": renamed(header + _BEGIN) + code + _END, example: renamed(sample)}
-    source = renamed('#include "model.h"\n\n') + code
+    source = renamed(_INCLUDE.format(export=export)) + code
     return {f"{prefix}.h": renamed(header), f"{prefix}.c": source, example: renamed(sample)}
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises an `ExportError` if the files of an export cannot have this prefix; the message says why."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", prefix, re.ASCII) is None:
+        raise ExportError(
+            f"prefix={prefix!r} must begin with a letter and go on with letters, digits and _, as a C identifier does"
+        )
+    if prefix.lower() == "example":
+        raise ExportError(
+            f"prefix={prefix!r}: example.c is the name of the example program; choose another prefix"
+        )
+    if prefix.lower() in _STANDARD:
+        raise ExportError(
+            f"prefix={prefix!r}: {prefix}.h is the name of a standard header, which it would hide; choose another prefix"
+        )
 
 
 def _image_size(name: str, of_network: int | None, least: int, asked: int | None) -> int:
@@ -158,6 +199,7 @@ _HEADER = """\
 #define MODEL_CLASSES {classes}
 #define MODEL_BUFFER_BYTES {buffer_bytes}
 #define MODEL_LOGIT_SCALE {logit_scale} /* what one unit of a logit is worth; the code has no use for it */
+#define MODEL_EXPORT 0x{export} /* the same in the source file of this export */
 
 #ifdef __cplusplus
 extern "C" {{
@@ -184,6 +226,16 @@ _MANY = """
 /* Classifies n images, at most MODEL_MANY, in about the time of a few. */
 #define MODEL_MANY {images}
 void model_logits_many(const uint8_t *images, uint32_t n, int32_t *logits, void *buffer);
+"""
+
+# The beginning of a source file. A header of another network would give it a buffer of the wrong size.
+_INCLUDE = """\
+#include "model.h"
+
+#if MODEL_EXPORT != 0x{export}
+#error "model.h and model.c are of different exports: export both again, or delete the older one"
+#endif
+
 """
 
 # The code in a header.

@@ -5,6 +5,7 @@ which such devices are built for; every number is an integer that its type holds
 """
 
 import functools
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -26,6 +27,7 @@ _ONE_BY_ONE = 8  # up to so many images are computed one by one, which takes les
 
 Run = Callable[[np.ndarray], jax.Array]
 _compiled: weakref.WeakKeyDictionary[IntegerNetwork, Run] = weakref.WeakKeyDictionary()
+_owner: int | None = None  # the process that has computed with JAX, whose threads a forked one lacks
 
 
 def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
@@ -43,7 +45,16 @@ def logits(network: IntegerNetwork, images: np.ndarray) -> np.ndarray:
 
     Raises:
       ValueError: if the images do not have the network's shape, or are not uint8.
+      RuntimeError: if this process was forked from one that has computed with JAX.
     """
+    global _owner
+    if _owner not in (None, os.getpid()):
+        # JAX would wait for ever for threads that only the other process has.
+        raise RuntimeError(
+            "JAX cannot compute in a process that was forked from one in which it has computed: start processes by "
+            "multiprocessing's 'spawn', or take engine='c' or engine='numpy'"
+        )
+    _owner = os.getpid()
     if network not in _compiled:
         known = weakref.ref(network)  # a strong reference in the value would keep the key alive for ever
         _compiled[network] = jax.jit(

@@ -195,7 +195,8 @@ async function read(source) {
   }
   const inNode = typeof process !== 'undefined' && process.versions?.node;
   if (inNode && !/^(https?|data|blob):/.test(String(source))) {
-    const { readFile } = await import('node:fs/promises');
+    const files = 'node:fs/promises'; // not a literal below, or bundlers for browsers would look for it
+    const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ files);
     return new Uint8Array(await readFile(String(source).startsWith('file:') ? new URL(source) : source));
   }
   const response = await fetch(source);

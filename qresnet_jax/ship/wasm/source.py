@@ -81,11 +81,11 @@ def _stored(definition: str) -> str:
 
 def _is_list(name: str) -> bool:
     """Returns whether a constant array is one of lists; see `Structs.conv`."""
-    return name.startswith("lists_")
+    return name.startswith("model_lists_")
 
 
 _PLACE = '#define MODEL_STORED __attribute__((section(".rodata.model")))\n'
-_LISTS = re.compile(r"\.lists = (lists_\w+)")
+_LISTS = re.compile(r"\.lists = (model_lists_\w+)")
 
 _UNPACK = """
 static inline void model_unpack(const uint8_t *from, size_t n, uint32_t unit, model_offset *to)

@@ -10,7 +10,7 @@ from qresnet_jax.ship import reference
 from qresnet_jax.ship.c.writer import PROFILES, write_c
 from tests.ship.random_networks import random_network
 
-# Two networks, each in a source file of its own; a third one includes both headers.
+# Two networks, each in a source file of its own; a third one includes both headers, or is the only one.
 MAIN = """
 #include "a.h"
 #include "b.h"
@@ -48,10 +48,11 @@ COMPILERS = {
 }
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["in a file each", "in one file"])
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("language", COMPILERS)
 def test_two_headers_in_one_program_give_the_logits_of_the_reference(
-    language, profile, tmp_path, make_images
+    language, profile, alone, tmp_path, make_images
 ):
     compiler = COMPILERS[language]
     if shutil.which(compiler[0]) is None:
@@ -68,10 +69,10 @@ def test_two_headers_in_one_program_give_the_logits_of_the_reference(
         images = make_images(1, (*size, network.channels))
         given += images.tobytes()
         want += reference.logits(network, images)[0].tolist()
-    (tmp_path / "main.c").write_text(MAIN)
-    subprocess.run(
-        [*compiler, "-O1", "a.c", "b.c", "main.c", "-o", "main"], cwd=tmp_path, check=True, timeout=300
-    )
+    defined = "#define A_IMPLEMENTATION\n#define B_IMPLEMENTATION\n" if alone else ""
+    (tmp_path / "main.c").write_text(defined + MAIN)
+    files = ["main.c"] if alone else ["a.c", "b.c", "main.c"]
+    subprocess.run([*compiler, "-O1", *files, "-o", "main"], cwd=tmp_path, check=True, timeout=300)
     done = subprocess.run([tmp_path / "main"], input=given, capture_output=True, check=True, timeout=300)
     *logits, _, _ = done.stdout.split()
     np.testing.assert_array_equal(np.array(logits, np.int64), want)

@@ -228,6 +228,10 @@ def test_the_same_network_gives_the_same_text_without_floats_and_allocation(prof
         ({"prefix": "1net"}, "prefix='1net' must begin with a letter"),
         ({"prefix": "a-b"}, "prefix='a-b' must begin with a letter"),
         ({"prefix": "Example"}, "prefix='Example': example.c is the name of the example program"),
+        (
+            {"prefix": "string"},
+            "prefix='string': string.h is the name of a standard header, which it would hide",
+        ),
         ({"height": 9}, "height=9: the network takes images of height 8"),
     ],
 )
@@ -256,6 +260,19 @@ def test_sizes_of_which_a_window_leaves_nothing_are_refused(tmp_path, trained_na
     with pytest.raises(ExportError, match="width=2: the network takes images of width 3 to 65535"):
         write_c(network, tmp_path, height=3, width=2)
     write_c(network, tmp_path, height=3, width=3)
+
+
+@pytest.mark.parametrize("layout", ["pair", "header"])
+def test_a_source_file_does_not_compile_with_the_header_of_another_export(
+    layout, tmp_path, trained_named, compiler
+):
+    _, source, _ = write_c(trained_named("basic pact")[1], tmp_path, profile="small")
+    compiles = [compiler, "-fsyntax-only", source.name]
+    subprocess.run(compiles, cwd=tmp_path, check=True, timeout=300)
+    write_c(trained_named("basic lsq imagenet")[1], tmp_path / "other", profile="small", layout=layout)
+    (tmp_path / "other" / "model.h").replace(tmp_path / "model.h")
+    done = subprocess.run(compiles, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode and "model.h and model.c are of different exports" in done.stderr
 
 
 def test_all_files_are_replaced_or_none(tmp_path, trained_named, monkeypatch):

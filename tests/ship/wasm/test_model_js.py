@@ -3,12 +3,15 @@
 import dataclasses
 import io
 import json
+import pathlib
+import re
 
 import numpy as np
 from PIL import Image
 
 from qresnet_jax.data.pictures import decode, fit
 from qresnet_jax.ship import reference
+from qresnet_jax.ship import wasm as model_js
 from qresnet_jax.ship.wasm.writer import write_wasm
 from tests.ship.random_networks import random_network
 
@@ -151,3 +154,8 @@ def test_colours_and_names_of_any_script(tmp_path, node, tools):
     pixels = as_pillow(rgba, "RGB", 30, 24)
     assert found[:2] == [list(names), pixels.ravel().tolist()]
     assert found[2] == reference.logits(network, pixels[None])[0].tolist()
+
+
+def test_bundlers_for_browsers_find_no_module_of_node():
+    text = pathlib.Path(model_js.__file__).with_name("model.js").read_text()
+    assert "node:" in text and not re.search(r"""(from|import\() *['"]node:""", text)

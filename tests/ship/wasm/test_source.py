@@ -49,8 +49,10 @@ def test_the_constants_are_those_of_the_profile_and_the_code_has_none_of_its_own
     names = [*profile.constants.arrays, *profile.constants.structs]
     for name in names:
         assert len(re.findall(rf"^(?:MODEL_STORED|static) \w+ {name}\b", constants, re.MULTILINE)) == 1
-        stored = not name.startswith("lists_")
+        stored = not name.startswith("model_lists_")
         assert len(re.findall(rf"^extern const \w+ {name}\b", code, re.MULTILINE)) == stored
-    assert len(re.findall("^extern ", code, re.MULTILINE)) == sum(not n.startswith("lists_") for n in names)
+    assert len(re.findall("^extern ", code, re.MULTILINE)) == sum(
+        not n.startswith("model_lists_") for n in names
+    )
     assert profile.function() in code
     assert not re.search(r"\b(float|double|malloc)\b", constants + code)
