@@ -34,6 +34,7 @@ NAMES = (
     *("hysteresis", "hysteresis_cifar10_jpeg", "hysteresis_fashion_mnist"),
     *RECIPES,
 )
+RUNS = ("init_from", "optim.distillation.teacher")  # fields that name another run, wherever it lay on that machine
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) ", re.MULTILINE)
 
 
@@ -112,7 +113,8 @@ def command(fields: dict, shipped: dict[str, dict]) -> str:
         return has_other_data, len(relevant.intersection(differing(name)))
 
     closest = min(shipped, key=distance)
-    options = (f"--config.{key}={_as_option(fields[key])}" for key in differing(closest) if key in relevant)
+    shown = fields | {key: f"runs/{pathlib.Path(fields[key]).name}" for key in RUNS if fields.get(key)}
+    options = (f"--config.{key}={_as_option(shown[key])}" for key in differing(closest) if key in relevant)
     return " ".join([f"qresnet --config={closest}", *options])
 
 

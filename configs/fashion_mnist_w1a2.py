@@ -2,9 +2,10 @@
 
     qresnet --config=fashion_mnist_w1a2
 
-Accuracy: 91.98 % on the test set, 92.98 % in validation, seed 0. SGD without float epochs reached 92.50 % on the test
-set after 25 epochs, the mean of the seeds 0 to 2 with a standard deviation of 0.03 points.
-Time: 54 minutes on one core, which did other work as well.
+Accuracy: 91.98 % on the test set, 92.98 % in validation, seed 0; with half of the loss from the float twin
+(`--config.optim.distillation.teacher=runs/fashion_mnist_fp32`), 92.64 and 93.32 %. SGD without float epochs reached 92.50 % on the
+test set after 25 epochs, the mean of the seeds 0 to 2 with a standard deviation of 0.03 points.
+Time: 54 minutes on one core, and 70 with a teacher; the core did other work as well.
 Hardware: 1 core of an Intel Xeon with AVX-512. Any CPU or GPU will do.
 """
 

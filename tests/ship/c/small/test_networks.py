@@ -43,7 +43,7 @@ def test_groups_read_their_own_channels_and_take_a_bit_per_weight(channels, grou
     network = grouped(channels, groups, out)
     check(network)
     signs, profile = network.nodes[4].signs, SmallProfile(plan(network, *SIZE))
-    (stored,) = re.findall(r"uint32_t signs_\d+\[(\d+)\]", profile.program())
+    (stored,) = re.findall(r"uint32_t model_signs_\d+\[(\d+)\]", profile.program())
     assert int(stored) == out * -(-signs[..., 0].size // 32)
 
 
@@ -129,4 +129,4 @@ def test_stems_of_few_pixels_have_weights_of_a_byte_if_they_fit(size, window, la
     x = build.add(nodes.StemNode(weights=weights, double_mean=np.int16([255, 0, 99]), window=window))
     network = finished(build, rescaled(build, x, [7] * 6, [3] * 6), 6)
     check(network)
-    assert re.findall(r"(\w+) weights_\d+\[", c_files(network, profile="small")["model.c"]) == [stored]
+    assert re.findall(r"(\w+) model_weights_\d+\[", c_files(network, profile="small")["model.c"]) == [stored]
