@@ -158,17 +158,18 @@ class _Steps:
     """Does training steps, `length` in each dispatch; `waited` sums the seconds in which the feed was asked for images."""
 
     def __init__(self, run: Training, feed: Feed, length: int) -> None:
-        self._feed, self._length, self._total = feed, length, run.total_steps
+        self._run, self._feed, self._length = run, feed, length
         self._state: TrainState = replicate(init_state(run.params, run.model_state, run.tx), run.mesh)
         self._step, self.waited = 0, 0.0
-        self.program = run.programs()(length).lower(self._state, feed(0)).compile()
+        self.program = run.programs()(length).lower(self._state, run.data(feed, 0)).compile()
 
     def __call__(self, dispatches: int) -> None:
         """Does that many dispatches, and waits for their end."""
         for _ in range(dispatches):
             with jax.profiler.StepTraceAnnotation("train", step_num=self._step):
                 start = time.perf_counter()
-                data = self._feed(self._step % self._total)  # a short run is done several times
+                # A short run is done several times.
+                data = self._run.data(self._feed, self._step % self._run.total_steps)
                 self.waited += time.perf_counter() - start
                 self._state = self.program(self._state, data)
             self._step += self._length

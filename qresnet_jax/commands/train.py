@@ -35,3 +35,5 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> None:
                 report(config, workdir)
             except UserError as error:  # the training itself is done
                 logging.getLogger("qresnet_jax").warning("no report: %s", error)
+            except Exception:  # a fault of ours, which must not look like one of the training
+                logging.getLogger("qresnet_jax").exception("no report, but the training is complete")

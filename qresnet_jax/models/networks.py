@@ -1,7 +1,10 @@
 """Builds the network that a config names: one of ours, or a user's own from a file or a package."""
 
+import contextlib
 import importlib
 import importlib.util
+import inspect
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from qresnet_jax.models.architecture import RESNET, own_parts
 from qresnet_jax.models.mlp import Mlp
 from qresnet_jax.models.mobilenet import MobileNet
 from qresnet_jax.models.vgg_small import VggSmall
+from qresnet_jax.system.config_files import errors_of
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -46,7 +50,9 @@ def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "fl
     if parts is None:
         create = resnet.create_model if is_whole else _OURS[config.name]
         return create(config, rngs=rngs, dtype=dtype)
-    model = _function(*parts)(config, rngs=rngs)
+    function = _function(*parts)
+    with errors_of(pathlib.Path(inspect.getsourcefile(function) or parts[0]).resolve()):
+        model = function(config, rngs=rngs)
     if not isinstance(model, nnx.Module):
         raise ConfigError(
             f"config.model.name={config.name!r}: the function must return a Flax NNX module, got {type(model).__name__}"
@@ -65,7 +71,12 @@ _OURS: dict[str, Callable[..., nnx.Module]] = {
 def _function(source: str, name: str) -> Callable[..., Any]:
     """Returns a function of a file or a package."""
     try:
-        module = _of_file(pathlib.Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        if source.endswith(".py"):
+            module = _of_file(pathlib.Path(source))
+        else:
+            if not {"", os.getcwd()} & set(sys.path):  # as `python -m` has it
+                sys.path.append(os.getcwd())
+            module = importlib.import_module(source)
         function: Callable[..., Any] = getattr(module, name)
     except (ImportError, OSError, AttributeError) as error:
         raise ConfigError(
@@ -85,7 +96,8 @@ def _of_file(path: pathlib.Path) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            with errors_of(path) if path.is_file() else contextlib.nullcontext():
+                spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise

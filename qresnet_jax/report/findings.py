@@ -1,5 +1,6 @@
 """Finds unusual values in the last metrics of a run, and says what can be done about them with its settings."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -76,7 +77,9 @@ def _can_have_more_bits(config: ConfigDict, layers: Sequence[str]) -> bool:
         changed.model.act_bits = tuple(bits)
         return changed
 
-    return any(_is_valid(with_more(int(layer.split(".")[1]))) for layer in layers)
+    # Of other networks, act_bits says nothing about the place of a layer.
+    stages = {int(layer.split(".")[1]) for layer in layers if re.match(r"stages\.\d", layer)}
+    return any(_is_valid(with_more(stage)) for stage in stages)
 
 
 def _could_learn_clipping_levels(config: ConfigDict, layers: Sequence[str]) -> bool:

@@ -112,7 +112,7 @@ def _draw(
 ) -> dict[str, Figure | None]:
     """Returns the pictures by name, in the order of the report; None if the run has nothing to show."""
     loop = config.optim.hysteresis
-    binary = config.model.weight_bits == 1
+    binary = bool(by_layer(run.state.params, BinaryKernel))
     latent, sign = (_kernels(run, field) if binary else {} for field in ("latent", "sign"))
     scale = jax.device_get(jax.jit(latent_magnitudes)(run.state.opt_state)) if binary else {}
     walk = {name: np.asarray(x) for name, x in run.state.walk.items()}

@@ -210,6 +210,11 @@ def why_float(model: nnx.Module) -> str | None:
 
 def _check_finite(state: nnx.State) -> None:
     for path, value in jax.tree.leaves_with_path(state):
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise ExportError(
+                f"{jax.tree_util.keystr(path)} is a random key, which has no integer form: if it belongs to an nnx.Dropout, take "
+                "qresnet_jax.nn.Dropout"
+            )
         if not np.all(np.isfinite(value)):
             raise ExportError(
                 f"{jax.tree_util.keystr(path)} is not finite, so this network cannot be shipped: export an earlier "

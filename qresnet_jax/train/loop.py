@@ -20,7 +20,6 @@ from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.checkpoint import Checkpoints
 from qresnet_jax.train.description import log_description
 from qresnet_jax.train.diagnostics import named
-from qresnet_jax.train.distillation import TaughtData
 from qresnet_jax.train.feed import Feed
 from qresnet_jax.train.finite import check_finite
 from qresnet_jax.train.interrupt import StopSignal
@@ -235,8 +234,7 @@ class Training(Parts):
             interval_end = self._interval_end(step)
             # A run stops only between requests, so a continued run divides its epochs as an uninterrupted one does.
             length = min(self.most_steps, interval_end - step)
-            data = feed(step) if self.teacher is None else TaughtData(feed(step), self.teacher)
-            state = yield Request(state, data, length, step < self.float_steps)
+            state = yield Request(state, self.data(feed, step), length, step < self.float_steps)
             step += length
             jax.block_until_ready(state.step)
             progress.advance(step)

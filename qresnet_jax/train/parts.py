@@ -17,10 +17,11 @@ from qresnet_jax.errors import CheckpointError
 from qresnet_jax.models.networks import create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
+from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.checkpoint import to_json
 from qresnet_jax.train.description import costs_of_layers, identity_of
 from qresnet_jax.train.diagnostics import Diagnose, make_diagnose
-from qresnet_jax.train.distillation import Teacher
+from qresnet_jax.train.distillation import TaughtData, Teacher
 from qresnet_jax.train.evaluator import Evaluator, check_data_of_run, restore_run
 from qresnet_jax.train.feed import Feed, ResidentFeed, StreamingFeed, resident_bytes
 from qresnet_jax.train.float_epochs import FloatTwin
@@ -145,3 +146,7 @@ class Parts:
         if isinstance(self.dataset, StreamedDataset):
             return StreamingFeed(self.dataset, self.config, self.mesh, self.total_steps)
         return ResidentFeed(self.dataset, self.config, self.mesh)
+
+    def data(self, feed: Feed, step: int) -> TrainData:
+        """Returns what a step and those in the same call read: the images, and the teacher's variables if there is one."""
+        return feed(step) if self.teacher is None else TaughtData(feed(step), self.teacher)

@@ -35,6 +35,7 @@ _OF_THE_DATA = {
     "image_shape": "the image shape was {} and is {}",
     "mean": "the pixel means were {} and are {}",
     "checksum": "the checksum of the train images was {} and is {}",
+    "checksum_of_files": "the checksum of the files was {} and is {}",  # of a set that is streamed
 }
 
 

@@ -33,7 +33,6 @@ NUMBERS = (
     "optim.learning_rate",
     "optim.momentum",
     "optim.weight_decay",
-    "optim.label_smoothing",
     "optim.gradient_clip",
     "optim.hysteresis.threshold",
     "optim.clipping_level.learning_rate",

@@ -200,3 +200,9 @@ def test_many_layers_are_counted():
     record = {"step": 1} | {f"alpha/stages.0.{i}.acts.0": 0.01 for i in range(12)}
     (sentence,) = findings([record], default_config())
     assert sentence.count("`") == 8 and "and 8 more" in sentence and "stages.0.3.acts.0" in sentence
+
+
+@pytest.mark.parametrize("layer", ["act1", "acts.7", "body.acts.0"])
+def test_no_stage_is_advised_where_layers_are_not_in_stages(layer):
+    advice = advice_on(f"saturation/{ACT}", default_config(), layer)
+    assert advice and not any("this stage" in text for text in advice)

@@ -36,6 +36,13 @@ def test_a_network_trains_in_float_first_and_what_is_measured_is_what_ships(name
     assert name in (tmp_path / "train.log").read_text()
 
 
+def test_a_network_without_binary_layers_is_reported(tmp_path):
+    """A perceptron with one hidden layer has only the first layer and the classifier."""
+    changes = {"model.name": "mlp", "model.image_size": (8, 8), "model.act_bits": (2,), "num_epochs": 1}
+    run(tmp_path, **changes)
+    assert write_report(configuration(**changes), tmp_path).exists()
+
+
 @pytest.mark.parametrize("name", OF_ONE_SIZE)
 def test_a_network_with_dense_layers_knows_the_size_of_its_images(name):
     config = configuration(**{"model.name": name})

@@ -1,6 +1,7 @@
 """A network of the user's own, in a file, goes through the same commands as ours."""
 
 import json
+import sys
 import textwrap
 
 import jax
@@ -160,3 +161,30 @@ def test_our_networks_are_still_ours():
     with pytest.raises(ValueError, match="create_model takes the model part of a config"):
         create_model(configuration(), rngs=nnx.Rngs(0))
     assert parts.create_model is create_model and jax.device_count() > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def net(config, *, rngs)\n    return 7", "net.py, line 1: SyntaxError: expected ':'"),
+        ("import nothing_of_this_name", "net.py, line 1: ModuleNotFoundError: No module named 'nothing_of"),
+        (
+            "def net(config):\n    return 7",
+            "net.py: TypeError: net.. got an unexpected keyword argument 'rngs'",
+        ),
+        ("def net(config, *, rngs):\n    return config.nothing", "net.py, line 2: AttributeError: .*nothing"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_its_line(text, message, tmp_path):
+    (tmp_path / "net.py").write_text(text)
+    config = configuration(**{"model.name": f"{tmp_path}/net.py:net"})
+    with pytest.raises(ConfigError, match=message):
+        create_model(config.model, rngs=nnx.Rngs(0))
+
+
+def test_a_module_in_the_current_directory_is_found(tmp_path, monkeypatch):
+    (tmp_path / "net_of_mine.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    config = configuration(**{"model.name": "net_of_mine:net"})
+    assert create_model(config.model, rngs=nnx.Rngs(0)).head.in_features == 12

@@ -96,11 +96,13 @@ def test_everything_else_may_change(field):
         ("mean", [81.0], "the pixel means were [80.5] and are [81.0]"),
         ("class_names", ["b", "a"], "the class names were ['a', 'b'] and are ['b', 'a']"),
         ("checksum", "12345678", "the checksum of the train images was 90abcdef and is 12345678"),
+        ("checksum_of_files", "12345678", "the checksum of the files was abcdef90 and is 12345678"),
         ("image_shape", [9, 8, 1], "the image shape was [8, 8, 1] and is [9, 8, 1]"),
     ],
 )
 def test_other_data_under_the_same_name_are_refused(name, value, text):
-    message = refusal(description(), description() | {name: value})
+    streamed = {"checksum_of_files": "abcdef90"}
+    message = refusal(description() | streamed, description() | streamed | {name: value})
     assert "belongs to a run on other data: " in message and "--config.init_from=runs/a" in message
     assert text in message
 

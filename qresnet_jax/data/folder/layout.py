@@ -89,6 +89,12 @@ def lay_out(listing: Listing, where: object) -> Layout:
         for part in PARTS
         if part in files
     }
+    if not splits["test"] and "test" not in found and "validation" not in found:
+        raise DataError(
+            f"{where}: every class has a single image, so that none can be kept for the test: add images, or a folder test"
+        )
+    if empty := [part for part in splits if not splits[part]]:
+        raise DataError(f"{where}: {empty[0]} has no images: add some, or remove its folder")
     splits["train"] = [splits["train"][i] for i in shuffled(len(splits["train"]))]
     return Layout(names, splits, notes)
 

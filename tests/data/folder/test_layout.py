@@ -99,6 +99,9 @@ def test_a_class_that_test_lacks_is_said():
         ([*SPLIT, "train/emu/"], 0, "photos: the folder train/emu has no images: add some, or remove"),
         ([*SPLIT, *names("test/emu")], 0, "test has the classes emu, which train does not have; .* cat, dog: name"),
         ([*names("cat", "dog"), "emu/", "fox/"], 0, r"folder emu has no images: .*\(the same is true of fox\)"),
+        (names("cat", "dog", count=1), 0, "every class has a single image, so that none can be kept for the test: add"),
+        ([*names("train/cat", "train/dog"), "test/cat/", "test/dog/"], 0, "photos: test has no images: add some, or remove"),
+        ([*SPLIT, "val/cat/"], 0, "photos: validation has no images: add some, or remove its folder"),
         ([*names("cat"), "d\udcff/0.png"], 0, r"the folder name 'd\\udcff' is no UTF-8 text: rename it"),
     ],
 )  # fmt: skip
