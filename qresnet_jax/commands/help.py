@@ -9,7 +9,7 @@ from qresnet_jax.system.config_files import shipped_configs
 WIDTH = 100
 
 _HEAD = """\
-Trains networks with 1-bit weights and low-bit activations, and ships them as integer networks.
+Trains ResNets and other networks with 1-bit weights and low-bit activations, and ships them as integers.
 
 Usage:
   qresnet --config=CONFIG [--mode=MODE] [--workdir=DIR] [--config.FIELD=VALUE ...]

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import importlib.util
-import inspect
 import os
 import pathlib
 import sys
@@ -50,8 +49,8 @@ def create_model(config: "ConfigDict", *, rngs: nnx.Rngs, dtype: DTypeLike = "fl
     if parts is None:
         create = resnet.create_model if is_whole else _OURS[config.name]
         return create(config, rngs=rngs, dtype=dtype)
-    function = _function(*parts)
-    with errors_of(pathlib.Path(inspect.getsourcefile(function) or parts[0]).resolve()):
+    function, path = _function(*parts)
+    with errors_of(path):
         model = function(config, rngs=rngs)
     if not isinstance(model, nnx.Module):
         raise ConfigError(
@@ -68,8 +67,8 @@ _OURS: dict[str, Callable[..., nnx.Module]] = {
 }
 
 
-def _function(source: str, name: str) -> Callable[..., Any]:
-    """Returns a function of a file or a package."""
+def _function(source: str, name: str) -> tuple[Callable[..., Any], pathlib.Path]:
+    """Returns a function of a file or a package, and the file that it is in."""
     try:
         if source.endswith(".py"):
             module = _of_file(pathlib.Path(source))
@@ -83,7 +82,7 @@ def _function(source: str, name: str) -> Callable[..., Any]:
             f"config.model.name='{source}:{name}': cannot be loaded ({error}): give FILE.py:FUNCTION or "
             "PACKAGE.MODULE:FUNCTION"
         ) from error
-    return function
+    return function, pathlib.Path(module.__file__ or source)
 
 
 def _of_file(path: pathlib.Path) -> Any:

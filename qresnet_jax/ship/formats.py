@@ -17,11 +17,8 @@ ENDINGS = {
     "wasm": "_wasm",
 }
 DIRECTORIES = ("c", "wasm")  # the formats that are a directory of files
-C_OPTIONS = {
-    "c_profile": "fast",
-    "c_prefix": "model",
-    "c_layout": "pair",
-}  # those of format "c", with their defaults
+# The options of format "c", with their defaults.
+C_OPTIONS = {"c_profile": "fast", "c_prefix": "model", "c_layout": "pair"}
 # The formats that a name promises by how it ends, the longest ending first. Any other name is good for any format.
 _PROMISES: dict[str, tuple[str, ...]] = {
     **{".qonnx.onnx": ("qonnx",), ".qonnx": ("qonnx",), ".c": ("c",), ".h": ("c",), ".wasm": ("wasm",)},
@@ -115,7 +112,7 @@ def write_network(
                 f"{name}={value!r} is for format c only, but the format is {format}: leave {name} at {C_OPTIONS[name]!r}"
             )
     if image_shape is not None:
-        network = _of_size(network, *image_shape)
+        network = _of_size(network, image_shape)
     height, width, channels = network.image_shape
     if format in ("c", "stablehlo", "wasm") and None in (height, width):
         raise ExportError(
@@ -151,7 +148,10 @@ def write_network(
     return [path]
 
 
-def _of_size(network: IntegerNetwork, height: int, width: int) -> IntegerNetwork:
+def _of_size(network: IntegerNetwork, image_shape: tuple[int, int]) -> IntegerNetwork:
+    if len(image_shape) != 2:
+        raise ValueError(f"image_shape={image_shape} must be (height, width), without the channels")
+    height, width = image_shape
     if not network.takes((height, width, network.channels)):
         raise ExportError(
             f"image_shape=({height}, {width}): the network takes images of {'x'.join(map(str, network.image_shape))}, at least "

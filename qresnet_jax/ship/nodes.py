@@ -29,8 +29,8 @@ ACC_LIMIT = exact.SUM_LIMIT  # accumulators stay below this, so that they are ex
 STREAM_MIN, STREAM_MAX = exact.STREAM_MIN, exact.STREAM_MAX
 MAX_LEVEL = 2**14
 MAX_SHIFT = 40
-# Of a small file that could otherwise ask for any amount of memory: the pixels of a pooled window, the channels of a
-# result, and the numbers in the results of one image.
+# The most pixels of a pooled window, channels of a result, and numbers in the result of one image. A small file could
+# otherwise ask for any amount of memory.
 MAX_POOLED, MAX_CHANNELS, MAX_NUMBERS = 2**12, 2**20, 2**28
 ONE_PIXEL = Extent(1, 0)
 

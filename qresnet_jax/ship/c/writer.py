@@ -23,33 +23,10 @@ from qresnet_jax.system.files import as_path, write_all
 
 LAYOUTS = ("pair", "header")
 # Headers of C99 and C11, which a file of the same name could hide from a compiler.
-_STANDARD = (
-    *(
-        "assert",
-        "complex",
-        "ctype",
-        "errno",
-        "fenv",
-        "float",
-        "inttypes",
-        "iso646",
-        "limits",
-        "locale",
-        "math",
-    ),
-    *(
-        "setjmp",
-        "signal",
-        "stdalign",
-        "stdarg",
-        "stdatomic",
-        "stdbool",
-        "stddef",
-        "stdint",
-        "stdio",
-        "stdlib",
-    ),
-    *("stdnoreturn", "string", "strings", "tgmath", "threads", "time", "uchar", "wchar", "wctype"),
+_STANDARD = re.compile(
+    "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdalign|stdarg|stdatomic|stdbool|"
+    "stddef|stdint|stdio|stdlib|stdnoreturn|strings?|tgmath|threads|time|uchar|wchar|wctype",
+    re.IGNORECASE,
 )
 PROFILES: dict[str, type[FastProfile] | type[SmallProfile]] = {"fast": FastProfile, "small": SmallProfile}
 
@@ -166,7 +143,7 @@ def check_prefix(prefix: str) -> None:
         raise ExportError(
             f"prefix={prefix!r}: example.c is the name of the example program; choose another prefix"
         )
-    if prefix.lower() in _STANDARD:
+    if _STANDARD.fullmatch(prefix):
         raise ExportError(
             f"prefix={prefix!r}: {prefix}.h is the name of a standard header, which it would hide; choose another prefix"
         )
