@@ -34,10 +34,8 @@ NAMES = (
     *("hysteresis", "hysteresis_cifar10_jpeg", "hysteresis_fashion_mnist"),
     *RECIPES,
 )
-RUNS = (
-    "init_from",
-    "optim.distillation.teacher",
-)  # fields that name another run, wherever it lay on that machine
+# Fields that name another run, wherever it lay on that machine.
+RUNS = ("init_from", "optim.distillation.teacher")
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) ", re.MULTILINE)
 
 

@@ -17,13 +17,7 @@ from qresnet_jax.data import ImageDataset, StreamedDataset, check_dataset, load_
 from qresnet_jax.errors import ConfigError, DataError
 from qresnet_jax.ship import reference, verify
 from qresnet_jax.ship.c.writer import check_prefix
-from qresnet_jax.ship.formats import (
-    C_OPTIONS,
-    ENDINGS,
-    check_path,
-    check_programs,
-    write_network,
-)
+from qresnet_jax.ship.formats import C_OPTIONS, ENDINGS, check_path, check_programs, write_network
 from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.files import as_path, write_all

@@ -25,7 +25,7 @@ from qresnet_jax.errors import ExportError
 from qresnet_jax.nn import recording
 from qresnet_jax.ship import nodes, rules  # noqa: F401  # the rules register themselves
 from qresnet_jax.ship.folding import IMAGES, Folding, Logits, rule_of
-from qresnet_jax.ship.network import IntegerNetwork, image_size
+from qresnet_jax.ship.network import IntegerNetwork, height_and_width, image_size
 
 # Height and width of the images that a network of any size is recorded with: odd, also when a convolution has halved it, so
 # that a network for even sizes alone is refused.
@@ -84,7 +84,9 @@ def fold_traced(
         raise TypeError(f"fold takes a network, as a Flax NNX module, got {type(model).__name__}")
     if reason := why_float(model):
         raise ExportError(reason)
-    image_shape = _checked_shape(image_shape)
+    if image_shape is not None:
+        rows, columns = height_and_width(image_shape)
+        image_shape = image_size("height", rows), image_size("width", columns)
     steps = steps_of(model, image_shape, known)
     folding = Folding(mean, steps, image_shape)
     values: list[Any] = []
@@ -108,15 +110,6 @@ def fold_traced(
         width=width,
     )
     return Folded(network, steps, made)
-
-
-def _checked_shape(image_shape: tuple[int, int] | None) -> tuple[int, int] | None:
-    if image_shape is None:
-        return None
-    if len(image_shape) != 2:
-        raise ValueError(f"image_shape={image_shape} must be (height, width), without the channels")
-    height, width = image_shape
-    return image_size("height", height), image_size("width", width)
 
 
 def without_layers(steps: Sequence[recording.Step]) -> list[recording.Step]:

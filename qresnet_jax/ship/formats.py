@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from qresnet_jax.errors import ExportError
-from qresnet_jax.ship.network import IntegerNetwork
+from qresnet_jax.ship.network import IntegerNetwork, height_and_width
 from qresnet_jax.system.files import as_path, missing_directories
 
 # The formats, and how default names of their files end.
@@ -149,9 +149,7 @@ def write_network(
 
 
 def _of_size(network: IntegerNetwork, image_shape: tuple[int, int]) -> IntegerNetwork:
-    if len(image_shape) != 2:
-        raise ValueError(f"image_shape={image_shape} must be (height, width), without the channels")
-    height, width = image_shape
+    height, width = height_and_width(image_shape)
     if not network.takes((height, width, network.channels)):
         raise ExportError(
             f"image_shape=({height}, {width}): the network takes images of {'x'.join(map(str, network.image_shape))}, at least "

@@ -103,6 +103,18 @@ class IntegerNetwork:
         return self.stem.double_mean / 2
 
 
+def height_and_width(image_shape: Sequence[int]) -> tuple[int, int]:
+    """Returns the two numbers of an image shape.
+
+    Raises:
+      ValueError: there are more or fewer.
+    """
+    if len(image_shape) != 2:
+        raise ValueError(f"image_shape={image_shape} must be (height, width), without the channels")
+    height, width = image_shape
+    return height, width
+
+
 def image_size(name: str, size: int) -> int:
     """Returns the height or the width of images as an `int`.
 

@@ -172,18 +172,15 @@ def value_types(nodes: Sequence[Node], height: int | None = None, width: int | N
                 else (values[j] for j in node.inputs)
             )
             values.append(rule(node, *known))
-            _check_memory(values[-1], height, width)
+            _check_memory(values[-1])
         except (TypeError, ValueError) as error:
             raise ValueError(f"node {i}, {kind(node)} {node.name!r}: {error}") from error
     return values
 
 
-def _check_memory(value: Value, height: int | None, width: int | None) -> None:
+def _check_memory(value: Value) -> None:
     _require(value.channels <= MAX_CHANNELS, f"{value.channels:,} channels are more than {MAX_CHANNELS:,}")
-    rows, columns = (
-        1 if extent.divide and size is None else extent.at(size or 0)
-        for extent, size in ((value.height, height), (value.width, width))
-    )
+    rows, columns = value.height.fixed or 1, value.width.fixed or 1  # one pixel, if images may have any size
     numbers = value.channels * rows * columns
     _require(
         numbers <= MAX_NUMBERS,

@@ -72,6 +72,10 @@ def lay_out(listing: Listing, where: object) -> Layout:
     elif "test" not in found:
         files["train"], files["test"] = _keep_for_test(files["train"])
         counts = [sum(map(len, files[part].values())) for part in ("test", "train")]
+        if not counts[0]:
+            raise DataError(
+                f"{where}: every class has a single image, so that none can be kept for the test: add images, or a folder test"
+            )
         notes.append(
             f"there is no test split: every tenth image of each class, sorted by name, is kept as test, {counts[0]} of "
             f"{sum(counts)} images"
@@ -89,10 +93,6 @@ def lay_out(listing: Listing, where: object) -> Layout:
         for part in PARTS
         if part in files
     }
-    if not splits["test"] and "test" not in found and "validation" not in found:
-        raise DataError(
-            f"{where}: every class has a single image, so that none can be kept for the test: add images, or a folder test"
-        )
     if empty := [part for part in splits if not splits[part]]:
         raise DataError(f"{where}: {empty[0]} has no images: add some, or remove its folder")
     splits["train"] = [splits["train"][i] for i in shuffled(len(splits["train"]))]
