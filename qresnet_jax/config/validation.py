@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
+from qresnet_jax import pixels
 from qresnet_jax.config.fields import flatten
 from qresnet_jax.config.rules import INT32, RULES
 from qresnet_jax.errors import ConfigError, shown
 from qresnet_jax.models import architecture
 from qresnet_jax.quantize import registry
-from qresnet_jax.quantize.exact import SUM_LIMIT
+from qresnet_jax.quantize.exact import MOST_FEATURES, SUM_LIMIT, most_weight_bits
 
 if TYPE_CHECKING:
     from qresnet_jax.data import ImageDataset, StreamedDataset
@@ -169,6 +170,8 @@ def _validate_model(model: ConfigDict) -> None:
             "network"
         )
     _validate_sizes(model)
+    if model.name in architecture.OF_ONE_SIZE:
+        _validate_image_size(model)
     if quantizer := registry.QUANTIZERS.get(model.activation):
         _validate_levels(model, quantizer)
     if model.name == "mlp":  # whose first layer has as many bits as are exact
@@ -192,6 +195,32 @@ def _validate_sizes(model: ConfigDict) -> None:
         raise ConfigError(
             f"config.model.width={model.width}: a kernel of the last stage would have {weights:,} weights, but they are "
             f"counted in int32, up to {INT32:,}"
+        )
+
+
+def _validate_image_size(model: ConfigDict) -> None:
+    """Refuses images that the dense layers of a network in `OF_ONE_SIZE` cannot take; float layers take all."""
+    (height, width), stride = model.image_size, architecture.VGG_STRIDE
+    named = f"config.model.image_size={tuple(model.image_size)}"
+    is_integer = architecture.has_integer_form(model)
+    if model.name == "vgg_small":
+        if min(height, width) < stride:
+            raise ConfigError(
+                f"{named}: must be at least {stride} pixels high and wide, as the pools of vgg_small divide both by {stride}"
+            )
+        features = (height // stride) * (width // stride) * architecture.vgg_widths(model.width)[-1]
+        if is_integer and features > MOST_FEATURES:
+            raise ConfigError(
+                f"{named}: gives the classifier of vgg_small {features:,} features, but in integers it takes at most "
+                f"{MOST_FEATURES:,}: choose smaller images (config.data.image_size) or a smaller config.model.width"
+            )
+        return
+    values = height * width * model.in_channels
+    if is_integer and most_weight_bits(pixels.LARGEST, values) < 2:
+        most = (SUM_LIMIT - 1) // pixels.LARGEST
+        raise ConfigError(
+            f"{named}: gives the first layer of mlp {values:,} pixel values, but its sums are exact only up to {most:,}: "
+            "choose smaller images (config.data.image_size)"
         )
 
 

@@ -127,6 +127,9 @@ def vgg_widths(width: int) -> tuple[int, ...]:
     return tuple(width * c // 8 for c in (128, 256, 512))
 
 
+VGG_STRIDE = 8  # of its three pools together
+
+
 def mobilenet_widths(width: int) -> tuple[int, ...]:
     """Returns the channels of each stage of a `mobilenet`."""
     return tuple(width * c for c in (32, 64, 128))

@@ -10,13 +10,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from qresnet_jax import nn
-from qresnet_jax.models.architecture import vgg_widths
+from qresnet_jax.models.architecture import VGG_STRIDE, vgg_widths
 from qresnet_jax.models.precision import precision_of
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-STRIDE = 8  # of the three pools together
 
 
 class VggSmall(nnx.Module):
@@ -45,7 +43,7 @@ class VggSmall(nnx.Module):
         self.acts.append(precision.act(config.act_bits[-1]))
         height, width = config.image_size
         self.classifier = precision.classifier(
-            features * (height // STRIDE) * (width // STRIDE), config.num_classes, rngs
+            features * (height // VGG_STRIDE) * (width // VGG_STRIDE), config.num_classes, rngs
         )
 
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from qresnet_jax.nn.carriers import Levels, Sums, array_of
 from qresnet_jax.nn.functions import to_stream
 from qresnet_jax.nn.recording import recorded
 from qresnet_jax.ops.convolution import integers_of
-from qresnet_jax.quantize import fixed_point
+from qresnet_jax.quantize import exact, fixed_point
 from qresnet_jax.quantize.straight_through import straight_through
 
 
@@ -48,9 +48,9 @@ class Classifier(nnx.Linear):
         fraction_bits: int | None = fixed_point.FRACTION_BITS,
         rngs: nnx.Rngs,
     ) -> None:
-        if fraction_bits is not None and in_features > fixed_point.MOST_FEATURES:
+        if fraction_bits is not None and in_features > exact.MOST_FEATURES:
             raise ValueError(
-                f"Classifier takes at most {fixed_point.MOST_FEATURES:,} features in integers, got {in_features:,}: pool "
+                f"Classifier takes at most {exact.MOST_FEATURES:,} features in integers, got {in_features:,}: pool "
                 "them, or make a float layer with fraction_bits=None"
             )
         super().__init__(in_features, out_features, rngs=rngs)

@@ -2,6 +2,7 @@
 
 STREAM_MIN, STREAM_MAX = -(2**15), 2**15 - 1  # int16
 SUM_LIMIT = 2**24  # integers of smaller magnitude, and all sums of them that stay below, are exact in float32
+MOST_FEATURES = 2**16  # of a classifier; with more, half units alone would take most of int32's range
 
 
 def most_weight_bits(largest_input: int, taps: int) -> int:

@@ -127,7 +127,7 @@ def classifier_unit(kernel: Array) -> Array:
     stay below 98 % of int32's range, whatever int16 features they are of.
 
     Args:
-      kernel: float `[in, classes]`, of JAX or of NumPy, with at most `MOST_FEATURES` inputs.
+      kernel: float `[in, classes]`, of JAX or of NumPy, with at most `exact.MOST_FEATURES` inputs.
 
     Returns:
       A scalar, of the dtype and library of `kernel`.
@@ -138,9 +138,6 @@ def classifier_unit(kernel: Array) -> Array:
     for_int32 = size.sum(0).max() / room
     for_bits = size.max() / (2.0 ** (CLASSIFIER_BITS - 1) - 1)
     return kernel.__array_namespace__().maximum(for_int32, for_bits).clip(_SMALLEST)
-
-
-MOST_FEATURES = 2**16  # of a classifier; with more, half units alone would take most of int32's range
 
 
 def bias_room(kernel: Array) -> Array:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from qresnet_jax.config import default_config, flatten, validate, validate_dataset, validate_devices
 from qresnet_jax.data import ImageDataset, Split
 from qresnet_jax.errors import ConfigError, UserError
 from qresnet_jax.models import architecture
+from qresnet_jax.models.networks import create_model
 from tests.config.config_cases import changed, refusal
 
 INT32 = 2**31 - 1
@@ -31,6 +33,18 @@ RELATIONS = [
     (
         {"model.width": 242, "model.weight_bits": 32, "model.activation": "none"},
         ("config.model.width=242", "2,158,903,296", "int32"),
+    ),
+    (
+        {"model.name": "vgg_small", "model.image_size": (32, 7)},
+        ("config.model.image_size=(32, 7)", "at least 8 pixels"),
+    ),
+    (
+        {"model.name": "vgg_small", "model.width": 8, "model.image_size": (264, 32 * 8)},
+        ("config.model.image_size=(264, 256)", "540,672 features", "65,536", "smaller config.model.width"),
+    ),
+    (
+        {"model.name": "mlp", "model.image_size": (32_897, 1), "model.in_channels": 1},
+        ("config.model.image_size=(32897, 1)", "32,897 pixel values", "32,896"),
     ),
     *(
         ({f"distributed.{name}": value for name, value in fields.items()}, texts)
@@ -67,6 +81,37 @@ RELATIONS = [
 def test_fields_that_do_not_fit_each_other_are_refused(fields, texts):
     message = refusal(changed(**fields))
     assert all(text in message for text in texts), message
+
+
+def accepted(fields):
+    """Whether a config is accepted, and whether its network can be built."""
+    config = changed(**fields)
+    answers = []
+    for make in (
+        lambda: validate(config),
+        lambda: nnx.eval_shape(lambda: create_model(config.model, rngs=nnx.Rngs(0))),
+    ):
+        try:
+            make()
+            answers.append(True)
+        except ValueError:
+            answers.append(False)
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fits"),
+    [
+        ("vgg_small", (263, 263), True),
+        ("vgg_small", (264, 256), False),
+        ("mlp", (32_896, 1), True),
+        ("mlp", (32_897, 1), False),
+    ],
+)
+def test_images_are_refused_exactly_where_a_network_with_dense_layers_cannot_be_built(name, size, fits):
+    fields = {"model.name": name, "model.width": 1, "model.in_channels": 1, "model.image_size": size}
+    assert accepted(fields) == [fits, fits]
+    assert accepted({**fields, "model.weight_bits": 32, "model.activation": "none"}) == [True, True]
 
 
 def test_the_most_stem_weight_bits_keep_every_sum_below_2_24():
