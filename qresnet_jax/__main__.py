@@ -5,10 +5,11 @@ It reads the flags, runs one of `commands.COMMANDS`, and turns a mistake into on
 
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -141,9 +142,15 @@ def _unknown_field(argv: Sequence[str]) -> str:
     return next(filter(None, messages), "")
 
 
+def _terminated(*_: object) -> NoReturn:
+    """Ends the process as SIGTERM would, but unfinished files are deleted first."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 def run() -> None:
-    """Runs the command and exits with 0 when done, 2 after a user's mistake, or 130 after an interruption."""
+    """Runs the command; exits with 0 when done, 2 after a user's mistake, 130 after Ctrl-C, or 143 after SIGTERM."""
     ignore_abandoned_tasks()
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app.run(main, flags_parser=parse)
     except SystemExit as done:

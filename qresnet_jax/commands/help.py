@@ -23,7 +23,7 @@ Options:
 
 _FOOT = """\
 Exit status: 0 when the work is done, and after SIGTERM or Ctrl-C when everything is saved; 2 after a mistake that
-you can correct, with one line that says how; 130 when Ctrl-C stops the command before everything is saved.
+you can correct, with one line that says how; 130 when Ctrl-C, and 143 when SIGTERM, stops the command before that.
 """
 
 

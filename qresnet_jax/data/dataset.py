@@ -16,7 +16,12 @@ FOLDER = "folder"  # and of a folder of image files
 
 
 _AT_ONCE = 8192  # images; it limits the memory for what is computed of them
-TEST_EVERY = 10  # of a set without a test split, every tenth image of each class is kept for it
+_TEST_EVERY = 10  # of a set without a test split, every tenth image of each class is kept for it
+
+
+def places_of_test(count: int) -> range:
+    """Returns which of a class's `count` images the test split gets, if the set has none: every tenth, at least one of two."""
+    return range(min(_TEST_EVERY, count) - 1, count if count > 1 else 0, _TEST_EVERY)
 
 
 class Split(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qresnet_jax.data.dataset import TEST_EVERY, Split, check_classes, shuffled
+from qresnet_jax.data.dataset import Split, check_classes, places_of_test, shuffled
 from qresnet_jax.data.streaming.views import View
 from qresnet_jax.errors import DataError
 
@@ -181,21 +181,24 @@ def _image_and_label(
 
 
 def kept_for_test(labels: np.ndarray, about: Description, directory: pathlib.Path) -> np.ndarray:
-    """Chooses every tenth image of a train split for the test, class by class, and says so.
+    """Chooses every tenth image of each class of a train split for the test, at least one of two, and says so.
 
     Returns:
       bool `[N]`, whether each image is in the test split.
 
     Raises:
-      DataError: there is only one image.
+      DataError: no class has more than one image.
     """
-    if len(labels) < 2:
-        raise DataError(
-            f"{directory}: expected the splits train and test, got ['train'] with a single image: choose another set."
-        )
-    by_class = np.argsort(labels, kind="stable")
     in_test = np.zeros(len(labels), bool)
-    in_test[by_class[min(TEST_EVERY, len(by_class)) - 1 :: TEST_EVERY]] = True
+    by_class = np.argsort(labels, kind="stable")
+    _, starts = np.unique(labels[by_class], return_index=True)
+    for images in np.split(by_class, starts[1:]):
+        in_test[images[places_of_test(len(images))]] = True
+    if not in_test.any():
+        raise DataError(
+            f"{directory}: there is no test split, and every class has a single train image, so that none can be kept for "
+            "the test: choose another set."
+        )
     log.info(
         "%s has no test split: every tenth train image of each class is kept as test, %d of %d images",
         about.info.full_name,

@@ -1,16 +1,22 @@
 """Turns SIGTERM and Ctrl-C into a flag that the training loop reads between steps."""
 
+import contextlib
 import itertools
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
 from jax.experimental import multihost_utils
 
 _polls = itertools.count()  # in this process
+
+
+class _Stopped(BaseException):
+    """Is raised by a signal in `StopSignal.at_once`; no `except Exception` catches it."""
 
 
 class StopSignal:
@@ -28,6 +34,7 @@ class StopSignal:
     def __init__(self, *, shared: bool = False) -> None:
         self._name = ""
         self._shared = shared
+        self._at_once = False  # whether a signal ends what runs
         self._forwarded = False  # whether a SIGINT has been sent on as a SIGTERM
         self._previous: dict[int, Any] = {}  # the handlers to put back
 
@@ -50,6 +57,20 @@ class StopSignal:
     def __str__(self) -> str:
         return self._name
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A context that a signal ends at once, without an error, for long work of which nothing is to be saved.
+
+        Several processes that stop together finish the work all the same.
+        """
+        self._at_once = not self._shared
+        try:
+            yield
+        except _Stopped:
+            pass
+        finally:
+            self._at_once = False
+
     def poll(self) -> bool:
         """Returns the flag, as it is after each part of the work; all processes call this equally often.
 
@@ -60,8 +81,10 @@ class StopSignal:
         return bool(self)
 
     def _caught(self, number: int, _frame: FrameType | None) -> None:
-        if (self._name or self._forwarded) and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self._name or self._forwarded:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         if self._shared:
             self._forwarded = True
             os.kill(os.getpid(), signal.SIGTERM)
@@ -73,3 +96,5 @@ class StopSignal:
         os.write(
             error, f"\n{signal.Signals(number).name}: stopping once everything is saved{again}\n".encode()
         )
+        if self._at_once:
+            raise _Stopped

@@ -91,7 +91,8 @@ def train_and_evaluate(
         directory = stack.enter_context(claim_workdir(workdir, processes))
         stack.enter_context(log_to(directory, processes))
         stop = stack.enter_context(StopSignal(shared=processes.count > 1))
-        run = Training(config, directory, mesh, dataset, processes)
+        with stop.at_once():  # it may prepare a large data set
+            run = Training(config, directory, mesh, dataset, processes)
         if stop:
             log.info("stopped by %s before the first step", stop)
             return {}

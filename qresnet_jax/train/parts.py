@@ -28,6 +28,7 @@ from qresnet_jax.train.float_epochs import FloatTwin
 from qresnet_jax.train.network import Network
 from qresnet_jax.train.parallel import map_train_step, replicate
 from qresnet_jax.train.processes import ALONE, Processes
+from qresnet_jax.train.resume import check_other_runs
 from qresnet_jax.train.step import AXIS, make_train_step
 
 log = logging.getLogger("qresnet_jax")
@@ -45,6 +46,9 @@ class Parts:
         processes: Processes = ALONE,
     ) -> None:
         self.config, self.workdir, self.mesh, self.processes = config, workdir, mesh, processes
+        # First what takes no time to refuse.
+        check_other_runs(config, workdir)
+        model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
         self.dataset: ImageDataset | StreamedDataset
         with processes.in_turn("the data set"):
             if arrays is None:
@@ -57,7 +61,6 @@ class Parts:
         self.steps_per_epoch = steps_per_epoch(self.dataset.train.num_images, config.batch_size)
         self.total_steps = self.steps_per_epoch * config.num_epochs
 
-        model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
         in_evaluation = Network(
             nnx.graphdef(
                 nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)

@@ -1,13 +1,15 @@
 """Where a training starts: from the run's own checkpoint, if it is the same run, or from another run's weights."""
 
+import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
+from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
 from qresnet_jax.errors import CheckpointError
@@ -146,20 +148,7 @@ def warm_start(
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    path = as_path(source).absolute()
-    step = None
-    if path.name.isdigit() and path.parent.name == "checkpoints":
-        step, path = int(path.name), path.parent.parent
-    elif path.name == "checkpoints":
-        path = path.parent
-    with Checkpoints(path, read_only=True) as checkpoints:
-        if step is None:
-            step = checkpoints.best_step
-        elif step not in checkpoints.steps:
-            raise CheckpointError(
-                f"there is no checkpoint {source}: give one of the steps {checkpoints.steps}, or the workdir"
-            )
-        assert step is not None  # a directory without checkpoints has been refused
+    with _checkpoint_of(source) as (checkpoints, step):
         stored, described = checkpoints.arrays(step), checkpoints.meta(step)
     latents = {p.split(".latent.", 1)[1]: x for p, x in stored.items() if ".latent." in p}
     matched: list[str] = []
@@ -183,6 +172,7 @@ def warm_start(
         return jax.tree_util.tree_map_with_path(one, state)
 
     params, model_state = take("params", params), take("model_state", model_state)
+    path = checkpoints.directory.parent
     lines = [f"warm start from {path} at step {step}: {len(matched)} arrays matched"]
     if missing:
         lines += [f"{len(missing)} are missing there and keep their initial values: {_few(missing)}"]
@@ -193,6 +183,48 @@ def warm_start(
     if other:
         lines += [f"the network has other settings: {', '.join(sorted(other))}"]
     return params, model_state, "; ".join(lines)
+
+
+@contextlib.contextmanager
+def _checkpoint_of(source: str | os.PathLike[str]) -> Iterator[tuple[Checkpoints, int]]:
+    """Opens the checkpoint that `source` names, see `warm_start`; yields those of its run, and its step."""
+    path = as_path(source).absolute()
+    step = None
+    if path.name.isdigit() and path.parent.name == "checkpoints":
+        step, path = int(path.name), path.parent.parent
+    elif path.name == "checkpoints":
+        path = path.parent
+    with Checkpoints(path, read_only=True) as checkpoints:
+        if step is None:
+            step = checkpoints.best_step
+        elif step not in checkpoints.steps:
+            raise CheckpointError(
+                f"there is no checkpoint {source}: give one of the steps {checkpoints.steps}, or the workdir"
+            )
+        assert step is not None  # a directory without checkpoints has been refused
+        yield checkpoints, step
+
+
+def check_other_runs(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses a config that names another run where there is no checkpoint, before any data are read.
+
+    Args:
+      config: its `init_from` and its teacher are looked for; `init_from` only if the run is new.
+      workdir: the directory of the run itself, which need not exist.
+
+    Raises:
+      CheckpointError: the message names the field and the directory.
+    """
+    named = {"optim.distillation.teacher": config.optim.distillation.teacher}
+    if not (workdir / "checkpoints").is_dir():
+        named["init_from"] = config.init_from
+    for field, source in named.items():
+        if source:
+            try:
+                with _checkpoint_of(source) if field == "init_from" else Checkpoints(source, read_only=True):
+                    pass
+            except CheckpointError as error:
+                raise CheckpointError(f"config.{field}={source!r}: {error}") from error
 
 
 def _few(names: Sequence[str]) -> str:

@@ -184,8 +184,8 @@ def test_sets_that_do_not_fit_are_refused_with_the_reason(tmp_path):
         "sizes": (features((None, None, 3)), two(test=(9, 9, 3)), "images have different sizes"),
         "one image": (
             features(),
-            {"train": [example()]},
-            r"splits train and test, got \['train'\] with a single",
+            {"train": stripes(2, 2)},
+            "no test split, and every class has a single train image",
         ),
         "no train": (
             features(),
@@ -361,13 +361,14 @@ def test_of_a_set_with_a_train_split_only_a_tenth_of_each_class_becomes_the_test
     assert ("prepared without shuffling" in caplog.text) == disable_shuffling
 
 
-@pytest.mark.parametrize("n", [2, 3, 9, 10, 11])
-def test_the_test_split_of_a_small_set_is_never_empty(tmp_path, n):
-    cfg = prepare_other(
-        tmp_path, {"image": kinds().image(), "label": kinds().classes(2)}, {"train": stripes(n, 2)}
-    )
+@pytest.mark.parametrize("n", [3, 4, 9, 10, 11, 19, 20])
+def test_the_test_split_of_a_small_set_has_an_image_of_each_class_with_two(tmp_path, n):
+    wanted = {"image": kinds().image(), "label": kinds().classes(2)}
+    cfg = prepare_other(tmp_path, wanted, {"train": stripes(n, 2)})
     data = load_dataset(SimpleNamespace(**vars(cfg), holdout=0))
-    assert len(data.test.labels) == 1 and len(data.train.labels) == n - 1
+    counts = np.bincount([i * 2 // n for i in range(n)])
+    assert np.bincount(data.test.labels, minlength=2).tolist() == [int(count > 1) for count in counts]
+    assert len(data.train.labels) == n - len(data.test.labels)
 
 
 def test_an_empty_test_split_counts_as_none_and_a_validation_split_beside_a_test_split_is_mentioned(

@@ -59,3 +59,28 @@ def test_a_signal_inside_another_context_sets_the_flag_of_both():
         with StopSignal() as later:
             assert not later
         assert str(outer) == "SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_work_of_which_nothing_is_saved_ends_at_once(number):
+    done = []
+    with StopSignal() as stop:
+        with stop.at_once():
+            os.kill(os.getpid(), number)
+            done.append("the rest of the work")
+        assert str(stop) == number.name and not done
+        os.kill(os.getpid(), signal.SIGTERM)  # no longer
+
+
+def test_a_second_interrupt_leaves_the_cleaning_up_to_be_interrupted():
+    with pytest.raises(KeyboardInterrupt), StopSignal() as stop, stop.at_once():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # does not cut it off
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_errors_leave_work_that_ends_at_once_as_they_are():
+    with StopSignal() as stop, pytest.raises(ZeroDivisionError), stop.at_once():
+        raise ZeroDivisionError

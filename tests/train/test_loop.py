@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from qresnet_jax.errors import CheckpointError, DivergedError
+from qresnet_jax.errors import CheckpointError, ConfigError, DivergedError
 from qresnet_jax.train import evaluator as evaluate
 from qresnet_jax.train import loop, parts
 from qresnet_jax.train.checkpoint import Checkpoints
@@ -228,10 +228,26 @@ def test_a_binary_run_starts_from_a_float_run_once(float_run, tmp_path):
     assert log.count("warm start") == 1 and "continuing from step 9 of 9" in log
 
 
-def test_a_warm_start_from_nowhere_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no checkpoint in .*nowhere"):
-        run(tmp_path / "run", init_from=str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("field", ["init_from", "optim.distillation.teacher"])
+def test_another_run_that_is_nowhere_is_refused_before_data_are_read(tmp_path, monkeypatch, field):
+    monkeypatch.setattr(parts, "load_dataset", lambda *_: pytest.fail("has read the data"))
+    with pytest.raises(CheckpointError, match=f"^config.{field}='.*nowhere': there is no checkpoint"):
+        run(tmp_path / "run", **{field: str(tmp_path / "nowhere")})
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_that_has_begun_needs_no_other_one_to_start_from(float_run, tmp_path):
+    shutil.copytree(float_run, tmp_path / "first")
+    run(tmp_path / "run", init_from=str(tmp_path / "first"), num_epochs=1)
+    shutil.rmtree(tmp_path / "first")
+    run(tmp_path / "run", init_from=str(tmp_path / "first"), num_epochs=2)
+
+
+def test_a_mistake_in_a_network_of_ones_own_is_found_before_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "load_dataset", lambda *_: pytest.fail("has read the data"))
+    (tmp_path / "own.py").write_text("def net(config, *, rngs):\n    return 7\n")
+    with pytest.raises(ConfigError, match="must return a Flax NNX module, got int"):
+        run(tmp_path / "run", **{"model.name": f"{tmp_path}/own.py:net"})
 
 
 def assert_finite(workdir):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.commands.sweep.plan import Member, parse_together, plan
 from qresnet_jax.errors import DivergedError, UserError
+from qresnet_jax.system.files import as_path
 
 if TYPE_CHECKING:
     import jax
@@ -60,6 +61,7 @@ def sweep(
     from qresnet_jax.train.interrupt import StopSignal
     from qresnet_jax.train.workdir import claim_workdir
 
+    _check_runs_and_networks(members, as_path(workdir).absolute())
     at_once = _check_data_and_devices(members, at_once, devices)
     with claim_workdir(workdir) as directory, StopSignal() as stop:
         state = Sweep(directory, config, members)
@@ -82,6 +84,21 @@ def sweep(
                 "command tries them again"
             )
         return groups
+
+
+def _check_runs_and_networks(members: Sequence[Member], workdir: pathlib.Path) -> None:
+    """Refuses other runs without a checkpoint, and networks of the user's own that cannot be built, before data are read."""
+    from flax import nnx
+
+    from qresnet_jax.models.architecture import own_parts
+    from qresnet_jax.models.networks import create_model
+    from qresnet_jax.train.resume import check_other_runs
+
+    for member in members:
+        check_other_runs(member.config, workdir / member.name)
+    for model in {str(m.config.model): m.config.model for m in members}.values():
+        if own_parts(model.name):
+            create_model(model, rngs=nnx.Rngs(0))
 
 
 def _check_data_and_devices(

@@ -10,7 +10,7 @@ import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qresnet_jax.data.dataset import TEST_EVERY, check_classes, shuffled
+from qresnet_jax.data.dataset import check_classes, places_of_test, shuffled
 from qresnet_jax.data.folder.source import Listing
 from qresnet_jax.errors import DataError
 
@@ -184,9 +184,8 @@ def _keep_for_test(
     """Returns what is left of train, and a test split of every tenth image of each class, at least one of two or more."""
     train, test = {}, {}
     for name, paths in classes.items():
-        first = min(TEST_EVERY, len(paths)) - 1
-        kept = set(range(first, len(paths), TEST_EVERY)) if len(paths) > 1 else set()
-        test[name] = [path for i, path in enumerate(paths) if i in kept]
+        kept = places_of_test(len(paths))
+        test[name] = [paths[i] for i in kept]
         train[name] = [path for i, path in enumerate(paths) if i not in kept]
     return train, test
 

@@ -283,6 +283,24 @@ def test_what_only_data_and_devices_tell_is_refused_before_anything_trains(tmp_p
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("config.init_from='',nowhere", "^config.init_from='nowhere': there is no checkpoint"),
+        (
+            "config.optim.distillation.teacher='',nowhere",
+            "^config.optim.distillation.teacher='nowhere': there is no checkpoint",
+        ),
+        ("config.model.name=resnet,json:nothing", "config.model.name='json:nothing'.*no .*nothing"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_data_are_read(tmp_path, monkeypatch, grid, message):
+    monkeypatch.setattr(data, "load_dataset", lambda *_: pytest.fail("has read the data"))
+    with pytest.raises(UserError, match=message):
+        sweep(tmp_path / "x", grid=(grid,))
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_second_sweep_in_the_same_directory_is_refused(copied, monkeypatch):
     from qresnet_jax.train.workdir import claim_workdir
 

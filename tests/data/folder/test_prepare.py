@@ -1,5 +1,9 @@
 """From files to arrays: the pixels of every file at its label, and a message for every folder that cannot be used."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -230,3 +234,40 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_decoded(tm
 def test_digits_take_no_image_size(tmp_path):
     with pytest.raises(DataError, match=r"image_size=16: the images of digits are not resized: set it to 0"):
         load_dataset(config(tmp_path, name="digits", image_size=16))
+
+
+@pytest.mark.parametrize(
+    ("mode", "number", "status"),
+    [
+        ("prepare_data", signal.SIGTERM, 143),
+        ("prepare_data", signal.SIGINT, 130),
+        ("train", signal.SIGTERM, 0),
+        ("train", signal.SIGINT, 0),
+    ],
+)
+def test_a_signal_ends_the_decoding_of_a_large_folder_and_nothing_is_left(
+    start_main, tmp_path, mode, number, status
+):
+    first = tmp_path / "x" / "cat" / "0.jpg"
+    for name in ("cat", "dog"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    Image.fromarray(noise).save(first)
+    for i in range(1, 10_000):  # minutes of decoding
+        os.link(first, tmp_path / "x" / ("cat", "dog")[i % 2] / f"{i}.jpg")
+    fields = {"raw_dir": tmp_path / "x", "data_dir": tmp_path / "data"}
+    process = start_main(
+        "--config=folder",
+        f"--mode={mode}",
+        f"--workdir={tmp_path}/run",
+        *(f"--config.data.{name}={value}" for name, value in fields.items()),
+    )
+    prepared = tmp_path / "data" / "folder"
+    deadline = time.monotonic() + 300
+    while not (prepared.exists() and any(prepared.iterdir())):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == status and "Traceback" not in errors, errors
+    assert not any(prepared.iterdir())
