@@ -55,12 +55,27 @@ def will_use_cpu() -> bool:
     return not in_packages and not announced and importlib.util.find_spec("libtpu") is None
 
 
+class StandardOutput(logging.StreamHandler):
+    """Writes to standard output as long as anybody reads it; after that the work goes on in silence, as in `... | head`."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drops what is written after the reader has closed the pipe; shows other errors as `logging` does."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            return super().handleError(record)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())  # Python's own flush at the end would fail again
+        os.close(nowhere)
+
+
 def log_to_standard_output() -> None:
     """Sends the package's log to standard output, and silences that of Orbax."""
     log = logging.getLogger("qresnet_jax")
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.addHandler(logging.StreamHandler(sys.stdout))
+    log.addHandler(StandardOutput())
     # Orbax warns about settings that are intended, and prints tracebacks of failures that our own messages report.
     absl_logging.set_verbosity(absl_logging.FATAL)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qresnet_jax.system.files import as_path
+from qresnet_jax.system.process import StandardOutput
 from qresnet_jax.train.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class _LogFile(logging.FileHandler):
 def console_handler() -> logging.Handler:
     """Returns a handler for standard output; on a terminal it is rich's, which keeps lines above the progress bar."""
     if not sys.stdout.isatty():
-        return logging.StreamHandler(sys.stdout)
+        return StandardOutput()
     from rich.logging import RichHandler
 
     return RichHandler(

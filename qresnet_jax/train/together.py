@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -18,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from qresnet_jax import config as configs
+from qresnet_jax.system.process import StandardOutput
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData, TrainData
 from qresnet_jax.train.distillation import TaughtData
@@ -181,7 +181,7 @@ class _Active:
 
 def _console(name: str) -> logging.Handler:
     """Returns a handler for standard output that names the run in each line, and leaves out tables."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = StandardOutput()
     handler.setFormatter(logging.Formatter(f"{name.replace('%', '%%')}: %(message)s"))
     handler.addFilter(lambda record: "\n" not in record.getMessage())
     return handler

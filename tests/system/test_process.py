@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import pathlib
 import subprocess
@@ -133,3 +134,35 @@ def test_only_training_restarts(mode, monkeypatch):
     monkeypatch.setattr(Command, "__call__", lambda *_: called.append("command"))
     program.main(["qresnet"])
     assert called == (["restart"] if mode in ("train", "sweep", "profile") else []) + ["command"]
+
+
+_WRITES = """
+import logging, sys
+from qresnet_jax.system.process import log_to_standard_output
+log_to_standard_output()
+log = logging.getLogger("qresnet_jax")
+log.info("the first line")
+sys.stdin.readline()
+for _ in range(3):
+    log.info("nobody reads this")
+print("nor this", flush=True)
+print("the end", file=sys.stderr)
+"""
+
+
+def test_a_reader_that_closes_the_pipe_stops_nothing_and_no_traceback_is_shown():
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", _WRITES], text=True, **pipes) as child:
+        assert child.stdout.readline() == "the first line\n"
+        child.stdout.close()
+        child.stdin.write("\n")
+        child.stdin.flush()
+        errors = child.stderr.read()
+        assert child.wait(timeout=60) == 0 and errors == "the end\n"
+
+
+def test_other_errors_of_the_log_are_shown(capsys, monkeypatch):
+    handler = process.StandardOutput()
+    monkeypatch.setattr(handler, "format", lambda _: 1 / 0)
+    handler.handle(logging.LogRecord("", logging.INFO, "", 0, "", (), None))
+    assert "ZeroDivisionError" in capsys.readouterr().err
