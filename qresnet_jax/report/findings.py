@@ -158,18 +158,18 @@ _CHECKS = (
         ),
         _always,
     ),
-)
-_STREAM_CHECK = _Check(
-    "saturation",
-    1e-3,
-    1.0,
-    "{:.1%}",
-    "of the block's output lies at the end of int16's range",
-    (
-        _Advice("lower model.stream_fraction_bits", _has_fraction),
-        _Advice("lower optim.learning_rate", _always),
+    _Check(
+        "stream_saturation",
+        1e-3,
+        1.0,
+        "{:.1%}",
+        "of the block's output lies at the end of int16's range",
+        (
+            _Advice("lower model.stream_fraction_bits", _has_fraction),
+            _Advice("lower optim.learning_rate", _always),
+        ),
+        _always,
     ),
-    _always,
 )
 
 
@@ -184,9 +184,7 @@ def findings(records: Sequence[Mapping[str, float]], config: ConfigDict) -> list
       records: the lines of `metrics.jsonl`.
       config: the config of the run.
     """
-    found = [(check, _last(records, check.metric, of_block=False)) for check in _CHECKS]
-    found.append((_STREAM_CHECK, _last(records, "saturation", of_block=True)))
-    sentences = [_sentence(check, values, config) for check, values in found]
+    sentences = [_sentence(check, _last(records, check.metric), config) for check in _CHECKS]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -214,10 +212,9 @@ def _listed(parts: Sequence[str], word: str) -> str:
     return f"{', '.join(most)}, {word} {last}"
 
 
-def _last(records: Sequence[Mapping[str, float]], metric: str, of_block: bool) -> dict[str, float]:
-    """Returns a metric's last values by layer: for blocks (paths of three parts), or for all others."""
-    layers = [name for name in layers_with(records, metric) if (name.count(".") == 2) == of_block]
-    return {layer: series(records, f"{metric}/{layer}")[1][-1] for layer in layers}
+def _last(records: Sequence[Mapping[str, float]], metric: str) -> dict[str, float]:
+    """Returns a metric's last values by layer or block."""
+    return {layer: series(records, f"{metric}/{layer}")[1][-1] for layer in layers_with(records, metric)}
 
 
 def _sentence(check: _Check, values: Mapping[str, float], config: ConfigDict) -> str:

@@ -1,15 +1,15 @@
 """Measures what quantization does while a network trains, layer by layer, from the training state.
 
-    flips/<layer>            share of the weights whose sign changes in a step, mean over the interval
-    held_back/<layer>        share of the weights whose sign differs from that of the latent weight, due to hysteresis
-    dead_band/<layer>        share of the latent weights inside the hysteresis loop, |latent| < threshold
-    never_flipped/<layer>    share of the weights that still have their first sign
-    latent_norm/<layer>      Euclidean norm of the latent weights
-    gradient_norm/<layer>    Euclidean norm of the gradient, mean over the interval
-    alpha/<layer>            the clipping level
-    saturation/<layer>       share of the activations that are clipped at the top
-    saturation/<block>       share of the block's output values at the end of the residual stream's range
-    occupancy/<layer>/<q>    share of the activations at level q (up to 4 bits)
+    flips/<layer>              share of the weights whose sign changes in a step, mean over the interval
+    held_back/<layer>          share of the weights whose sign differs from that of the latent weight, due to hysteresis
+    dead_band/<layer>          share of the latent weights inside the hysteresis loop, |latent| < threshold
+    never_flipped/<layer>      share of the weights that still have their first sign
+    latent_norm/<layer>        Euclidean norm of the latent weights
+    gradient_norm/<layer>      Euclidean norm of the gradient, mean over the interval
+    alpha/<layer>              the clipping level
+    saturation/<layer>         share of the activations that are clipped at the top
+    stream_saturation/<block>  share of the block's output values at the end of the residual stream's range
+    occupancy/<layer>/<q>      share of the activations at level q (up to 4 bits)
 
 A share is between 0 and 1. A layer is named by its path in the network, such as `stages.0.1.convs.0`. Flips and
 gradients are counted in every step, which costs next to nothing; the rest is computed when metrics are logged. The
@@ -203,7 +203,7 @@ class StreamProbe(nnx.Module):
         out = self.block(stream)
         assert isinstance(out, Stream)  # a float stream has no limits
         end = STREAM_MAX * 2.0**-out.fraction_bits
-        self.measured["saturation"] = jnp.mean(jnp.abs(out.value) >= end)
+        self.measured["stream_saturation"] = jnp.mean(jnp.abs(out.value) >= end)
         return out
 
 
@@ -215,7 +215,7 @@ def activation_diagnostics(model: nnx.Module, images: jax.Array) -> dict[str, ja
       images: normalised images, float `[N, H, W, C]`.
 
     Returns:
-      `saturation/<layer or block>`, `occupancy/<layer>/<q>` and `alpha/<layer>`, float32 `[]` each.
+      `saturation/<layer>`, `stream_saturation/<block>`, `occupancy/<layer>/<q>` and `alpha/<layer>`, float32 `[]` each.
     """
     alphas = by_layer(nnx.state(model, ClippingLevel), ClippingLevel)
     probes: dict[str, Probe | StreamProbe] = {}

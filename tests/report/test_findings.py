@@ -16,7 +16,7 @@ UNUSUAL = {
     f"held_back/{CONV}": 0.3,
     f"alpha/{ACT}": 0.02,
     f"saturation/{ACT}": 0.4,
-    f"saturation/{BLOCK}": 0.02,
+    f"stream_saturation/{BLOCK}": 0.02,
 }
 LOOP = "optim.hysteresis.threshold"
 
@@ -71,7 +71,7 @@ def test_a_usual_run_has_no_findings(make_records):
         (f"held_back/{CONV}", 0.1, 0.3, LOOP),
         (f"alpha/{ACT}", 0.5, 0.02, "optim.clipping_level.l2"),
         (f"saturation/{ACT}", 0.2, 0.4, "model.act_bits"),
-        (f"saturation/{BLOCK}", 1e-4, 0.02, "model.stream_fraction_bits"),
+        (f"stream_saturation/{BLOCK}", 1e-4, 0.02, "model.stream_fraction_bits"),
     ],
 )
 def test_an_unusual_value_at_the_end_is_found(metric, usual, unusual, advice):
@@ -162,7 +162,7 @@ def _check(advice, config):
             {"model.activation": "power_of_two", "model.act_bits": (4, 2, 2), "optim.clipping_level.l2": 0.0},
             [],
         ),
-        (f"saturation/{BLOCK}", {"model.stream_fraction_bits": 0}, ["lower optim.learning_rate"]),
+        (f"stream_saturation/{BLOCK}", {"model.stream_fraction_bits": 0}, ["lower optim.learning_rate"]),
     ],
 )
 def test_advice_depends_on_the_settings(metric, fields, advice):

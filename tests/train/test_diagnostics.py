@@ -182,8 +182,8 @@ def test_saturation_of_the_stream_is_counted_at_each_blocks_output():
     norm = model.stages[1][0].norms[1]
     norm.bias[...] = jnp.where(jnp.arange(norm.bias[...].size) < 8, 127.996, 0.0)  # a quarter of the channels
     values = diagnostics.activation_diagnostics(model, jnp.zeros((2, 8, 8, 1)))
-    assert 0.2 < values["saturation/stages.1.0"] < 0.3
-    assert values["saturation/stages.0.0"] == 0
+    assert 0.2 < values["stream_saturation/stages.1.0"] < 0.3
+    assert values["stream_saturation/stages.0.0"] == 0
 
 
 @pytest.mark.slow

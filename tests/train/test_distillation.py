@@ -8,6 +8,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qresnet_jax.commands import profile
 from qresnet_jax.data import ImageDataset
 from qresnet_jax.errors import CheckpointError, DataError
 from qresnet_jax.models.resnet import create_model
@@ -149,6 +150,20 @@ def test_both_ways_to_map_a_step_take_a_teacher(tmp_path, teacher):
 
 
 @pytest.mark.slow
+def test_a_profile_counts_the_work_of_the_teacher(tmp_path, teacher):
+    def measured(name, **changes):
+        config = configuration(**{**FLOAT, "profile.steps": 1, **changes})
+        return profile.profile(config, tmp_path / name, devices=jax.devices()[:1])
+
+    alone, taught = measured("alone"), measured("taught", **{TEACHER: str(teacher)})
+    # The network does as many products in its forward pass as a third of those in a step, and one twice as wide almost
+    # four times as many.
+    forward = alone["flops"]["compiled"] / 3
+    assert 3 < (taught["flops"]["compiled"] - alone["flops"]["compiled"]) / forward < 5
+    weights = sum(x.size for x in jax.tree.leaves(restore_run(None, teacher).state.params))
+    assert taught["memory"]["arguments"] - alone["memory"]["arguments"] >= 4 * weights
+
+
 def test_taught_runs_are_trained_together(tmp_path, teacher):
     changes = [{**FLOAT, TEACHER: str(teacher), "seed": seed, "num_epochs": 1} for seed in range(2)]
     for i, change in enumerate(changes):

@@ -134,6 +134,7 @@ def test_a_signal_saves_all_and_the_rest_is_continued(alone, tmp_path, monkeypat
         ({"seed": 1}, True),
         ({"optim.learning_rate": 0.2, "optim.momentum": 0.5, "log_every_steps": 1}, True),
         ({"optim.momentum": 0.0}, False),
+        ({"optim.label_smoothing": 0.2}, False),  # it would not be to the bit what it is alone
         ({"optim.weight_decay": 0.1}, False),
         ({"model.width": 2}, False),
         ({"num_epochs": 4}, False),
@@ -142,5 +143,6 @@ def test_a_signal_saves_all_and_the_rest_is_continued(alone, tmp_path, monkeypat
 )
 def test_runs_share_a_program_if_they_differ_in_numbers_only(changes, is_one_program):
     """A term that is 0 is no part of the program, as it is without `vmap`."""
-    keys = [together.program_key(tiny_runs.configuration(**c)) for c in ({}, changes)]
+    both = ({"optim.label_smoothing": 0.1}, {"optim.label_smoothing": 0.1, **changes})
+    keys = [together.program_key(tiny_runs.configuration(**c)) for c in both]
     assert (keys[0] == keys[1]) == is_one_program
