@@ -22,7 +22,7 @@ import accuracy
 from results import FOLDER, REPO, save
 from templates.accuracy import recipes
 
-from qresnet_jax.train.records import FILE, read_metrics
+from qresnet_jax.train.metrics.records import FILE, read_metrics
 
 MAIN = REPO / "main.py"
 GRACE = 300  # seconds for a run that was told to stop to save a checkpoint

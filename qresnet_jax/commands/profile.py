@@ -23,11 +23,11 @@ from qresnet_jax.system.files import make_directory, write_all
 from qresnet_jax.system.hlo import Collective, collectives, module_name, sources
 from qresnet_jax.system.tables import aligned
 from qresnet_jax.system.trace import Operation, read_trace
+from qresnet_jax.train.checkpoints.workdir import claim_workdir
 from qresnet_jax.train.feed import Feed
 from qresnet_jax.train.loop import Training
 from qresnet_jax.train.parallel import cores_as_devices, device_mesh, replicate
 from qresnet_jax.train.step import AXIS, TrainState, init_state
-from qresnet_jax.train.workdir import claim_workdir
 
 log = logging.getLogger("qresnet_jax")
 

@@ -25,7 +25,7 @@ from qresnet_jax.report.style import (
     shades,
     stage_title,
 )
-from qresnet_jax.train.records import IN_FLOAT
+from qresnet_jax.train.metrics.records import IN_FLOAT
 
 MOST_IN_LEGEND = 8
 _STEP = "training step"

@@ -27,11 +27,11 @@ from qresnet_jax.ship.fold import why_float
 from qresnet_jax.ship.load import find_packed
 from qresnet_jax.ship.packed.file import packed_bytes, read_packed
 from qresnet_jax.system.files import as_path, write_all
-from qresnet_jax.train.checkpoint import to_json
-from qresnet_jax.train.diagnostics import by_layer, latent_magnitudes, walked_layer
+from qresnet_jax.train.checkpoints.checkpoint import to_json
+from qresnet_jax.train.checkpoints.resume import changed_fields
 from qresnet_jax.train.evaluator import TrainedRun, fold_run, restore_run
-from qresnet_jax.train.records import FILE, IN_FLOAT, read_metrics
-from qresnet_jax.train.resume import changed_fields
+from qresnet_jax.train.metrics.diagnostics import by_layer, latent_magnitudes, walked_layer
+from qresnet_jax.train.metrics.records import FILE, IN_FLOAT, read_metrics
 
 log = logging.getLogger("qresnet_jax")
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from qresnet_jax.config import WITHOUT_EFFECT, flatten
 from qresnet_jax.errors import UserError
 from qresnet_jax.system.files import as_path
-from qresnet_jax.train.records import FILE, IN_FLOAT, read_metrics
+from qresnet_jax.train.metrics.records import FILE, IN_FLOAT, read_metrics
 
 
 class RunRecord(NamedTuple):

@@ -25,7 +25,7 @@ from qresnet_jax.ship.load import load_packed
 from qresnet_jax.ship.network import IntegerNetwork
 from qresnet_jax.system.placement import place
 from qresnet_jax.train import optimizer as optim
-from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints
 from qresnet_jax.train.distillation import Teacher
 from qresnet_jax.train.feed import resident_bytes
 from qresnet_jax.train.float_epochs import FloatTwin, float_model

@@ -17,24 +17,24 @@ from qresnet_jax.data import ARRAYS, ImageDataset
 from qresnet_jax.errors import DivergedError
 from qresnet_jax.system.files import write_all
 from qresnet_jax.train.batches import TrainData
-from qresnet_jax.train.checkpoint import Checkpoints
-from qresnet_jax.train.description import log_description
-from qresnet_jax.train.diagnostics import named
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints
+from qresnet_jax.train.checkpoints.resume import continue_run, warm_start
+from qresnet_jax.train.checkpoints.workdir import claim_workdir
 from qresnet_jax.train.feed import Feed
-from qresnet_jax.train.finite import check_finite
 from qresnet_jax.train.interrupt import StopSignal
+from qresnet_jax.train.metrics.description import log_description
+from qresnet_jax.train.metrics.diagnostics import named
+from qresnet_jax.train.metrics.finite import check_finite
+from qresnet_jax.train.metrics.progress import Progress, log_to
+from qresnet_jax.train.metrics.records import IN_FLOAT, Metrics, MetricsOfOthers
 from qresnet_jax.train.parallel import device_mesh, replicate
 from qresnet_jax.train.parts import Parts
 from qresnet_jax.train.processes import join, telling_others
-from qresnet_jax.train.progress import Progress, log_to
-from qresnet_jax.train.records import IN_FLOAT, Metrics, MetricsOfOthers
-from qresnet_jax.train.resume import continue_run, warm_start
 from qresnet_jax.train.step import (
     METRICS,
     TrainState,
     init_state,
 )
-from qresnet_jax.train.workdir import claim_workdir
 
 log = logging.getLogger("qresnet_jax")
 

@@ -18,17 +18,17 @@ from qresnet_jax.models.networks import create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import TrainData
-from qresnet_jax.train.checkpoint import to_json
-from qresnet_jax.train.description import costs_of_layers, identity_of
-from qresnet_jax.train.diagnostics import Diagnose, make_diagnose
+from qresnet_jax.train.checkpoints.checkpoint import to_json
+from qresnet_jax.train.checkpoints.resume import check_other_runs
 from qresnet_jax.train.distillation import TaughtData, Teacher
 from qresnet_jax.train.evaluator import Evaluator, check_data_of_run, restore_run
 from qresnet_jax.train.feed import Feed, ResidentFeed, StreamingFeed, resident_bytes
 from qresnet_jax.train.float_epochs import FloatTwin
+from qresnet_jax.train.metrics.description import costs_of_layers, identity_of
+from qresnet_jax.train.metrics.diagnostics import Diagnose, make_diagnose
 from qresnet_jax.train.network import Network
 from qresnet_jax.train.parallel import map_train_step, replicate
 from qresnet_jax.train.processes import ALONE, Processes
-from qresnet_jax.train.resume import check_other_runs
 from qresnet_jax.train.step import AXIS, make_train_step
 
 log = logging.getLogger("qresnet_jax")

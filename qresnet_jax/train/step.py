@@ -14,8 +14,8 @@ from qresnet_jax.nn.variables import Draw, Temperature
 from qresnet_jax.ops.collectives import mean_over, sum_over
 from qresnet_jax.pixels import normalize
 from qresnet_jax.train.batches import TrainData, train_batch
-from qresnet_jax.train.diagnostics import extend_walk, start_walk, step_diagnostics
 from qresnet_jax.train.distillation import TaughtData, distillation_loss
+from qresnet_jax.train.metrics.diagnostics import extend_walk, start_walk, step_diagnostics
 from qresnet_jax.train.network import Network, merge, overlay
 
 AXIS = "devices"  # the name of the axis that training is mapped over

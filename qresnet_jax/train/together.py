@@ -20,13 +20,13 @@ from qresnet_jax import config as configs
 from qresnet_jax.system.process import StandardOutput
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData, TrainData
+from qresnet_jax.train.checkpoints.workdir import claim_workdir
 from qresnet_jax.train.distillation import TaughtData
 from qresnet_jax.train.interrupt import StopSignal
 from qresnet_jax.train.loop import Request, Training
+from qresnet_jax.train.metrics.progress import log_file, logging_to
 from qresnet_jax.train.parallel import device_mesh, map_train_step, repeated
-from qresnet_jax.train.progress import log_file, logging_to
 from qresnet_jax.train.step import TrainState, make_train_step
-from qresnet_jax.train.workdir import claim_workdir
 
 # Fields that are plain numbers in a step: runs that differ only in these and in the seed share a compiled program.
 NUMBERS = (

@@ -20,8 +20,8 @@ from qresnet_jax.ship import verify
 from qresnet_jax.ship.formats import write_network
 from qresnet_jax.ship.load import find_packed, load_packed
 from qresnet_jax.ship.packed.file import read_packed, save_packed
+from qresnet_jax.train.checkpoints.resume import warm_start
 from qresnet_jax.train.evaluator import evaluate_checkpoint, evaluate_packed, restore_run
-from qresnet_jax.train.resume import warm_start
 
 
 def small(**model):

@@ -8,7 +8,7 @@ import pytest
 
 from qresnet_jax.commands import profile
 from qresnet_jax.errors import ConfigError, UserError
-from qresnet_jax.train.workdir import claim_workdir
+from qresnet_jax.train.checkpoints.workdir import claim_workdir
 from tests.train.tiny_runs import FLOAT, configuration, tiny_data
 
 STEPS = 4

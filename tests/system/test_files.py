@@ -75,7 +75,7 @@ IN_PLACE = {
     "ship/c/engine.py": "sources in a temporary directory",
     "ship/wasm/build.py": "sources in a temporary directory",
     "ship/verify.py": "copies and a script in a temporary directory",
-    "train/checksums.py": "a checkpoint under a temporary name",
+    "train/checkpoints/checksums.py": "a checkpoint under a temporary name",
     "data/folder/prepare.py": "a prepared set under a temporary name",
 }
 

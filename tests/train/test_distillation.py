@@ -14,7 +14,7 @@ from qresnet_jax.errors import CheckpointError, DataError
 from qresnet_jax.models.resnet import create_model
 from qresnet_jax.pixels import normalize
 from qresnet_jax.train import loop, together
-from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints
 from qresnet_jax.train.distillation import TaughtData, Teacher, distillation_loss
 from qresnet_jax.train.evaluator import restore_run
 from tests.train.tiny_runs import FLOAT, configuration, lines, run, tiny_data, tiny_set, without_speed

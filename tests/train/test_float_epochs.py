@@ -17,12 +17,13 @@ from qresnet_jax.pixels import normalize
 from qresnet_jax.report import plots
 from qresnet_jax.report.report import write_report
 from qresnet_jax.report.runs import read_run
-from qresnet_jax.train import loop, records, together
+from qresnet_jax.train import loop, together
 from qresnet_jax.train import optimizer as optim
-from qresnet_jax.train.checkpoint import Checkpoints
-from qresnet_jax.train.diagnostics import by_layer
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints
 from qresnet_jax.train.evaluator import evaluate_checkpoint, fold_run, restore_run
 from qresnet_jax.train.float_epochs import FloatTwin
+from qresnet_jax.train.metrics import records
+from qresnet_jax.train.metrics.diagnostics import by_layer
 from qresnet_jax.train.step import init_state
 from tests.train.tiny_runs import FLOAT, configuration, lines, run, tiny_data, tiny_set, without_speed
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 STEPS = 105  # 5 epochs of 21

@@ -16,7 +16,7 @@ import pytest
 from qresnet_jax.errors import CheckpointError, ConfigError, DivergedError
 from qresnet_jax.train import evaluator as evaluate
 from qresnet_jax.train import loop, parts
-from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints
 from tests.train.tiny_runs import FLOAT, configuration, kept, lines, run, tiny_data, without_speed
 
 ALWAYS = {"step", "train_loss", "train_accuracy", "learning_rate", "images_per_second"}

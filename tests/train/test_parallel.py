@@ -20,7 +20,7 @@ from qresnet_jax.system.hlo import collectives
 from qresnet_jax.system.machine import processors
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import ResidentData
-from qresnet_jax.train.checkpoint import tree_paths
+from qresnet_jax.train.checkpoints.checkpoint import tree_paths
 from qresnet_jax.train.evaluator import FLOAT_BATCH as BATCH
 from qresnet_jax.train.evaluator import Evaluator
 from qresnet_jax.train.network import Network

@@ -8,7 +8,7 @@ import pytest
 
 from qresnet_jax.data import load_dataset, prepare_dataset
 from qresnet_jax.data.order import epoch_order
-from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints
 from qresnet_jax.train.evaluator import evaluate_checkpoint
 from qresnet_jax.train.feed import StreamingFeed
 from qresnet_jax.train.loop import train_and_evaluate

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from qresnet_jax.errors import DivergedError
-from qresnet_jax.train import records, together
-from qresnet_jax.train.checkpoint import Checkpoints
+from qresnet_jax.train import together
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints
+from qresnet_jax.train.metrics import records
 from tests.train import tiny_runs
 
 DEVICES = jax.devices()[:2]

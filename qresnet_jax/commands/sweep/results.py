@@ -17,8 +17,8 @@ from qresnet_jax.errors import UserError
 from qresnet_jax.report.compare import files, tests, validations
 from qresnet_jax.report.runs import RunRecord, group
 from qresnet_jax.system.files import write_all
-from qresnet_jax.train.records import FILE as METRICS_FILE
-from qresnet_jax.train.records import read_metrics
+from qresnet_jax.train.metrics.records import FILE as METRICS_FILE
+from qresnet_jax.train.metrics.records import read_metrics
 
 FILE = "sweep.json"
 _VERSION = 1

@@ -58,8 +58,8 @@ def sweep(
     # Only now, so that a mistake in the command is answered without waiting for JAX.
     from qresnet_jax.commands.sweep.results import Sweep
     from qresnet_jax.report.compare import print_tables
+    from qresnet_jax.train.checkpoints.workdir import claim_workdir
     from qresnet_jax.train.interrupt import StopSignal
-    from qresnet_jax.train.workdir import claim_workdir
 
     _check_runs_and_networks(members, as_path(workdir).absolute())
     at_once = _check_data_and_devices(members, at_once, devices)
@@ -92,7 +92,7 @@ def _check_runs_and_networks(members: Sequence[Member], workdir: pathlib.Path) -
 
     from qresnet_jax.models.architecture import own_parts
     from qresnet_jax.models.networks import create_model
-    from qresnet_jax.train.resume import check_other_runs
+    from qresnet_jax.train.checkpoints.resume import check_other_runs
 
     for member in members:
         check_other_runs(member.config, workdir / member.name)

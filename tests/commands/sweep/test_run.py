@@ -14,7 +14,8 @@ import pytest
 from qresnet_jax import data
 from qresnet_jax.commands.sweep import run as sweeping
 from qresnet_jax.errors import UserError
-from qresnet_jax.train import loop, records
+from qresnet_jax.train import loop
+from qresnet_jax.train.metrics import records
 from tests.train import tiny_runs
 
 RATES = ("config.optim.learning_rate=0.02,0.05",)
@@ -302,7 +303,7 @@ def test_what_is_not_there_is_refused_before_data_are_read(tmp_path, monkeypatch
 
 
 def test_a_second_sweep_in_the_same_directory_is_refused(copied, monkeypatch):
-    from qresnet_jax.train.workdir import claim_workdir
+    from qresnet_jax.train.checkpoints.workdir import claim_workdir
 
     with claim_workdir(copied), pytest.raises(UserError, match="another process trains in"):
         sweep(copied)

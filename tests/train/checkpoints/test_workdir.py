@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from qresnet_jax.errors import UserError
-from qresnet_jax.train.workdir import claim_workdir
+from qresnet_jax.train.checkpoints.workdir import claim_workdir
 
 
 def test_the_directory_is_made_with_its_parents(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from qresnet_jax.errors import UserError
-from qresnet_jax.train.records import Metrics, read_metrics
+from qresnet_jax.train.metrics.records import Metrics, read_metrics
 
 
 def lines(workdir):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from qresnet_jax.errors import DivergedError
-from qresnet_jax.train.finite import check_finite
+from qresnet_jax.train.metrics.finite import check_finite
 from qresnet_jax.train.step import TrainState
 
 GOOD = TrainState(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from qresnet_jax import config as configs
 from qresnet_jax.errors import CheckpointError
 from qresnet_jax.system.files import as_path
-from qresnet_jax.train.checkpoint import Checkpoints, dotted
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints, dotted
 from qresnet_jax.train.step import TrainState
 
 log = logging.getLogger("qresnet_jax")

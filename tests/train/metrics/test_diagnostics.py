@@ -11,8 +11,8 @@ from qresnet_jax.config import default_config
 from qresnet_jax.models.resnet import create_model
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel
 from qresnet_jax.quantize.hysteresis import HysteresisState
-from qresnet_jax.train import diagnostics
 from qresnet_jax.train import optimizer as optim
+from qresnet_jax.train.metrics import diagnostics
 from qresnet_jax.train.network import Network
 
 KERNEL = "stages.1.0.project"

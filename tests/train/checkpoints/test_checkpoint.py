@@ -17,7 +17,7 @@ from qresnet_jax.config import default_config
 from qresnet_jax.errors import CheckpointError
 from qresnet_jax.nn.variables import BinaryKernel, ClippingLevel, NormParam
 from qresnet_jax.train import optimizer as optim
-from qresnet_jax.train.checkpoint import Checkpoints, to_json, tree_paths
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints, to_json, tree_paths
 from qresnet_jax.train.parallel import device_mesh, replicate
 from qresnet_jax.train.step import init_state
 
@@ -334,7 +334,7 @@ def killed(directory, *args, **kwargs):
     if files:
         os._exit(9)
 
-from tests.train.test_checkpoint import save
+from tests.train.checkpoints.test_checkpoint import save
 shutil.rmtree = killed
 save(sys.argv[1], 0.6, first=2)
 """

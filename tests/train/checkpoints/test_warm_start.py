@@ -9,9 +9,9 @@ from qresnet_jax.config import default_config
 from qresnet_jax.errors import CheckpointError
 from qresnet_jax.models.resnet import create_model
 from qresnet_jax.train import optimizer as optim
-from qresnet_jax.train.checkpoint import Checkpoints, to_json, tree_paths
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints, to_json, tree_paths
+from qresnet_jax.train.checkpoints.resume import warm_start
 from qresnet_jax.train.parallel import device_mesh, replicate
-from qresnet_jax.train.resume import warm_start
 from qresnet_jax.train.step import init_state
 
 

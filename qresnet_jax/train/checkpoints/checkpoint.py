@@ -20,7 +20,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from qresnet_jax.errors import CheckpointError
 from qresnet_jax.system.files import as_path
-from qresnet_jax.train.checksums import ChecksummedDirectory, verify
+from qresnet_jax.train.checkpoints.checksums import ChecksummedDirectory, verify
 
 if TYPE_CHECKING:
     from qresnet_jax.train.step import TrainState

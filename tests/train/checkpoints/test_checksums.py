@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from qresnet_jax.train.checksums import verify, write_checksums
+from qresnet_jax.train.checkpoints.checksums import verify, write_checksums
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from qresnet_jax.config import default_config, flatten
 from qresnet_jax.data import Split
 from qresnet_jax.errors import CheckpointError
-from qresnet_jax.train.checkpoint import Checkpoints, to_json
+from qresnet_jax.train.checkpoints.checkpoint import Checkpoints, to_json
+from qresnet_jax.train.checkpoints.resume import check_same_run, continue_run
 from qresnet_jax.train.evaluator import evaluate_checkpoint, restore_run
-from qresnet_jax.train.resume import check_same_run, continue_run
 from tests.train.tiny_runs import FLOAT, configuration, kept, run, tiny_data, tiny_set
 
 PLACE = pathlib.Path("runs/a/checkpoints/7")
@@ -201,7 +201,7 @@ def test_a_run_that_cannot_be_read_or_continued_is_closed(float_run, tmp_path, m
     ):
         with pytest.raises(CheckpointError, match="its file state/manifest.ocdbt has changed"):
             attempt()
-    assert len(opened) == 5 and set(map(id, opened)) == set(map(id, closed))
+    assert len(opened) == 6 and set(map(id, opened)) == set(map(id, closed))
 
 
 def test_a_run_is_not_cut_short(float_run, tmp_path):
