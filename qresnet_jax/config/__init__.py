@@ -11,6 +11,7 @@ from qresnet_jax.config.fields import (
     from_json,
     unknown_field,
 )
+from qresnet_jax.config.needs import unmet_need
 from qresnet_jax.config.validation import (
     has_processes,
     validate,
@@ -27,6 +28,7 @@ __all__ = [
     "from_json",
     "has_processes",
     "unknown_field",
+    "unmet_need",
     "validate",
     "validate_dataset",
     "validate_devices",

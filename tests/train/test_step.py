@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from qresnet_jax.config import default_config
-from qresnet_jax.models.resnet import create_model
+from qresnet_jax.models.networks import create_model
 from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.nn.variables import Temperature
 from qresnet_jax.train import optimizer as optim

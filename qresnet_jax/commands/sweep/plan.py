@@ -40,7 +40,7 @@ def plan(
       given: names of the fields that the command line sets, so that they cannot be in the grid too.
 
     Raises:
-      UserError: a seed or a value cannot be read or appears twice, a field does not exist or has no effect on training,
+      UserError: a seed or a value cannot be read or appears twice, a field does not exist or has no effect on any training,
         a field is given twice, there are too many members, or several processes are asked for.
       ConfigError: a member's config is refused by `qresnet_jax.config.validate`.
     """
@@ -75,6 +75,13 @@ def plan(
         chosen = dict(zip(values, combination, strict=True))
         settings = {name: chosen[name] for name in order}
         members.append(Member(member_name(settings), settings, _config(config, settings)))
+    for name in values:
+        needs = [configs.unmet_need(name, member.config) for member in members]
+        if all(needs):
+            raise UserError(
+                f"config.{name} has no effect without {needs[0]}, so all its values would give the same run: set that too, or "
+                "leave the field out of --grid"
+            )
     return members
 
 

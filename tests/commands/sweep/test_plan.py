@@ -142,6 +142,12 @@ RATE = "config.optim.learning_rate"
         (None, [f"{RATE}=0.1,0"], (), "config.optim.learning_rate=0.0: must be a number > 0"),
         (None, [f"{RATE}=0.1,nan"], (), "config.optim.learning_rate=nan: must be"),
         (None, ["config.optim.warmup_epochs=0,300"], (), "(in the sweep, at optim.warmup_epochs=300.0)"),
+        (
+            None,
+            ["config.optim.distillation.weight=0.3,0.5"],
+            (),
+            "config.optim.distillation.weight has no effect without config.optim.distillation.teacher, so",
+        ),
         ("10000", [f"{RATE}=0.1,0.2"], (), f"would have 20,000 members, but at most {MOST_MEMBERS:,}"),
     ],
 )
@@ -149,6 +155,11 @@ def test_mistakes_are_refused_in_one_message(seeds, grid, given, message):
     with pytest.raises(UserError) as error:
         plan(default_config(), seeds, grid, given)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_field_may_have_no_effect_in_a_part_of_the_runs():
+    grid = ["config.optim.hysteresis.relative=True,False", "config.optim.hysteresis.threshold=0,0.1"]
+    assert len(plan(default_config(), "1", grid)) == 4
 
 
 def test_several_processes_are_refused():
