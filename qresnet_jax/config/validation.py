@@ -61,7 +61,7 @@ def _validate_own(config: ConfigDict, source: str, function: str) -> None:
     path = pathlib.Path(source).expanduser()
     if source.endswith(".py") and not path.is_file():
         raise ConfigError(
-            f"{named}: there is no file {path}: give FILE.py:{function} or PACKAGE.MODULE:{function}"
+            f"{named}: there is no file {path.absolute()}: give FILE.py:{function} or PACKAGE.MODULE:{function}"
         )
     if config.optim.float_epochs:
         raise ConfigError(

@@ -80,7 +80,7 @@ def _function(source: str, name: str) -> tuple[Callable[..., Any], pathlib.Path]
     except (ImportError, OSError, AttributeError) as error:
         raise ConfigError(
             f"config.model.name='{source}:{name}': cannot be loaded ({error}): give FILE.py:FUNCTION or "
-            "PACKAGE.MODULE:FUNCTION"
+            f"PACKAGE.MODULE:FUNCTION, as seen from the current directory, {os.getcwd()}; a run keeps the name that it was given"
         ) from error
     return function, pathlib.Path(module.__file__ or source)
 

@@ -139,7 +139,7 @@ def test_what_cannot_ship_is_refused_before_it_trains(source, tmp_path):
         ("{}:missing", {}, "cannot be loaded .*missing"),
         ("{}:number", {}, "must return a Flax NNX module, got int"),
         ("no_such_package.net:f", {}, "cannot be loaded .*no_such_package"),
-        ("nowhere.py:f", {}, "there is no file nowhere.py"),
+        ("nowhere.py:f", {}, "there is no file /.*nowhere.py: give FILE.py:f"),
         ("resnet18", {}, "resnet, vgg_small, mlp, mobilenet, or a network of your own as FILE.py:FUNCTION"),
         ("{}:net", {"optim.float_epochs": 1}, "float twin"),
         ("{}:net", {"remat": "block"}, "set config.remat to none"),
