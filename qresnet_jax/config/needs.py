@@ -10,7 +10,7 @@ _Need = tuple[str, Callable[[ConfigDict], bool]]  # what a field needs, in words
 
 
 def _of_model(text: str, test: Callable[[ConfigDict], bool]) -> _Need:
-    """Only the function of a network of the user's own knows which fields of `config.model` it reads."""
+    """Returns a need of `config.model`; a network of the user's own meets it, as only its function knows what it reads."""
     return text, lambda c: architecture.own_parts(c.model.name) is not None or test(c.model)
 
 
