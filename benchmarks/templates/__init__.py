@@ -19,7 +19,8 @@ class Table(NamedTuple):
 
 TABLES = {
     "results": Table(
-        ("accuracy_fashion_mnist", "accuracy_digits", "size", "zoo", "c_export"), accuracy.results
+        ("recipes_cifar10_jpeg", "accuracy_fashion_mnist", "accuracy_digits", "size", "zoo", "c_export"),
+        accuracy.results,
     ),
     "accuracy_fashion_mnist": Table(("accuracy_fashion_mnist",), accuracy.accuracies),
     "accuracy_digits": Table(("accuracy_digits",), accuracy.accuracies),
