@@ -11,7 +11,7 @@ from qresnet_jax.config.fields import (
     from_json,
     unknown_field,
 )
-from qresnet_jax.config.needs import unmet_need
+from qresnet_jax.config.needs import unmet_need, unused_fields
 from qresnet_jax.config.validation import (
     has_processes,
     validate,
@@ -29,6 +29,7 @@ __all__ = [
     "has_processes",
     "unknown_field",
     "unmet_need",
+    "unused_fields",
     "validate",
     "validate_dataset",
     "validate_devices",

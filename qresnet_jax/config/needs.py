@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from qresnet_jax.config.fields import default_config, flatten
 from qresnet_jax.models import architecture
 
 _Need = tuple[str, Callable[[ConfigDict], bool]]  # what a field needs, in words and as a test of a config
@@ -54,3 +55,14 @@ def unmet_need(name: str, config: ConfigDict) -> str:
         return ""
     need, is_met = _NEEDS[name]
     return "" if is_met(config) else need
+
+
+def unused_fields(config: ConfigDict) -> dict[str, str]:
+    """Returns the fields that are not at their defaults but lack something to have an effect, with what they lack.
+
+    Args:
+      config: a config that `validate` accepts.
+    """
+    usual = flatten(default_config())
+    changed = (name for name, value in flatten(config).items() if value != usual[name])
+    return {name: need for name in changed if (need := unmet_need(name, config))}

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from qresnet_jax.config import default_config, flatten, needs, unmet_need
+from qresnet_jax.config import default_config, flatten, needs, unmet_need, unused_fields
+from qresnet_jax.system.config_files import load_config, shipped_configs
 from tests.config.config_cases import changed
 from tests.train import test_step
 
@@ -61,3 +62,14 @@ def test_of_a_network_of_ones_own_nothing_is_known(name):
 
 def test_a_field_that_needs_nothing_lacks_nothing():
     assert unmet_need("optim.learning_rate", default_config()) == ""
+
+
+def test_only_changed_fields_are_said_to_have_no_effect():
+    assert unused_fields(changed(**{"optim.muon.momentum": 0.5, "optim.learning_rate": 0.5})) == {
+        "optim.muon.momentum": "config.optim.name=muon"
+    }
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_field_that_a_shipped_config_sets_has_an_effect(name):
+    assert unused_fields(load_config(name)) == {}

@@ -218,6 +218,12 @@ def test_evaluation_of_a_path_without_checkpoint_is_refused_and_makes_nothing(tm
 # ---- Warm start, NaN ---------------------------------------------------------------------------------------
 
 
+def test_a_field_without_effect_is_named_in_the_log(tmp_path):
+    run(tmp_path, **FLOAT, **{"optim.distillation.weight": 0.7, "num_epochs": 1})
+    line = "config.optim.distillation.weight=0.7 has no effect without config.optim.distillation.teacher"
+    assert line in (tmp_path / "train.log").read_text()
+
+
 def test_a_binary_run_starts_from_a_float_run_once(float_run, tmp_path):
     run(tmp_path, init_from=str(float_run))
     log = (tmp_path / "train.log").read_text()

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from qresnet_jax import config as configs
 from qresnet_jax.data import ImageDataset, StreamedDataset
 from qresnet_jax.models.architecture import RESNET
 from qresnet_jax.ship.costs import LayerCost, as_text, layer_table
@@ -61,7 +62,10 @@ def log_description(
     mesh: Mesh,
     processes: Processes,
 ) -> None:
-    """Logs the devices, the data, the network, and the cost of each of its layers."""
+    """Logs fields without effect, the devices, the data, the network, and the cost of each of its layers."""
+    fields = configs.flatten(config)
+    for name, need in configs.unused_fields(config).items():
+        log.info("config.%s=%s has no effect without %s", name, fields[name], need)
     kind = mesh.devices.flat[0].device_kind
     validation = dataset.validation.num_images if dataset.validation else 0
     how = "over all devices" if config.model.sync_bn else "on each device alone"
