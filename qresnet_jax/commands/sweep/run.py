@@ -117,11 +117,8 @@ def _check_data_and_devices(
     loaded, known = None, None
     for member in sorted(members, key=lambda member: str(member.config.data)):
         if str(member.config.data) != known:
-            loaded, known = (
-                None,
-                str(member.config.data),
-            )  # the memory of the last one is free before the next is read
-            loaded = load_dataset(member.config.data)
+            loaded = None  # its memory is free before the next set is read
+            loaded, known = load_dataset(member.config.data), str(member.config.data)
         assert loaded is not None
         configs.validate_dataset(member.config, loaded)
     # One after the other, all members train on the same devices, whose number must divide every batch.
