@@ -130,9 +130,8 @@ def default_config() -> ConfigDict:
 
     config.export = ConfigDict()
     config.export.format = "packed"  # for --mode=export; or "c", "onnx", "qonnx", "stablehlo", "wasm"
-    config.export.path = (
-        ""  # the file, or directory for "c" and "wasm", to write; "": in WORKDIR, named by the format
-    )
+    # The file, or directory for "c" and "wasm", to write; "": in WORKDIR, named by the format.
+    config.export.path = ""
     config.export.c_profile = "fast"  # or "small", which prefers small tables to speed
     config.export.c_layout = "pair"  # a header and a source file; or "header", both in one header
     config.export.c_prefix = "model"  # begins the names of the C files, functions and, in upper case, macros
