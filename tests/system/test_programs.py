@@ -40,7 +40,7 @@ def test_a_program_that_is_not_there_is_an_error_of_the_system():
 RUNS = {"run", "call", "check_call", "check_output"}
 PROCESSES = {"process", "child", "peer", "server"}  # what the sources call a Popen
 # These wait for a limited time before they read a line.
-READERS = {"benchmarks/children.py", "tests/docs/test_docs.py"}
+READERS = {"benchmarks/children.py", "tests/docs/commands.py"}
 
 
 def unlimited(code):

@@ -58,7 +58,15 @@ def test_a_network_with_dense_layers_knows_the_size_of_its_images(name):
     [
         ({"model.name": "vgg_small", "model.act_bits": (2, 2)}, "must have 3 entries"),
         ({"model.name": "mlp", "model.act_bits": ()}, "must have some entries"),
-        ({"model.name": "vgg_small", "model.width": 120, "model.act_bits": (8, 8, 8)}, "reach 2[*][*]24"),
+        (
+            {
+                "model.name": "vgg_small",
+                "model.width": 120,
+                "model.act_bits": (8, 8, 8),
+                "model.image_size": (8, 8),
+            },
+            "reach 2[*][*]24",
+        ),
         ({"model.name": "mobilenet", "remat": "block"}, "set config.remat to none"),
     ],
 )
