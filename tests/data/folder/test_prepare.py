@@ -248,6 +248,8 @@ def test_digits_take_no_image_size(tmp_path):
 def test_a_signal_ends_the_decoding_of_a_large_folder_and_nothing_is_left(
     start_main, tmp_path, mode, number, status
 ):
+    if (mode, number) == ("prepare_data", signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("in the background of a script Ctrl-C is ignored, also by the command")
     first = tmp_path / "x" / "cat" / "0.jpg"
     for name in ("cat", "dog"):
         (tmp_path / "x" / name).mkdir(parents=True)
