@@ -11,7 +11,7 @@ from qresnet_jax.config.rules import INT32, RULES
 from qresnet_jax.errors import ConfigError, shown
 from qresnet_jax.models import architecture
 from qresnet_jax.quantize import registry
-from qresnet_jax.quantize.exact import MOST_FEATURES, SUM_LIMIT, most_weight_bits
+from qresnet_jax.quantize.exact import MOST_FEATURES, SUM_LIMIT
 
 if TYPE_CHECKING:
     from qresnet_jax.data import ImageDataset, StreamedDataset
@@ -215,9 +215,8 @@ def _validate_image_size(model: ConfigDict) -> None:
                 f"{MOST_FEATURES:,}: choose smaller images (config.data.image_size) or a smaller config.model.width"
             )
         return
-    values = height * width * model.in_channels
-    if is_integer and most_weight_bits(pixels.LARGEST, values) < 2:
-        most = (SUM_LIMIT - 1) // pixels.LARGEST
+    values, most = height * width * model.in_channels, (SUM_LIMIT - 1) // pixels.LARGEST
+    if is_integer and values > most:
         raise ConfigError(
             f"{named}: gives the first layer of mlp {values:,} pixel values, but its sums are exact only up to {most:,}: "
             "choose smaller images (config.data.image_size)"

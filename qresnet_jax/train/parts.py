@@ -19,7 +19,7 @@ from qresnet_jax.nn.norm import BatchNorm
 from qresnet_jax.train import optimizer as optim
 from qresnet_jax.train.batches import TrainData
 from qresnet_jax.train.checkpoints.checkpoint import to_json
-from qresnet_jax.train.checkpoints.resume import check_other_runs
+from qresnet_jax.train.checkpoints.resume import check_other_runs, other_runs
 from qresnet_jax.train.distillation import TaughtData, Teacher
 from qresnet_jax.train.evaluator import Evaluator, check_data_of_run, restore_run
 from qresnet_jax.train.feed import Feed, ResidentFeed, StreamingFeed, resident_bytes
@@ -47,7 +47,7 @@ class Parts:
     ) -> None:
         self.config, self.workdir, self.mesh, self.processes = config, workdir, mesh, processes
         # First what takes no time to refuse.
-        check_other_runs(config, workdir)
+        check_other_runs(other_runs(config, workdir))
         model = create_model(config.model, rngs=nnx.Rngs(config.seed), dtype=config.dtype)
         self.dataset: ImageDataset | StreamedDataset
         with processes.in_turn("the data set"):

@@ -39,7 +39,7 @@ RELATIONS = [
         ("config.model.image_size=(32, 7)", "at least 8 pixels"),
     ),
     (
-        {"model.name": "vgg_small", "model.width": 8, "model.image_size": (264, 32 * 8)},
+        {"model.name": "vgg_small", "model.width": 8, "model.image_size": (264, 256)},
         ("config.model.image_size=(264, 256)", "540,672 features", "65,536", "smaller config.model.width"),
     ),
     (

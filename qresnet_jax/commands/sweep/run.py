@@ -92,10 +92,10 @@ def _check_runs_and_networks(members: Sequence[Member], workdir: pathlib.Path) -
 
     from qresnet_jax.models.architecture import own_parts
     from qresnet_jax.models.networks import create_model
-    from qresnet_jax.train.checkpoints.resume import check_other_runs
+    from qresnet_jax.train.checkpoints.resume import check_other_runs, other_runs
 
-    for member in members:
-        check_other_runs(member.config, workdir / member.name)
+    # Each of them once, as all seeds have the same.
+    check_other_runs({run for m in members for run in other_runs(m.config, workdir / m.name)})
     for model in {str(m.config.model): m.config.model for m in members}.values():
         if own_parts(model.name):
             create_model(model, rngs=nnx.Rngs(0))

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -205,26 +205,34 @@ def _checkpoint_of(source: str | os.PathLike[str]) -> Iterator[tuple[Checkpoints
         yield checkpoints, step
 
 
-def check_other_runs(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Refuses a config that names another run where there is no checkpoint, before any data are read.
+def other_runs(config: ConfigDict, workdir: pathlib.Path) -> set[tuple[str, str]]:
+    """Returns the other runs that a training needs, each as the field that names it and its value.
 
     Args:
-      config: its `init_from` and its teacher are looked for; `init_from` only if the run is new.
+      config: its teacher is needed, and its `init_from` if the run is new.
       workdir: the directory of the run itself, which need not exist.
-
-    Raises:
-      CheckpointError: the message names the field and the directory.
     """
     named = {"optim.distillation.teacher": config.optim.distillation.teacher}
     if not (workdir / "checkpoints").is_dir():
         named["init_from"] = config.init_from
-    for field, source in named.items():
-        if source:
-            try:
-                with _checkpoint_of(source) if field == "init_from" else Checkpoints(source, read_only=True):
-                    pass
-            except CheckpointError as error:
-                raise CheckpointError(f"config.{field}={source!r}: {error}") from error
+    return {(field, source) for field, source in named.items() if source}
+
+
+def check_other_runs(needed: Iterable[tuple[str, str]]) -> None:
+    """Refuses other runs that have no checkpoint, before any data are read.
+
+    Args:
+      needed: from `other_runs`.
+
+    Raises:
+      CheckpointError: the message names the field and the directory.
+    """
+    for field, source in sorted(needed):
+        try:
+            with _checkpoint_of(source) if field == "init_from" else Checkpoints(source, read_only=True):
+                pass
+        except CheckpointError as error:
+            raise CheckpointError(f"config.{field}={source!r}: {error}") from error
 
 
 def _few(names: Sequence[str]) -> str:
